@@ -1,0 +1,233 @@
+"""What a pipeline found, in the field's own terms. Frozen: a finding is a statement, not a workspace.
+
+Lengths end in ``_mm``, volumes in ``_ml``, attenuation in ``_hu``, times in ``_s``. Points are patient coordinates
+(LPS: +x to the patient's left, +y to the back, +z to the head), in mm. What was not measured is ``None``, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from inference.refusal import Refusal
+
+Point = tuple[float, float, float]
+"""(x, y, z) in mm, LPS."""
+
+
+class Level(StrEnum):
+    """Anatomical level. L6 and T13 are levels of their own and never renamed."""
+
+    C1 = "C1"
+    C2 = "C2"
+    C3 = "C3"
+    C4 = "C4"
+    C5 = "C5"
+    C6 = "C6"
+    C7 = "C7"
+    T1 = "T1"
+    T2 = "T2"
+    T3 = "T3"
+    T4 = "T4"
+    T5 = "T5"
+    T6 = "T6"
+    T7 = "T7"
+    T8 = "T8"
+    T9 = "T9"
+    T10 = "T10"
+    T11 = "T11"
+    T12 = "T12"
+    T13 = "T13"
+    L1 = "L1"
+    L2 = "L2"
+    L3 = "L3"
+    L4 = "L4"
+    L5 = "L5"
+    L6 = "L6"
+    S1 = "S1"
+
+
+class Grade(StrEnum):
+    """Severity of vertebral height loss; ``None`` stands where nothing may be said."""
+
+    NORMAL = "normal"
+    MILD = "mild"
+    MODERATE = "moderate"
+    SEVERE = "severe"
+
+    @property
+    def rank(self) -> int:
+        """0 for normal to 3 for severe."""
+        return list(Grade).index(self)
+
+
+class Quality(StrEnum):
+    """Reasons to read a number with care. Those of the whole answer stand in ``Findings.quality``."""
+
+    G_ONLY = "G_ONLY"
+    """Graded from its own height ratio: no whole, undeformed reference above and below."""
+    MILD_NOT_REPORTED = "MILD_NOT_REPORTED"
+    """A loss of .20 to .25 at a spacing that cannot tell it from a normal vertebra."""
+    LOW_CONFIDENCE = "LOW_CONFIDENCE"
+    """The network was unsure of this vertebra or of one of its key points."""
+    PARTIAL = "PARTIAL"
+    """Cut by the edge of the field of view: not measured."""
+    NEAR_EDGE = "NEAR_EDGE"
+    """A key point lies within one slice of the edge of the field of view."""
+    OFF_CENTRE_LINE = "OFF_CENTRE_LINE"
+    """The centre line is unsure at this vertebra."""
+    COARSE_SPACING = "COARSE_SPACING"
+    """Spacing along the spine above 1.5 mm: the uncertainty of each height is larger."""
+    METAL = "METAL"
+    """Metal or cement (above 1,800 HU) in or beside the body."""
+    OUTSIDE_SCREENING_AGE = "OUTSIDE_SCREENING_AGE"
+    AGE_UNKNOWN = "AGE_UNKNOWN"
+    LOSSY_SOURCE = "LOSSY_SOURCE"
+    TILT_CORRECTED = "TILT_CORRECTED"
+    SPLIT_SERIES = "SPLIT_SERIES"
+    """Only the largest consistent block of the series was analysed."""
+    LEVELS_UNKNOWN = "LEVELS_UNKNOWN"
+    """Vertebrae are counted from the top of the image; no anatomical level is claimed."""
+
+
+KEYPOINTS = (
+    "anterior_superior",
+    "anterior_inferior",
+    "middle_superior",
+    "middle_inferior",
+    "posterior_superior",
+    "posterior_inferior",
+)
+"""Order of the six key points wherever they are rows of an array."""
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """The six end plate points of one vertebral body, each (x, y, z) in mm, LPS."""
+
+    anterior_superior: Point
+    anterior_inferior: Point
+    middle_superior: Point
+    middle_inferior: Point
+    posterior_superior: Point
+    posterior_inferior: Point
+
+
+@dataclass(frozen=True)
+class Heights:
+    """One value per part of the vertebral body; mm, or a fraction where it is a loss."""
+
+    anterior: float
+    middle: float
+    posterior: float
+
+    def as_tuple(self) -> tuple[float, float, float]:
+        """(anterior, middle, posterior)."""
+        return (self.anterior, self.middle, self.posterior)
+
+
+@dataclass(frozen=True)
+class VertebraFinding:
+    """One vertebra, counted from the top of the image.
+
+    Attributes
+    ----------
+    ordinal
+        1 for the uppermost vertebra found.
+    level, level_confidence
+        Anatomical level and its probability; ``None`` when not known.
+    centroid_lps_mm
+        Centre of the vertebral body.
+    keypoints_lps_mm
+        ``None`` when the vertebra was seen but not measured.
+    heights_mm
+        Distances between the superior and inferior point of each pair.
+    height_ratio
+        G = min / max of the three heights (Pisov et al. 2020, eq. 1).
+    height_loss
+        1 - measured / expected from the neighbours, per part (clinical.md, rule ``height-loss/1``).
+    height_uncertainty_mm
+        Stated error (one standard deviation) of each height at this spacing.
+    grade, rule
+        The grade and the rule that gave it; grade ``None`` where nothing may be said.
+    confidence
+        0 to 1, of the detection.
+    """
+
+    ordinal: int
+    centroid_lps_mm: Point
+    keypoints_lps_mm: Keypoints | None = None
+    heights_mm: Heights | None = None
+    height_ratio: float | None = None
+    height_loss: Heights | None = None
+    height_uncertainty_mm: float | None = None
+    grade: Grade | None = None
+    rule: str | None = None
+    level: Level | None = None
+    level_confidence: float | None = None
+    keypoints_px: dict[str, tuple[float, float]] | None = None
+    compression_ratio_percent: float | None = None
+    abnormality_score: float | None = None
+    vertebra_volume_ml: float | None = None
+    body_volume_ml: float | None = None
+    trabecular_mean_hu: float | None = None
+    confidence: float = 0.0
+    quality: tuple[Quality, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The level where it is known, else V and the ordinal: "L1", "V3"."""
+        return str(self.level) if self.level is not None else f"V{self.ordinal}"
+
+
+@dataclass(frozen=True)
+class PatientFinding:
+    """The verdict on the patient. ``flag`` is ``None`` when not evaluable."""
+
+    worst_grade: Grade | None
+    flag: bool | None
+    rule: str
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """How levels were counted."""
+
+    anchor: str
+    confidence: float
+    alternatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """A model as an auditor needs it."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The answer of one pipeline to one series.
+
+    ``refusal`` is set exactly when the answer is "not evaluable"; then ``vertebrae`` is empty and the flag ``None``.
+    """
+
+    pipeline: str
+    pipeline_version: str
+    provider: str | None
+    models: tuple[ModelIdentity, ...]
+    patient: PatientFinding
+    vertebrae: tuple[VertebraFinding, ...] = ()
+    refusal: Refusal | None = None
+    spine_found: bool = False
+    numbering: Numbering | None = None
+    quality: tuple[Quality, ...] = ()
+    spacing_along_spine_mm: float | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def evaluable(self) -> bool:
+        """Whether anything was measured."""
+        return self.refusal is None

@@ -1,0 +1,63 @@
+"""Images with their place in the patient. Geometry is never guessed and never transposed by shape.
+
+Patient coordinates are LPS in mm: +x to the patient's left, +y to the back, +z to the head (PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A regular grid of attenuation values with its place in the patient.
+
+    Attributes
+    ----------
+    hu
+        Array of shape (slices, rows, columns), int16 or float32, in HU.
+    affine
+        4 x 4 float64: maps an index (slice, row, column, 1), counted from 0 at voxel centres, to LPS mm. Slices are
+        in the order of ``source_uids``; nothing is said about which way they run.
+    frame_of_reference_uid
+        Copied to results on the same grid.
+    padding
+        True where a voxel carries no measurement (pixel padding); same shape as ``hu``, or ``None``.
+    """
+
+    hu: NDArray[np.int16] | NDArray[np.float32]
+    affine: NDArray[np.float64]
+    frame_of_reference_uid: str = ""
+    padding: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hu.ndim != 3:
+            raise ValueError(f"a volume has three axes (slice, row, column), this one has {self.hu.ndim}")
+        if self.affine.shape != (4, 4):
+            raise ValueError(f"the affine is 4 x 4, this one is {self.affine.shape}")
+        if abs(np.linalg.det(self.affine[:3, :3])) < 1e-9:
+            raise ValueError("the affine is singular: two axes coincide")
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along (slice, row, column) index."""
+        s = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(s[0]), float(s[1]), float(s[2]))
+
+    @cached_property
+    def _inverse(self) -> NDArray[np.float64]:
+        return np.linalg.inv(self.affine)
+
+    def to_lps(self, index: FloatArray) -> NDArray[np.float64]:
+        """Index (..., 3) as (slice, row, column) to points (..., 3) in LPS mm."""
+        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_index(self, points_lps_mm: FloatArray) -> NDArray[np.float64]:
+        """Points (..., 3) in LPS mm to fractional index (..., 3) as (slice, row, column)."""
+        return np.asarray(points_lps_mm, np.float64) @ self._inverse[:3, :3].T + self._inverse[:3, 3]
