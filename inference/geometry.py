@@ -52,11 +52,11 @@ class Volume:
 
     @cached_property
     def _inverse(self) -> NDArray[np.float64]:
-        return np.linalg.inv(self.affine)
+        return np.asarray(np.linalg.inv(self.affine), np.float64)
 
     def to_lps(self, index: FloatArray) -> NDArray[np.float64]:
         """Index (..., 3) as (slice, row, column) to points (..., 3) in LPS mm."""
-        return np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.asarray(np.asarray(index, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3])
 
     def to_index(self, points_lps_mm: FloatArray) -> NDArray[np.float64]:
         """Points (..., 3) in LPS mm to fractional index (..., 3) as (slice, row, column)."""

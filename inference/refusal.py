@@ -35,6 +35,7 @@ class RefusalCode(StrEnum):
     NOT_AXIAL = "NOT_AXIAL"
     PATIENT_MISMATCH = "PATIENT_MISMATCH"
     NO_PATIENT_ID = "NO_PATIENT_ID"
+    MISSING_IDENTIFIERS = "MISSING_IDENTIFIERS"
     UNREADABLE = "UNREADABLE"
     # a better series of the same study
     BETTER_SERIES = "BETTER_SERIES"
@@ -72,6 +73,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.NOT_AXIAL: "The images of this series are not axial.",
     RefusalCode.PATIENT_MISMATCH: "Images of one study carry different patient IDs; nothing was analysed.",
     RefusalCode.NO_PATIENT_ID: "The images carry no patient ID, so a result could not be filed safely.",
+    RefusalCode.MISSING_IDENTIFIERS: "A study, series or instance UID is missing or malformed: no result can name it.",
     RefusalCode.UNREADABLE: "The object could not be read as DICOM.",
     RefusalCode.BETTER_SERIES: "Another series of this study suits the analysis better and was chosen instead.",
     RefusalCode.GAP_IN_SERIES: "Slices are missing inside the series.",
