@@ -1,0 +1,31 @@
+"""A procedural phantom: patients with exact truth, and how a scanner would see them."""
+
+from onnx_models.training.phantom.acquire import (
+    Grid,
+    SliceTruth,
+    acquire,
+    canonical_grid,
+    render,
+    sample_grid,
+    slice_truth,
+)
+from onnx_models.training.phantom.patient import Patient, sample_patient
+from onnx_models.training.phantom.ranges import EVALUATION, TRAINING, Ranges
+from onnx_models.training.phantom.spine import Plan, VertebraTruth
+
+__all__ = [
+    "EVALUATION",
+    "TRAINING",
+    "Grid",
+    "Patient",
+    "Plan",
+    "Ranges",
+    "SliceTruth",
+    "VertebraTruth",
+    "acquire",
+    "canonical_grid",
+    "render",
+    "sample_grid",
+    "sample_patient",
+    "slice_truth",
+]

@@ -1,0 +1,418 @@
+"""The column of vertebral bodies: levels, curve, sizes, deformities, and the analytic truth of each body.
+
+A body in its own frame (left, back, up; origin in the middle of the undeformed body): the anterior wall is at
+y = -D/2, the posterior one at +D/2, the end plates are the surfaces of ``kernels.plate_heights``. Sizes and ratios
+follow the public statistics of 100 chest CTs (thoracic) and of published lumbar surfaces; see ``Ranges``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline, PchipInterpolator
+
+from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom.ranges import Ranges
+
+F64 = NDArray[np.float64]
+
+# Sizes of an average adult at anchor levels: T1 is 0, T12 is 11, L1 to L5 are 12 to 16, S1 is 17, C3 is -5.
+_AT = np.array([-5, -1, 0, 3, 7, 11, 12, 13, 14, 15, 16, 17, 18], float)
+_HEIGHT = np.array([13.6, 14.6, 15.9, 17.7, 20.5, 23.7, 24.8, 25.6, 25.9, 25.2, 23.0, 26.0, 22.0])  # posterior
+_DEPTH = np.array([15.5, 16.5, 17.0, 20.5, 26.0, 29.5, 30.5, 31.8, 33.0, 33.6, 33.8, 30.0, 21.0])
+_WIDTH = np.array([17.5, 26.0, 28.5, 25.5, 29.0, 38.5, 41.0, 43.0, 45.5, 48.5, 51.5, 50.0, 38.0])
+_RATIO_AP = np.array([1.0, 0.97, 0.0, 0.0, 0.0, 0.0, 0.935, 0.975, 1.015, 1.07, 1.2, 1.17, 1.0])  # 0: from Ranges
+_DISC = np.array([0.32, 0.33, 0.0, 0.0, 0.0, 0.0, 0.30, 0.34, 0.38, 0.42, 0.45, 0.25, 0.2])  # 0: from Ranges
+
+
+@dataclass
+class VertebraTruth:
+    """What is exactly known of one vertebral body, in patient coordinates (LPS mm).
+
+    Attributes
+    ----------
+    level
+        "C3" to "S1"; T13 and L6 where the patient has them.
+    centroid_lps_mm
+        (3,), mean of the six key points.
+    keypoints_lps_mm
+        (6, 3) in the order of ``inference.findings.KEYPOINTS``, all in the mid-sagittal plane of the vertebra: the
+        middle points on the concave end plates, the posterior ones where the (concave) posterior wall meets them.
+    heights_mm, healthy_heights_mm
+        (3,): anterior, middle, posterior; of this body and of its undeformed twin.
+    loss
+        (3,): 1 - height / height of the undeformed twin.
+    deformity
+        "none", "wedge", "biconcave" or "crush".
+    frame
+        (3, 3): rows are the vertebra's left, back and up in LPS.
+    depth_mm, width_mm
+        Between the anterior and posterior wall, and between the lateral walls.
+    """
+
+    level: str
+    centroid_lps_mm: F64
+    keypoints_lps_mm: F64
+    heights_mm: F64
+    healthy_heights_mm: F64
+    loss: F64
+    deformity: str
+    frame: F64
+    depth_mm: float
+    width_mm: float
+    cement: bool = False
+    metal: bool = False
+
+    @property
+    def G(self) -> float:
+        """min / max of the three heights (Pisov et al. 2020, eq. 1)."""
+        return float(self.heights_mm.min() / self.heights_mm.max())
+
+
+@dataclass
+class Column:
+    """Bodies from top to bottom: their table for the kernels, names and position on the scale T1 = 0, S1 = 17."""
+
+    levels: list[str]
+    position: F64
+    table: F64
+    truth: list[VertebraTruth]
+    discs_mm: F64
+    """Thickness of the disc below each body."""
+    scale: float
+    cobb_deg: float
+    curve_z: F64 = field(default_factory=lambda: np.zeros(0))
+    curve_xy: F64 = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def frame(self, i: int) -> F64:
+        """Rows left, back, up of body i."""
+        return np.asarray(self.table[i, K.B_R : K.B_R + 9]).reshape(3, 3)
+
+    def at(self, i: int, x: float, y: float, z: float) -> F64:
+        """Point (x, y, z) of the frame of body i, in LPS mm."""
+        return np.asarray(self.table[i, :3] + np.array([x, y, z]) @ self.frame(i))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a caller prescribes instead of drawing it; ``None`` leaves it to chance.
+
+    ``deformities``: level -> (kind, loss of the part that loses most).
+    """
+
+    deformities: dict[str, tuple[str, float]] | None = None
+    cobb_deg: float | None = None
+    tilt_t1_deg: float | None = None
+    tilt_l1_deg: float | None = None
+    gibbus_deg: float | None = None
+    gibbus_level: str = "T12"
+    standard_levels: bool = False
+    scale: float | None = None
+
+
+def choose_levels(rng: np.random.Generator, ranges: Ranges, standard: bool) -> tuple[list[str], F64]:
+    """Names from C3 to S2 and their positions; S2 is bone behind S1, not a graded vertebra."""
+    n_t, n_l = 12, 5
+    if not standard:
+        draw = rng.random(2)
+        if draw[0] < ranges.thoracic_variant:
+            n_t = 11 if draw[0] < ranges.thoracic_variant / 2 else 13
+        if draw[1] < ranges.lumbar_variant:
+            n_l = 4 if draw[1] < ranges.lumbar_variant / 2 else 6
+    names = [f"C{i}" for i in range(3, 8)] + [f"T{i}" for i in range(1, n_t + 1)]
+    names += [f"L{i}" for i in range(1, n_l + 1)] + ["S1", "S2"]
+    position = np.concatenate(
+        [np.arange(-5, 0), np.arange(n_t) * 11.0 / (n_t - 1), 12 + np.arange(n_l) * 4.0 / (n_l - 1), [17.0, 18.0]]
+    )
+    return names, position
+
+
+def _tilts(rng: np.random.Generator, ranges: Ranges, position: F64, plan: Plan) -> F64:
+    """Sagittal tilt of each body in degrees: negative leans forward (T1), positive backward (L1)."""
+    k = rng.uniform(*ranges.kyphosis_spread)
+    t1 = -23.0 * k + rng.normal(0, 3)
+    l1 = 11.0 * k + rng.normal(0, 3)
+    if plan.tilt_t1_deg is not None:
+        t1 = plan.tilt_t1_deg
+    if plan.tilt_l1_deg is not None:
+        l1 = plan.tilt_l1_deg
+    s1 = -rng.uniform(*ranges.sacral_slope_deg)
+    l3 = 0.55 * l1 - 0.12 * (s1 + 38) + rng.normal(-3, 3)
+    l5 = 0.62 * s1 + rng.normal(2, 3)
+    mid = 0.5 * (t1 + l1) + rng.normal(0, 3)
+    c3 = rng.normal(2, 9)
+    smooth = PchipInterpolator([-5, 0, 6, 12, 14, 16, 17, 18], [c3, t1, mid, l1, l3, min(l5, l3 - 4), s1, s1 - 16])
+    noise = rng.normal(0, ranges.tilt_noise_deg, len(position)) * (position < 16.5)
+    return np.asarray(smooth(position) + noise, np.float64)
+
+
+def _coronal(rng: np.random.Generator, ranges: Ranges, position: F64, plan: Plan) -> tuple[F64, F64, float]:
+    """Coronal tilt and axial rotation of each body in degrees, and the Cobb angle of the main curve."""
+    cobb = rng.uniform(*ranges.cobb_deg) if rng.random() < ranges.scoliosis else abs(rng.normal(0, 4))
+    if plan.cobb_deg is not None:
+        cobb = plan.cobb_deg
+    apex = rng.uniform(5, 14)
+    half = rng.uniform(3.0, 5.0)
+    sign = rng.choice([-1.0, 1.0])
+    u = (position - apex) / half
+    # tilt of the main curve: +cobb/2 below, -cobb/2 above its apex; it decays into compensating curves
+    tilt = sign * 0.5 * cobb * np.sin(np.clip(u, -2, 2) * np.pi / 2) * np.where(np.abs(u) < 1, 1.0, 1.0)
+    tilt *= np.clip((17.5 - position) / 3.0, 0, 1)
+    rotation = sign * 0.35 * cobb * np.exp(-0.5 * u**2) * rng.uniform(0.2, 1.0)
+    rotation = rotation + rng.normal(0, 1.2, len(position))
+    return tilt, rotation, float(cobb)
+
+
+def _frame(tilt: float, lateral: float, rotation: float) -> F64:
+    """Rows left, back, up (right-handed, LPS) from tilt, coronal tilt and axial rotation in degrees."""
+    t, c, r = np.radians([tilt, lateral, rotation])
+    up = np.array([np.sin(c), np.cos(c) * np.sin(t), np.cos(c) * np.cos(t)])
+    left = np.array([1.0, 0.0, 0.0]) - up[0] * up
+    left /= np.linalg.norm(left)
+    back = np.cross(up, left)
+    return np.stack([np.cos(r) * left + np.sin(r) * back, np.cos(r) * back - np.sin(r) * left, up])
+
+
+def _healthy_row(rng: np.random.Generator, ranges: Ranges, position: float, scale: float) -> F64:
+    """Shape of one undeformed body (no place yet)."""
+    row = np.zeros(K.B_COLUMNS)
+    hp = float(np.interp(position, _AT, _HEIGHT)) * scale * rng.normal(1, 0.02)
+    depth = float(np.interp(position, _AT, _DEPTH)) * scale * rng.normal(1, 0.03)
+    width = float(np.interp(position, _AT, _WIDTH)) * scale * rng.normal(1, 0.03)
+    thoracic = -0.5 < position < 11.5
+    if thoracic:
+        z = rng.standard_normal(2)
+        ap = ranges.ratio_anterior_posterior[0] + ranges.ratio_anterior_posterior[1] * z[0]
+        mp = ranges.ratio_middle_posterior[0] + ranges.ratio_middle_posterior[1] * (0.5 * z[0] + 0.866 * z[1])
+    else:
+        lumbar = [11.5, 12, 13, 14, 15, 16, 17, 18] if position > 0 else [-5, -0.5]
+        ratio = [0.93, 0.935, 0.975, 1.015, 1.07, 1.19, 1.17, 1.0] if position > 0 else [1.0, 0.97]
+        ap = float(np.interp(position, lumbar, ratio)) + rng.normal(0, 0.045)
+        share = 0.815 if position > 0 else 0.88
+        mp = rng.normal(share, 0.028) * max(1.0, ap)
+    ap = float(np.clip(ap, 0.74, 1.35))
+    mp = float(np.clip(mp, 0.70, 0.97 * 0.5 * (1 + ap) + 0.0))
+    ha, hm = ap * hp, mp * hp
+    rim = 0.5 * (ha + hp)
+    sag = rim - hm  # what both concavities take from the middle height
+    part = rng.uniform(0.35, 0.6)
+    lean = rng.uniform(0.35, 0.65)
+    row[K.B_D], row[K.B_W] = depth, width
+    row[K.B_NORM] = rng.uniform(0.2, 0.6)
+    row[K.B_EXTRA] = depth * rng.uniform(0.06, 0.18)
+    row[K.B_KPOST] = rng.uniform(0.002, 0.010)
+    row[K.B_WAIST_A] = rng.uniform(0.04, 0.10) * depth
+    row[K.B_WAIST_P] = rng.uniform(0.02, 0.07) * depth
+    row[K.B_WAIST_L] = rng.uniform(0.04, 0.09) * width
+    row[K.B_S0], row[K.B_I0] = 0.5 * rim, -0.5 * rim
+    row[K.B_S1], row[K.B_I1] = lean * (hp - ha) / 2, -(1 - lean) * (hp - ha) / 2
+    shift_s, shift_i = rng.uniform(-0.05, 0.25), rng.uniform(0.0, 0.3)
+    row[K.B_SHIFT_S], row[K.B_SHIFT_I] = shift_s, shift_i
+    row[K.B_SC] = sag * part / (1 - shift_s**2)
+    row[K.B_IC] = sag * (1 - part) / (1 - shift_i**2)
+    row[K.B_PA] = 1.0
+    row[K.B_NOISE] = rng.uniform(0.0, 0.09)
+    return row
+
+
+def _deform(rng: np.random.Generator, ranges: Ranges, row: F64, kind: str, loss: float) -> None:
+    """Take ``loss`` of the height away, by kind, from a healthy row (in place)."""
+    u = np.array([-1.0, 0.0, 1.0])
+    ha, hm, hp = (plate_gap(row, x) for x in u)
+    upper = rng.uniform(0.6, 1.0) if rng.random() < 0.75 else rng.uniform(0.0, 0.4)
+    if kind == "wedge":
+        row[K.B_PA] = rng.uniform(0.8, 1.8)
+        row[K.B_FA_S], row[K.B_FA_I] = loss * ha * upper, loss * ha * (1 - upper)
+    elif kind == "biconcave":
+        upper = rng.uniform(0.3, 0.9)
+        row[K.B_FM_S], row[K.B_FM_I] = loss * hm * upper, loss * hm * (1 - upper)
+        extra = loss * rng.uniform(0.0, 0.3) * ha
+        row[K.B_FA_S] += extra * upper
+        row[K.B_FA_I] += extra * (1 - upper)
+    elif kind == "crush":
+        # the whole body sinks; the front or the middle somewhat more
+        whole = loss * rng.uniform(0.75, 1.0)
+        part = hp * whole
+        row[K.B_FC_S], row[K.B_FC_I] = part * upper, part * (1 - upper)
+        more = max(0.0, loss * ha - part) + rng.uniform(0.0, 0.06) * ha
+        row[K.B_FA_S], row[K.B_FA_I] = more * upper, more * (1 - upper)
+        row[K.B_WAIST_P] -= rng.uniform(0.0, 0.06) * row[K.B_D]
+    else:
+        raise ValueError(f"deformities are wedge, biconcave and crush, not {kind!r}")
+    if loss > 0.2:
+        row[K.B_WAIST_A] -= rng.uniform(0.03, 0.14) * row[K.B_D]
+        row[K.B_WAIST_L] -= rng.uniform(0.0, 0.06) * row[K.B_W]
+    # no part may vanish: a body keeps at least a sixth of its height
+    low = min(plate_gap(row, x) for x in np.linspace(-1, 1, 21))
+    if low < hp / 6:
+        excess = hp / 6 - low
+        for a, b in ((K.B_FA_S, K.B_FA_I), (K.B_FM_S, K.B_FM_I), (K.B_FC_S, K.B_FC_I)):
+            total = row[K.B_FA_S] + row[K.B_FM_S] + row[K.B_FC_S] + row[K.B_FA_I] + row[K.B_FM_I] + row[K.B_FC_I]
+            shrink = max(0.0, 1 - excess / max(total, 1e-6))
+            row[a] *= shrink
+            row[b] *= shrink
+
+
+def plate_gap(row: F64, u: float) -> float:
+    """Height of the body of this row at u (-1 anterior, 0 middle, 1 posterior), in the mid-sagittal plane."""
+    zs, zi = K.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
+    return float(zs - zi)
+
+
+def choose_deformities(
+    rng: np.random.Generator, ranges: Ranges, levels: list[str], position: F64
+) -> dict[str, tuple[str, float]]:
+    """Level -> (kind, loss). T11 to L2 are hit most often, as in the public fracture grades."""
+    if rng.random() >= ranges.deformed_patient:
+        return {}
+    low, high = ranges.deformed_count
+    count = int(np.clip(low + rng.geometric(0.45) - 1, low, high))
+    weight = np.where((position >= 1) & (position <= 16), 1.0, 0.0)
+    weight += 2.5 * np.exp(-0.5 * ((position - 11.7) / 1.3) ** 2) + 0.8 * np.exp(-0.5 * ((position - 6.5) / 1.5) ** 2)
+    weight *= (position >= 0) & (position <= 16)
+    chosen = rng.choice(len(levels), size=min(count, int((weight > 0).sum())), replace=False, p=weight / weight.sum())
+    out = {}
+    for i in sorted(chosen):
+        kind = str(rng.choice(["wedge", "biconcave", "crush"], p=[0.45, 0.33, 0.22]))
+        loss = ranges.loss[0] + (ranges.loss[1] - ranges.loss[0]) * float(rng.beta(1.3, 1.8))
+        out[levels[int(i)]] = (kind, loss)
+    return out
+
+
+def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column:
+    """Draw and place every body; S1's centre is at the origin."""
+    levels, position = choose_levels(rng, ranges, plan.standard_levels)
+    scale = plan.scale if plan.scale is not None else rng.uniform(*ranges.size)
+    n = len(levels)
+    healthy = [_healthy_row(rng, ranges, float(p), scale) for p in position]
+    drawn = choose_deformities(rng, ranges, levels, position)
+    deformities = drawn if plan.deformities is None else plan.deformities
+    rows = [h.copy() for h in healthy]
+    tilt = _tilts(rng, ranges, position, plan)
+    lateral, rotation, cobb = _coronal(rng, ranges, position, plan)
+    for i, name in enumerate(levels):
+        one = np.random.default_rng(rng.integers(2**63))  # each vertebra its own stream: twins stay twins
+        if name in deformities:
+            kind, loss = deformities[name]
+            _deform(one, ranges, rows[i], kind, loss)
+        if name in deformities or 0 <= position[i] <= 16:
+            p = ranges.endplate_step * (1.0 if name in deformities else 0.0)
+            if one.random() < p:
+                rows[i][K.B_STEP] = one.uniform(0.03, 0.12) * plate_gap(healthy[i], -1.0)
+                rows[i][K.B_STEP_U] = one.uniform(-0.7, 0.3)
+        # scoliosis wedges bodies sideways as well
+        rows[i][K.B_LAT] = 0.0
+        if 0 < i < n - 1:
+            bend = np.radians(lateral[i - 1] - lateral[i + 1]) / 2
+            rows[i][K.B_LAT] = -0.25 * 0.25 * bend * rows[i][K.B_W]
+    settle = one_settle(rng, rows, healthy)
+    tilt = tilt + settle
+    if plan.gibbus_deg is not None:
+        g = levels.index(plan.gibbus_level)
+        tilt[: g + 1] -= np.array([plan.gibbus_deg if j < g else plan.gibbus_deg / 2 for j in range(g + 1)])
+    ratio = np.exp(rng.normal(0, 1, n) * np.log(ranges.disc_ratio[1] / ranges.disc_ratio[0]) / (2 * 1.645))
+    patient_ratio = np.sqrt(ranges.disc_ratio[0] * ranges.disc_ratio[1])
+    discs = np.zeros(n)
+    for i in range(n - 1):
+        share = patient_ratio if -0.5 < position[i] < 11.5 else float(np.interp(position[i], _AT, _DISC))
+        discs[i] = max(1.5, share * ratio[i] ** (1.0 if -0.5 < position[i] < 11.5 else 0.5) * plate_gap(healthy[i], 1))
+    discs[levels.index("S1")] = 2.0
+    table = _place(rows, tilt, lateral, rotation, discs)
+    truth = [_truth(levels[i], table[i], healthy[i], deformities.get(levels[i], ("none", 0.0))[0]) for i in range(n)]
+    column = Column(levels, position, table, truth, discs, float(scale), cobb)
+    _curve(column)
+    return column
+
+
+def one_settle(rng: np.random.Generator, rows: list[F64], healthy: list[F64]) -> F64:
+    """Forward tilt in degrees that wedged bodies give to everything above them."""
+    out = np.zeros(len(rows))
+    for i, (row, twin) in enumerate(zip(rows, healthy, strict=True)):
+        lost = (plate_gap(twin, -1) - plate_gap(row, -1)) - (plate_gap(twin, 1) - plate_gap(row, 1))
+        angle = np.degrees(np.arctan2(lost, row[K.B_D])) * rng.uniform(0.2, 0.8)
+        if angle > 0.5:
+            # most of it is straightened again within the next levels above
+            above = np.arange(i, -1, -1)
+            out[above] -= angle * (0.45 + 0.55 * np.exp(-np.arange(len(above)) / 3.0)) * np.where(above == i, 0.5, 1.0)
+    return out
+
+
+def _place(rows: list[F64], tilt: F64, lateral: F64, rotation: F64, discs: F64) -> F64:
+    """Stack the bodies from the bottom (S1 at the origin): rims apart by the disc, and nowhere closer than 1 mm."""
+    n = len(rows)
+    table = np.array(rows)
+    frames = [_frame(tilt[i], lateral[i], rotation[i]) for i in range(n)]
+    for i in range(n):
+        table[i, K.B_R : K.B_R + 9] = frames[i].ravel()
+    probe = [(u, v) for u in (-1.0, -0.5, 0.0, 0.5, 1.0) for v in (-0.9, 0.0, 0.9) if u * u + v * v < 1.9]
+    s1 = n - 2
+
+    def rim(i: int, top: bool) -> F64:
+        """Points of an end plate in the frame's axes, relative to the body's origin."""
+        row = table[i].astype(np.float32)
+        out = []
+        for u, v in probe:
+            z = K.plate_heights(np.float32(u), np.float32(v), row)[0 if top else 1]
+            local = np.array([v * row[K.B_W] / 2 * np.sqrt(max(0.0, 1 - 0.5 * u * u)), u * row[K.B_D] / 2, z])
+            out.append(local @ frames[i])
+        return np.array(out)
+
+    def stack(lower: int, upper: int) -> None:
+        up = frames[lower][2] + frames[upper][2]
+        up /= np.linalg.norm(up)
+        top, bottom = rim(lower, True), rim(upper, False)
+        edge = [j for j, (u, v) in enumerate(probe) if abs(u) == 1.0 and v == 0.0]
+        base = top[edge].mean(0) - bottom[edge].mean(0) + up * discs[upper]
+        gap = (bottom + base - top) @ up
+        short = max(0.0, 1.0 - float(gap.min()))
+        table[upper, :3] = table[lower, :3] + base + up * short
+
+    table[s1, :3] = 0.0
+    for i in range(s1 - 1, -1, -1):
+        stack(i + 1, i)
+    # S2 hangs below S1
+    up = frames[s1][2] + frames[s1 + 1][2]
+    up /= np.linalg.norm(up)
+    top, bottom = rim(s1 + 1, True), rim(s1, False)
+    table[s1 + 1, :3] = table[s1, :3] + bottom.mean(0) - top.mean(0) - up * discs[s1]
+    return table
+
+
+def keypoints_of(row: F64) -> F64:
+    """Key points (6, 3) in LPS mm of a placed row, in the order of ``inference.findings.KEYPOINTS``."""
+    r = row[K.B_R : K.B_R + 9].reshape(3, 3)
+    out = []
+    for u in (-1.0, 0.0, 1.0):
+        zs, zi = K.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
+        for z in (zs, zi):
+            out.append(row[:3] + np.array([0.0, u * row[K.B_D] / 2, float(z)]) @ r)
+    return np.array(out)
+
+
+def _truth(level: str, row: F64, healthy: F64, deformity: str) -> VertebraTruth:
+    points = keypoints_of(row)
+    heights = np.linalg.norm(points[0::2] - points[1::2], axis=1)
+    twin = np.array([plate_gap(healthy, u) for u in (-1.0, 0.0, 1.0)])
+    frame = row[K.B_R : K.B_R + 9].reshape(3, 3).copy()
+    return VertebraTruth(
+        level, points.mean(0), points, heights, twin, 1 - heights / twin, deformity, frame,
+        float(row[K.B_D]), float(row[K.B_W]),
+    )  # fmt: skip
+
+
+def _curve(column: Column) -> None:
+    """The curve through the mid-height points, from above C3 (C2, C1) to the bottom of S1."""
+    mids = np.array([0.5 * (t.keypoints_lps_mm[2] + t.keypoints_lps_mm[3]) for t in column.truth])
+    up = column.frame(0)[2]
+    head = np.array([mids[0] + up * 36.0 + [0, 0, 2.0], mids[0] + up * 18.0])
+    p = np.concatenate([head, mids])
+    column.curve_z = p[:, 2][::-1].copy()
+    column.curve_xy = p[::-1, :2].copy()
+
+
+def curve_of(column: Column) -> CubicSpline:
+    """(x, y) in mm as a function of z, LPS."""
+    z, first = np.unique(column.curve_z, return_index=True)
+    return CubicSpline(z, column.curve_xy[first], bc_type="natural")
