@@ -1,0 +1,25 @@
+"""The gate: instances on disk to a volume in Hounsfield units, or to the reason why not.
+
+In the order in which it works: :mod:`~node.gate.headers` reads, :mod:`~node.gate.eligibility` sorts out what is no
+candidate, :mod:`~node.gate.geometry` builds a regular grid, :mod:`~node.gate.assessment` judges a series by all of
+that, :mod:`~node.gate.choice` picks the series that is answered, :mod:`~node.gate.volume` decodes its pixels.
+"""
+
+from node.gate.choice import SeriesDecision, choose
+from node.gate.headers import HeaderReading, InstanceHeader, Unreadable, read_headers
+from node.gate.policy import GatePolicy
+from node.gate.volume import LoadedSeries, SliceReference, Unevaluable, load_volume
+
+__all__ = [
+    "GatePolicy",
+    "HeaderReading",
+    "InstanceHeader",
+    "LoadedSeries",
+    "SeriesDecision",
+    "SliceReference",
+    "Unevaluable",
+    "Unreadable",
+    "choose",
+    "load_volume",
+    "read_headers",
+]

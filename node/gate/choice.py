@@ -1,0 +1,117 @@
+"""Which series of a study is answered: one per study and pipeline, decided from headers alone (clinical.md)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from inference.refusal import Outcome, Refusal, RefusalCode
+from node.gate.assessment import Assessment, assess
+from node.gate.eligibility import patient_refusal
+from node.gate.headers import InstanceHeader
+from node.gate.policy import GatePolicy
+from node.gate.values import text
+
+PIPELINE_CT = "ct"
+
+
+@dataclass(frozen=True)
+class SeriesDecision:
+    """What becomes of one series.
+
+    Attributes
+    ----------
+    refusal
+        The reason of *not eligible* and *not chosen*. With *answered* it is ``None``, or what the headers already say
+        against evaluating (the answer will be "not evaluable").
+    better_series_uid
+        With *not chosen*: the series that is answered instead.
+    instances
+        Number of instances received, whatever they are.
+    pipeline
+        Name of the pipeline that answers; ``None`` where none does.
+    """
+
+    series_uid: str
+    outcome: Outcome
+    refusal: Refusal | None
+    better_series_uid: str | None
+    modality: str
+    description: str
+    instances: int
+    pipeline: str | None
+    study_uid: str = ""
+    spine_expected: bool = False
+    spacing_mm: float | None = None
+    coverage_mm: float | None = None
+
+
+def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[SeriesDecision]:
+    """Decide every series of one study (of several studies: each by itself), sorted by study and series UID.
+
+    The order of preference: a spine is expected; the headers allow an evaluation; primary images; spacing up to
+    1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand before
+    the rules of clinical.md so that a thin head CT never silences the chest of the same study, nor a broken series a
+    whole one. The answer depends on the set of instances only, not on their order.
+    """
+    studies: dict[str, list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        studies[header.study_uid].append(header)
+    return [decision for uid in sorted(studies) for decision in _choose(studies[uid], policy)]
+
+
+def _choose(headers: Sequence[InstanceHeader], policy: GatePolicy) -> list[SeriesDecision]:
+    series: dict[str, list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        series[header.series_uid].append(header)
+    patient = patient_refusal(headers, policy)
+    assessments = {uid: assess(series[uid], policy) for uid in sorted(series)}
+    eligible = [uid for uid, found in assessments.items() if found.eligible and patient is None]
+    best = min(eligible, key=lambda uid: (*_preference(assessments[uid], policy), uid), default=None)
+    decisions = []
+    for uid, found in assessments.items():
+        if not found.eligible:
+            decisions.append(_decision(uid, found, Outcome.NOT_ELIGIBLE, found.refusal))
+        elif patient is not None:
+            decisions.append(_decision(uid, found, Outcome.NOT_ELIGIBLE, patient))
+        elif uid == best or policy.all_series:
+            decisions.append(_decision(uid, found, Outcome.ANSWERED, found.refusal))
+        else:
+            refusal = Refusal(RefusalCode.BETTER_SERIES)
+            decisions.append(_decision(uid, found, Outcome.NOT_CHOSEN, refusal, better=best))
+    return decisions
+
+
+def _preference(found: Assessment, policy: GatePolicy) -> tuple[float, ...]:
+    """Smaller is better."""
+    grid = found.grid
+    thin = grid is not None and grid.spacing_along_normal_mm <= policy.thin_spacing_mm + policy.spacing_slack_mm
+    return (
+        not found.spine_expected,
+        not found.evaluable,
+        not found.primary,
+        not thin,
+        found.sharpness,
+        -round(grid.coverage_mm, 1) if grid is not None else 0.0,
+    )
+
+
+def _decision(
+    uid: str, found: Assessment, outcome: Outcome, refusal: Refusal | None, better: str | None = None
+) -> SeriesDecision:
+    first = min(found.headers, key=lambda h: (h.sop_instance_uid, str(h.path)))
+    return SeriesDecision(
+        series_uid=uid,
+        outcome=outcome,
+        refusal=refusal,
+        better_series_uid=better,
+        modality=first.modality,
+        description=text(first.dataset, "SeriesDescription"),
+        instances=len({h.sop_instance_uid or str(h.path) for h in found.headers}),
+        pipeline=PIPELINE_CT if outcome is Outcome.ANSWERED else None,
+        study_uid=first.study_uid,
+        spine_expected=found.spine_expected,
+        spacing_mm=found.grid.spacing_along_normal_mm if found.grid is not None else None,
+        coverage_mm=found.grid.coverage_mm if found.grid is not None else None,
+    )

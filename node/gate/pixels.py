@@ -1,0 +1,133 @@
+"""Stored pixel values of one instance, decoded and cleaned of what does not belong to them (PS3.5 section 8).
+
+Uncompressed little endian data, the bulk of what scanners send, are taken from the file as they are; everything else
+goes through pydicom's decoders. Values are masked to Bits Stored (older objects keep overlays in the bits above) and
+sign-extended, because scanners that store 12 signed bits leave the upper ones unset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
+
+from node.gate.headers import InstanceHeader
+from node.gate.values import integer, permissive, text
+
+NATIVE_LITTLE_ENDIAN = frozenset(
+    {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(DeflatedExplicitVRLittleEndian)}
+)
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), str(JPEGExtended12Bit), str(JPEGLSNearLossless)})
+PERHAPS_LOSSY = frozenset({str(JPEG2000), "1.2.840.10008.1.2.4.203"})
+"""JPEG 2000 and HTJ2K: lossy unless the header says otherwise."""
+
+_PIXEL_TAGS: list[str] = [
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+]
+
+
+class PixelError(Exception):
+    """The pixel data of an instance cannot be decoded. The message says why, without anything of their content."""
+
+
+def is_lossy(header: InstanceHeader) -> bool:
+    """Whether the pixels were ever compressed with loss (C.7.6.1.1.5), as far as header and transfer syntax say."""
+    declared = text(header.dataset, "LossyImageCompression")
+    syntax = header.transfer_syntax_uid
+    return declared == "01" or syntax in ALWAYS_LOSSY or (syntax in PERHAPS_LOSSY and declared != "00")
+
+
+def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
+    """Stored values of some images of one instance, each (rows, columns), int16 or uint16 (uint8 kept as it is).
+
+    Parameters
+    ----------
+    frames
+        Frame numbers counted from 1, or ``(None,)`` for a single-frame instance.
+
+    Raises
+    ------
+    PixelError
+        Truncated, corrupt, or in a syntax or layout that cannot be decoded. Nothing else is raised.
+    """
+    try:
+        with permissive():
+            if tuple(frames) == (None,):
+                yield _clean(_single(header), header.dataset)
+            else:
+                indices = [f - 1 for f in frames if f is not None]
+                for array in iter_pixels(header.path, indices=indices, raw=True):
+                    yield _clean(array, header.dataset)
+    except PixelError:
+        raise
+    except Exception as error:  # decoders are foreign code with exceptions of their own; the kind is reported
+        raise PixelError(f"decoding failed ({type(error).__name__})") from error
+
+
+def _single(header: InstanceHeader) -> NDArray[np.integer]:
+    dataset: FileDataset = dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS))
+    rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
+    if "PixelData" not in dataset:
+        raise PixelError("the instance has no pixel data")
+    allocated = integer(header.dataset, "BitsAllocated")
+    big = header.transfer_syntax_uid == BIG_ENDIAN or dataset.original_encoding[1] is False
+    native = header.transfer_syntax_uid in NATIVE_LITTLE_ENDIAN or header.transfer_syntax_uid in ("", BIG_ENDIAN)
+    if native and (allocated == 16 or (allocated == 8 and not big)):
+        data = dataset["PixelData"].value
+        wanted = rows * columns * (allocated // 8)
+        if len(data) < wanted:
+            raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
+        kind = "u1" if allocated == 8 else ">u2" if big else "<u2"
+        return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
+    array = next(iter(iter_pixels(dataset, indices=[0], raw=True)))
+    if array.shape != (rows, columns):
+        raise PixelError("the decoded image has another size than the header says")
+    return array
+
+
+def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
+    """Only the stored bits, with their sign."""
+    allocated = integer(dataset, "BitsAllocated")
+    if allocated not in (8, 16) or array.dtype.itemsize * 8 != allocated:
+        raise PixelError("only 8 and 16 bits per pixel are read")
+    stored = integer(dataset, "BitsStored") or allocated
+    signed = integer(dataset, "PixelRepresentation") == 1
+    if not 1 <= stored <= allocated:
+        raise PixelError("Bits Stored is larger than Bits Allocated")
+    high = integer(dataset, "HighBit")
+    unused_above = allocated - 1 - (high if high is not None else stored - 1)
+    unused = allocated - stored
+    if not 0 <= unused_above <= unused:
+        raise PixelError("High Bit lies outside the allocated bits")
+    unsigned_type, signed_type = (np.uint8, np.int8) if allocated == 8 else (np.uint16, np.int16)
+    bits: NDArray[np.integer] = array.astype(array.dtype.newbyteorder("="), copy=False).view(unsigned_type)
+    if unused:
+        bits = np.left_shift(bits, unused_above)
+        bits = np.right_shift(bits.view(signed_type) if signed else bits, unused)
+    return bits.view(signed_type) if signed else bits

@@ -1,0 +1,106 @@
+"""Every threshold and word list of the gate, in one place, with the defaults of design/clinical.md.
+
+A site changes them in its configuration; nothing else in this package holds a number that a site might want to change.
+"""
+# ruff: noqa: SIM905 - word lists read better as words than as quoted literals
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.gate.kernels import KERNEL_RULES, KernelRule
+
+SPINE_BODY_PARTS = frozenset(
+    """SPINE CSPINE TSPINE LSPINE SSPINE CTSPINE TLSPINE LSSPINE CERVICALSPINE THORACICSPINE LUMBARSPINE WHOLESPINE
+    CHEST THORAX ABDOMEN PELVIS ABDOMENPELVIS CHESTABDOMEN CHESTABDPELVIS CHESTABDOMENPELVIS THORAXABDOMEN ABDPELV
+    ABDPEL CAP TAP TRUNK WHOLEBODY BODY HEART LUNG LIVER KIDNEY PANCREAS COLON SACRUM LUMBOSACRALSPINE""".split()
+)
+"""Values of Body Part Examined (letters only, upper case) with which a spine is in view (PS3.16 annex L)."""
+
+OTHER_BODY_PARTS = frozenset(
+    """HEAD BRAIN SKULL HEADNECK NECK FACE ORBIT ORBITS SINUS JAW MAXILLA MANDIBLE EAR IAC TMJ EXTREMITY ARM LEG HAND
+    WRIST ELBOW SHOULDER KNEE ANKLE FOOT HIP FEMUR FINGER TOE THUMB HEEL FOREARM HUMERUS CLAVICLE BREAST""".split()
+)
+"""Values that speak against a spine worth measuring; the description of the series itself may still overrule them."""
+
+SPINE_WORDS = (
+    r"\bspin(e|al)|vertebra|lumb|lomb|thora|torax|\bdorsal|sacr",
+    r"wirbel|\b[bhl]ws\b|rachis|colonn|columna|rygg",
+    r"\bchest|\blung|\bpulm|\babd|\bpelv|\bpel\b|bauch|becken|\bcap\b|\btap\b|\btrunk|whole.?body|ganzk|\bpe\b",
+)
+"""Searched, whatever the case, in descriptions and protocol names; any hit means that a spine is expected."""
+
+PROJECTION_WORDS = (r"(?<![a-z])(mip|minip)(?![a-z])",)
+"""Series descriptions of projections whose ImageType does not say so."""
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What the gate accepts and prefers.
+
+    Attributes
+    ----------
+    all_series
+        Answer every eligible series instead of one per study.
+    thin_spacing_mm, max_spacing_mm
+        Spacing along the normal up to which a series counts as thin, and above which nothing is measured
+        (clinical.md, 'Spacing along the spine'; 3 mm until levels exist, then 5 mm).
+    spacing_slack_mm
+        Rounding of headers that the two limits forgive.
+    min_images, min_coverage_mm
+        Fewer distinct positions, or a shorter stack, cannot hold one whole vertebra: not eligible.
+    min_block_mm
+        A series that falls into blocks is answered from its longest one if that is at least so long (four lumbar or
+        five thoracic vertebrae, so that a vertebra has references above and below); else not evaluable.
+    position_tolerance_mm, position_tolerance_fraction
+        How far a slice may lie from the regular grid: the larger of the two (fraction of the spacing).
+    duplicate_tolerance_mm
+        Closer slices lie at the same position.
+    orientation_tolerance
+        Largest difference of a direction cosine between images of one block.
+    orthonormal_tolerance
+        Largest error of the length of, and of the angle's cosine between, the two direction vectors.
+    tilt_threshold_deg, max_tilt_deg
+        Angle between the slices' normal and the way they are stacked from which a series counts as tilted, and above
+        which it is refused.
+    max_axial_angle_deg
+        Largest angle between the slices' normal and the patient's long axis.
+    max_matrix, max_voxels
+        Larger images or volumes are refused before anything is allocated.
+    min_age_years
+        Younger patients are not evaluated.
+    own_manufacturers, own_creator_uids, own_description
+        How our own results are known again (the last a regular expression of the series description), also after an
+        archive changed their UIDs.
+    spine_body_parts, other_body_parts, spine_words, site_spine_words, projection_words, kernel_rules
+        Word lists, see above. ``site_spine_words`` are a site's own regular expressions, searched in descriptions,
+        protocol names and body part; a hit always means that a spine is expected.
+    """
+
+    all_series: bool = False
+    thin_spacing_mm: float = 1.5
+    max_spacing_mm: float = 3.0
+    spacing_slack_mm: float = 0.01
+    min_images: int = 8
+    min_coverage_mm: float = 30.0
+    min_block_mm: float = 120.0
+    position_tolerance_mm: float = 0.051
+    position_tolerance_fraction: float = 0.01
+    duplicate_tolerance_mm: float = 0.01
+    orientation_tolerance: float = 1e-3
+    orthonormal_tolerance: float = 1e-3
+    tilt_threshold_deg: float = 0.5
+    max_tilt_deg: float = 45.0
+    max_axial_angle_deg: float = 45.0
+    max_matrix: int = 4096
+    max_voxels: int = 2_000_000_000
+    min_age_years: float = 18.0
+    own_manufacturers: tuple[str, ...] = ("spine-node",)
+    own_creator_uids: tuple[str, ...] = ()
+    own_description: str = r"^AI (spine:|VIRTUALLY HEALED)"
+    spine_body_parts: frozenset[str] = SPINE_BODY_PARTS
+    other_body_parts: frozenset[str] = OTHER_BODY_PARTS
+    spine_words: tuple[str, ...] = SPINE_WORDS
+    site_spine_words: tuple[str, ...] = ()
+    projection_words: tuple[str, ...] = PROJECTION_WORDS
+    kernel_rules: tuple[KernelRule, ...] = KERNEL_RULES
