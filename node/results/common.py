@@ -1,0 +1,250 @@
+"""Attributes that every object shares: patient and study copied verbatim, our series, equipment and one clock.
+
+Nothing of the patient is ever re-typed: elements are copied as they are, in the source's character set, and our own
+text is ASCII, which every character set contains. All dates are those of ``ResultContext.started_at``.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from inference.findings import Findings
+from node.results import codes
+from node.results.context import ResultContext
+from node.results.identity import Identity
+from node.results.wording import ascii_text
+
+MANUFACTURER = "spine-node"
+IMPLEMENTATION_CLASS_UID = "2.25.188246073951104326190412236127302943411"
+IMPLEMENTATION_VERSION = "SPINE-NODE-1"
+
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+)
+"""Must be there, may be empty (PS3.3 C.7.1.1, C.7.2.1)."""
+
+_COPIED = (
+    *_TYPE_2,
+    # Patient (C.7.1.1)
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID",
+    "PatientBirthTime",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "EthnicGroup",
+    "PatientComments",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "QualityControlSubject",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsiblePersonRole",
+    "ResponsibleOrganization",
+    # General Study (C.7.2.1)
+    "StudyInstanceUID",
+    "StudyDescription",
+    "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianIdentificationSequence",
+    "ConsultingPhysicianName",
+    "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy",
+    "RequestingServiceCodeSequence",
+    "ReferencedStudySequence",
+    "ProcedureCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence",
+    # Patient Study (C.7.2.2)
+    "AdmittingDiagnosesDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "Occupation",
+    "AdditionalPatientHistory",
+    "AdmissionID",
+    "IssuerOfAdmissionIDSequence",
+    "ServiceEpisodeID",
+    "ServiceEpisodeDescription",
+    "PatientState",
+    # Clinical Trial Subject and Study (C.7.1.3, C.7.2.3)
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)
+
+
+def new_file(sop_class_uid: str, sop_instance_uid: str) -> FileDataset:
+    """An empty object in Explicit VR Little Endian with its file meta information."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\x00" * 128)
+    file.SOPClassUID = sop_class_uid
+    file.SOPInstanceUID = sop_instance_uid
+    return file
+
+
+def source_zone(source: Dataset) -> timezone | None:
+    """The zone in which the source states its times (TimezoneOffsetFromUTC, C.12.1), ``None`` if it does not say."""
+    match = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(source.get("TimezoneOffsetFromUTC", "") or "").strip())
+    if match is None:
+        return None
+    sign = -1 if match[1] == "-" else 1
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(sign * offset) if offset < timedelta(hours=24) else None
+
+
+def local_start(source: Dataset, context: ResultContext) -> datetime:
+    """Start of the analysis on the source's own clock, or on the node's where the source names none."""
+    zone = source_zone(source)
+    return context.started_at.astimezone(zone) if zone is not None else context.started_at
+
+
+def stamp(
+    result: FileDataset,
+    kind: str,
+    source: Sequence[Dataset],
+    findings: Findings,
+    identity: Identity,
+    ctx: ResultContext,
+) -> None:
+    """Write every shared attribute into a result, over whatever a library put there.
+
+    Parameters
+    ----------
+    kind
+        Key of ``identity.SERIES_OFFSETS``.
+    source
+        Headers of the analysed series; the first one gives patient and study.
+    """
+    first = source[0]
+    for keyword in _COPIED:
+        if keyword in first:
+            result[keyword] = copy.deepcopy(first[keyword])
+        elif keyword in _TYPE_2:
+            setattr(result, keyword, "")
+        elif keyword in result:
+            del result[keyword]
+    _copy_or_drop(result, first, "SpecificCharacterSet")
+    if source_zone(first) is not None:
+        _copy_or_drop(result, first, "TimezoneOffsetFromUTC")
+
+    start = local_start(first, ctx)
+    date, time = start.strftime("%Y%m%d"), start.strftime("%H%M%S")
+    for event in ("InstanceCreation", "Content", "Series"):
+        setattr(result, f"{event}Date", date)
+        setattr(result, f"{event}Time", time)
+
+    result.SeriesInstanceUID = identity.series_uid(kind)
+    result.SeriesNumber = identity.series_number(kind)
+    result.SeriesDescription = identity.series_description(kind)
+    result.InstanceNumber = 1 if "InstanceNumber" not in result else result.InstanceNumber
+
+    result.BodyPartExamined = "SPINE"  # unpaired: without it Laterality would be required
+
+    result.Manufacturer = MANUFACTURER
+    result.ManufacturerModelName = f"spine-node {ctx.pipeline}"
+    result.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
+    result.DeviceSerialNumber = ctx.device_serial
+    result.InstanceCreatorUID = ctx.device_uid
+    result.ContentQualification = "RESEARCH"
+    result.ContributingEquipmentSequence = [_equipment(findings, identity, ctx)]
+
+
+def _copy_or_drop(result: Dataset, source: Dataset, keyword: str) -> None:
+    if source.get(keyword):
+        result[keyword] = copy.deepcopy(source[keyword])
+    elif keyword in result:
+        del result[keyword]
+
+
+def _equipment(findings: Findings, identity: Identity, ctx: ResultContext) -> Dataset:
+    """The algorithm as contributing equipment (C.12.1): its DeviceUID changes with every version and model."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [codes.code_item(codes.PROCESSING_EQUIPMENT)]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = f"spine-node {ctx.pipeline}"
+    item.SoftwareVersions = [
+        ctx.software_version,
+        f"{ctx.pipeline} {findings.pipeline_version}",
+        *(f"{m.name} {m.version}"[:64] for m in findings.models),
+    ]
+    item.DeviceSerialNumber = ctx.device_serial
+    item.DeviceUID = identity.algorithm_uid()
+    item.ContributionDescription = "Opportunistic screening for vertebral height loss. Research use only."
+    return item
+
+
+def stamp_lossy(result: Dataset, source: Iterable[Dataset]) -> None:
+    """State whether the pixels ever went through lossy compression (C.7.6.1.1.5): a source's loss is never undone."""
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if keyword in result:
+            del result[keyword]
+    lossy = [header for header in source if str(header.get("LossyImageCompression", "")) == "01"]
+    result.LossyImageCompression = "01" if lossy else "00"
+    if lossy:
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            telling = next((header for header in lossy if header.get(keyword)), None)
+            if telling is not None:
+                result[keyword] = copy.deepcopy(telling[keyword])
+
+
+def source_references(source: Sequence[Dataset]) -> list[Dataset]:
+    """SourceImageSequence items, one per source instance, in the given order."""
+    items = []
+    for header in source:
+        item = Dataset()
+        item.ReferencedSOPClassUID = header.SOPClassUID
+        item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+        item.PurposeOfReferenceCodeSequence = [codes.code_item(codes.SOURCE_IMAGE)]
+        items.append(item)
+    return items
+
+
+def referenced_series(source: Sequence[Dataset]) -> list[Dataset]:
+    """ReferencedSeriesSequence of the Common Instance Reference module (C.12.2): one series, every instance."""
+    series = Dataset()
+    series.SeriesInstanceUID = source[0].SeriesInstanceUID
+    series.ReferencedInstanceSequence = []
+    for header in source:
+        item = Dataset()
+        item.ReferencedSOPClassUID = header.SOPClassUID
+        item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+        series.ReferencedInstanceSequence.append(item)
+    return [series]
+
+
+def source_text(source: Dataset) -> str:
+    """Number and description of the source series in ASCII: "series 3, THORAX 1.0 B30f"."""
+    number, description = source.get("SeriesNumber"), str(source.get("SeriesDescription", "") or "").strip()
+    named = f"series {number}" if number is not None and str(number) != "" else "series without a number"
+    return f"{named}, {ascii_text(description)}" if description else named

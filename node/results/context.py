@@ -1,0 +1,102 @@
+"""What the encoder is told about the run, and what it hands back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.dataset import FileDataset
+
+
+class ResultError(ValueError):
+    """Findings that cannot be encoded as they are: the message names the object and what contradicts what."""
+
+
+@dataclass(frozen=True)
+class DocumentReference:
+    """An SR document of an earlier revision, as PredecessorDocumentsSequence names it (PS3.3 C.17.2)."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class ResultContext:
+    """Everything that decides the identity and the dates of the results, apart from source and findings.
+
+    Attributes
+    ----------
+    site
+        Name of the installation; part of every derived UID.
+    pipeline
+        "ct", "radiograph" or "mr".
+    input_sha256, configuration_sha256
+        Hex digests of what the answer depends on.
+    revision
+        1 for the first answer; later ones are named in descriptions and add 100 to the series numbers.
+    started_at
+        Time-zone aware start of the analysis, pinned in the job record: the only clock that results know.
+    software_version
+        Of the node.
+    device_uid, device_serial
+        Of this node; also InstanceCreatorUID.
+    series_number_base
+        Series numbers are this plus 1 (capture) to 5 (segmentation), plus 100 for each further revision.
+    predecessor_report, predecessor_details
+        The SR documents that this revision supersedes.
+    parameters
+        (name, value) of every threshold in force, printed in ``details.dcm``.
+    run
+        Part of every derived UID where the start time is not pinned in a job record (``analyze``); else empty.
+    """
+
+    site: str
+    pipeline: str
+    input_sha256: str
+    configuration_sha256: str
+    revision: int
+    started_at: datetime
+    software_version: str
+    device_uid: str
+    device_serial: str
+    series_number_base: int = 9000
+    predecessor_report: DocumentReference | None = None
+    predecessor_details: DocumentReference | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        if self.started_at.tzinfo is None:
+            raise ValueError("ResultContext.started_at has no time zone: results cannot state their time")
+        if self.revision < 1:
+            raise ValueError(f"revisions are counted from 1, this one is {self.revision}")
+        if self.series_number_base < 0:
+            raise ValueError(f"the series number base is {self.series_number_base}; it cannot be negative")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One built DICOM object.
+
+    ``kind`` is "reformat", "capture", "segmentation", "report" or "details"; ``ordinal`` counts objects of one kind
+    from 1; ``filename`` is the name promised for ``analyze``.
+    """
+
+    kind: str
+    ordinal: int
+    dataset: FileDataset
+    filename: str
+
+    def encoded(self) -> bytes:
+        """The complete PS3.10 file. The same result always gives the same bytes."""
+        buffer = io.BytesIO()
+        self.dataset.save_as(buffer, enforce_file_format=True)
+        return buffer.getvalue()
+
+    def sha256(self) -> str:
+        """Hex digest of :meth:`encoded`."""
+        return hashlib.sha256(self.encoded()).hexdigest()

@@ -1,0 +1,237 @@
+"""``details.dcm``: what machines and auditors read. Everything in ``findings.json`` stands here too.
+
+Comprehensive 3D SR with TID 1500 content under a title of our own, so that no viewer mistakes it for lines to draw.
+Per vertebra one group that refers to its segment (TID 1411; TID 1501 where there is no segment) with all numbers and
+evaluations, and one TID 1501 group under the same tracking UID whose heights are inferred from end points in patient
+coordinates. The patient's verdict and the provenance follow in containers of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import highdicom as hd
+from highdicom.sr import CodedConcept, ContentItem, UIDRefContentItem
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+
+from inference.findings import Findings, VertebraFinding
+from node.results import codes
+from node.results.common import local_start, source_text
+from node.results.context import ResultContext
+from node.results.identity import Identity
+from node.results.report import HEIGHT_DIGITS, height_lines
+from node.results.segmentation import tracking_identifier
+from node.results.structured import CONTAINS, algorithm, code, container, document, number, observation_context, text
+from node.results.wording import (
+    FLAG_SENTENCE,
+    LIMITS_SENTENCE,
+    RESEARCH,
+    answer_quality,
+    graded_text,
+    measured,
+    quality_sentence,
+    seen_text,
+)
+
+Group = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+
+RATIO_DIGITS = 4
+"""Decimals of ratios, losses and probabilities."""
+
+
+def build_details(
+    source: Sequence[Dataset],
+    findings: Findings,
+    segmentation: Dataset | None,
+    segments: dict[int, int],
+    identity: Identity,
+    ctx: ResultContext,
+) -> FileDataset:
+    """The details of evaluated findings; ``segments`` maps ordinals to segment numbers of ``segmentation``."""
+    site = str(source[0].get("FrameOfReferenceUID", "") or "")
+    groups: list[Group] = []
+    for vertebra in findings.vertebrae:
+        groups.append(_numbers(vertebra, source, findings, segments, identity, ctx))
+        if vertebra in measured(findings) and site:
+            groups.append(_end_points(vertebra, site, identity))
+    tree = hd.sr.MeasurementReport(
+        observation_context=observation_context(ctx),
+        procedure_reported=codes.PROCEDURE_REPORTED[ctx.pipeline],
+        imaging_measurements=groups,
+        title=codes.DETAILS_TITLE,
+    )
+    root = tree[0]
+    root.ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _verdict(findings)))
+    root.ContentSequence.append(container(codes.PROVENANCE, _provenance(source, findings, identity, ctx)))
+    return document(
+        "details",
+        Comprehensive3DSRStorage,
+        root,
+        [*source, *([segmentation] if segmentation is not None else [])],
+        source,
+        findings,
+        identity,
+        ctx,
+        ctx.predecessor_details,
+    )
+
+
+def _tracking(vertebra: VertebraFinding, identity: Identity) -> hd.sr.TrackingIdentifier:
+    return hd.sr.TrackingIdentifier(
+        uid=identity.tracking_uid(vertebra.ordinal), identifier=tracking_identifier(vertebra)
+    )
+
+
+def _sites(vertebra: VertebraFinding) -> list[hd.sr.FindingSite] | None:
+    return [hd.sr.FindingSite(codes.vertebra(vertebra.level))] if vertebra.level is not None else None
+
+
+def _numbers(
+    vertebra: VertebraFinding,
+    source: Sequence[Dataset],
+    findings: Findings,
+    segments: dict[int, int],
+    identity: Identity,
+    ctx: ResultContext,
+) -> Group:
+    """Every number and evaluation of one vertebra."""
+    shared: dict[str, Any] = {
+        "tracking_identifier": _tracking(vertebra, identity),
+        "finding_type": codes.VERTEBRA,
+        "finding_sites": _sites(vertebra),
+        "algorithm_id": algorithm(findings, ctx),
+        "measurements": _measurements(vertebra),
+        "qualitative_evaluations": _evaluations(vertebra),
+    }
+    group: Group
+    if vertebra.ordinal in segments:
+        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            referenced_segment=hd.sr.ReferencedSegment(
+                sop_class_uid=SegmentationStorage,
+                sop_instance_uid=identity.instance_uid("segmentation"),
+                segment_number=segments[vertebra.ordinal],
+                source_series=hd.sr.SourceSeriesForSegmentation(source[0].SeriesInstanceUID),
+            ),
+            **shared,
+        )
+    else:
+        group = hd.sr.MeasurementsAndQualitativeEvaluations(**shared)
+    items = group[0].ContentSequence
+    if vertebra.rule is not None:
+        items.append(text(codes.RULE, vertebra.rule))
+    if vertebra not in measured(findings):
+        items.append(text(codes.NOT_MEASURED, "seen but not measured"))
+    for flag in vertebra.quality:
+        items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
+    return group
+
+
+def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
+    """Heights, their uncertainty, losses, G, confidence and the centre; what was not measured is left out."""
+    rows: list[tuple[CodedConcept, float | None, CodedConcept, int]] = []
+    if vertebra.heights_mm is not None:
+        heights = vertebra.heights_mm.as_tuple()
+        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.HEIGHTS, heights, strict=True)]
+    rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
+    if vertebra.height_loss is not None:
+        losses = vertebra.height_loss.as_tuple()
+        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
+    rows.append((codes.HEIGHT_RATIO, vertebra.height_ratio, codes.NO_UNITS, RATIO_DIGITS))
+    rows.append((codes.CONFIDENCE, vertebra.confidence, codes.NO_UNITS, RATIO_DIGITS))
+    rows.append((codes.LEVEL_CONFIDENCE, vertebra.level_confidence, codes.NO_UNITS, RATIO_DIGITS))
+    centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
+    rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
+    return [
+        hd.sr.Measurement(name=name, value=round(float(value), digits), unit=unit)
+        for name, value, unit, digits in rows
+        if value is not None
+    ]
+
+
+def _evaluations(vertebra: VertebraFinding) -> list[hd.sr.QualitativeEvaluation]:
+    evaluations = []
+    if vertebra.grade is not None:
+        evaluations.append(hd.sr.QualitativeEvaluation(codes.SEVERITY, codes.SEVERITIES[vertebra.grade]))
+    if vertebra.height_ratio is not None:
+        category = codes.ratio_category(vertebra.height_ratio)
+        evaluations.append(hd.sr.QualitativeEvaluation(codes.RATIO_CATEGORY, category))
+    return evaluations
+
+
+def _end_points(
+    vertebra: VertebraFinding, frame_of_reference_uid: str, identity: Identity
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """The heights once more, each inferred from its superior and inferior point in patient coordinates."""
+    heights = vertebra.heights_mm.as_tuple() if vertebra.heights_mm is not None else ()
+    measurements = [
+        hd.sr.Measurement(
+            name=name,
+            value=round(float(value), HEIGHT_DIGITS),
+            unit=codes.MILLIMETRE,
+            referenced_coordinates=[
+                hd.sr.CoordinatesForMeasurement3D(
+                    graphic_type=hd.sr.GraphicTypeValues3D.POLYLINE,
+                    graphic_data=line,
+                    frame_of_reference_uid=frame_of_reference_uid,
+                )
+            ],
+        )
+        for name, value, line in zip(codes.HEIGHTS, heights, height_lines(vertebra), strict=True)
+    ]
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(vertebra, identity),
+        finding_type=codes.VERTEBRA,
+        finding_sites=_sites(vertebra),
+        measurements=measurements,
+    )
+
+
+def _verdict(findings: Findings) -> list[ContentItem]:
+    """The patient's flag, worst grade, what was not looked at, and what the finding cannot tell."""
+    flag = {True: codes.FLAG_RAISED, False: codes.FLAG_NOT_RAISED, None: codes.FLAG_NOT_GRADED}
+    items: list[ContentItem] = [code(codes.PATIENT_FLAG, flag[findings.patient.flag])]
+    if findings.patient.flag:
+        items.append(text(codes.FINDING, FLAG_SENTENCE))
+    if findings.patient.worst_grade is not None:
+        items.append(code(codes.WORST_GRADE, codes.SEVERITIES[findings.patient.worst_grade]))
+    items.append(text(codes.RULE, findings.patient.rule))
+    items.append(text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}"))
+    if findings.numbering is not None:
+        n = findings.numbering
+        said = f"anchor {n.anchor}, confidence {n.confidence:.3f}"
+        if n.alternatives:
+            said += f", alternatives {'; '.join(n.alternatives)}"
+        items.append(text(codes.NUMBERING, said))
+    items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
+    items.append(text(codes.LIMITS, LIMITS_SENTENCE))
+    items.append(text(codes.USE, RESEARCH))
+    return items
+
+
+def _provenance(
+    source: Sequence[Dataset], findings: Findings, identity: Identity, ctx: ResultContext
+) -> list[ContentItem]:
+    """Everything that an auditor needs to know which software said this, of which input, when and how."""
+    items: list[ContentItem] = [
+        text(codes.SOFTWARE, f"spine-node {ctx.software_version}"),
+        text(codes.PIPELINE, f"{findings.pipeline} {findings.pipeline_version}"),
+        *(text(codes.MODEL, f"{m.name} {m.version} sha256 {m.sha256}") for m in findings.models),
+        text(codes.PROVIDER, findings.provider or "none"),
+        text(codes.CONFIGURATION_HASH, ctx.configuration_sha256),
+        text(codes.INPUT_HASH, ctx.input_sha256),
+        UIDRefContentItem(name=codes.ALGORITHM_UID, value=identity.algorithm_uid(), relationship_type=CONTAINS),
+        UIDRefContentItem(name=codes.SOURCE_SERIES_UID, value=source[0].SeriesInstanceUID, relationship_type=CONTAINS),
+        text(codes.SOURCE_SERIES_UID, source_text(source[0])),
+        number(codes.SOURCE_INSTANCES, len(source), codes.NO_UNITS, 0),
+    ]
+    if findings.spacing_along_spine_mm is not None:
+        items.append(number(codes.SPACING, findings.spacing_along_spine_mm, codes.MILLIMETRE, 3))
+    items.append(text(codes.STARTED, local_start(source[0], ctx).isoformat(timespec="seconds")))
+    for step, seconds in sorted(findings.timings_s.items()):
+        items.append(text(codes.DURATION, f"{step} {seconds:.3f} s"))
+    items += [text(codes.PARAMETER, f"{name} = {value}") for name, value in ctx.parameters]
+    items.append(text(codes.SITE, ctx.site))
+    items.append(number(codes.REVISION, ctx.revision, codes.NO_UNITS, 0))
+    return items

@@ -1,0 +1,183 @@
+"""``segmentation.dcm``: the six-point outlines as a binary segmentation on the source grid.
+
+An outline is a few millimetres thick and says so in its label: it marks where was measured, it is no volume. The grid
+is the source's own, because viewers refuse any other (Weasis #693, OHIF: rejected).
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from inference.findings import Findings, Grade, VertebraFinding
+from node.results import codes
+from node.results.common import MANUFACTURER, new_file, source_references, stamp, stamp_lossy
+from node.results.context import ResultContext, ResultError
+from node.results.identity import Identity
+
+_GRADE_HUES: dict[Grade | None, float] = {
+    Grade.NORMAL: 0.36,
+    Grade.MILD: 0.15,
+    Grade.MODERATE: 0.08,
+    Grade.SEVERE: 0.0,
+    None: 0.6,
+}
+"""Hue by grade; neighbours differ in lightness."""
+
+_HEADER = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "ImageType",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationSequence",
+)
+"""All that the segmentation library may see of a source header; patient and study are stamped afterwards."""
+
+
+def segment_numbers(outlines: NDArray[np.integer] | None, findings: Findings) -> dict[int, int]:
+    """Ordinal of a vertebra to its segment number: consecutive from 1, vertebrae without a voxel left out."""
+    if outlines is None:
+        return {}
+    present = set(np.flatnonzero(np.bincount(outlines.ravel()))) - {0}
+    ordinals = [v.ordinal for v in findings.vertebrae]
+    unknown = present - set(ordinals)
+    if unknown:
+        raise ResultError(f"the outlines hold the label {min(unknown)}, but no vertebra has this ordinal")
+    return {ordinal: number for number, ordinal in enumerate((o for o in ordinals if o in present), start=1)}
+
+
+def tracking_identifier(vertebra: VertebraFinding) -> str:
+    """Human readable half of the tracking identity, the same in segmentation and reports."""
+    return f"spine-node {vertebra.name}"
+
+
+def build_segmentation(
+    outlines: NDArray[np.uint8],
+    source: Sequence[Dataset],
+    findings: Findings,
+    identity: Identity,
+    ctx: ResultContext,
+) -> FileDataset | None:
+    """The outlines as a Segmentation (PS3.3 A.51), BINARY, frames without a voxel left out.
+
+    Parameters
+    ----------
+    outlines
+        (slices, rows, columns), the label is the ordinal of the vertebra; slices in the order of ``source``, or of
+        the frames where the source is one multi-frame image.
+
+    Returns ``None`` when no outline has a voxel.
+    """
+    numbers = segment_numbers(outlines, findings)
+    if not numbers:
+        return None
+    _check_grid(outlines, source)
+    table = np.zeros(256, np.uint8)
+    for ordinal, number in numbers.items():
+        table[ordinal] = number
+    vertebrae = {v.ordinal: v for v in findings.vertebrae}
+    built = hd.seg.Segmentation(
+        source_images=[_skeleton(header) for header in source],
+        pixel_array=table[outlines],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _description(vertebrae[ordinal], number, findings, identity, ctx) for ordinal, number in numbers.items()
+        ],
+        series_instance_uid=identity.series_uid("segmentation"),
+        series_number=identity.series_number("segmentation"),
+        sop_instance_uid=identity.instance_uid("segmentation"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=f"spine-node {ctx.pipeline}",
+        software_versions=ctx.software_version,
+        device_serial_number=ctx.device_serial,
+        content_label="OUTLINES",
+        content_description="Six-point midline outlines, not volumes",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+    )
+    file = new_file(built.SOPClassUID, built.SOPInstanceUID)
+    for element in built:
+        file[element.tag] = element
+    stamp(file, "segmentation", source, findings, identity, ctx)
+    file.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
+    stamp_lossy(file, source)
+    _pin_dimensions(file, identity.uid("segmentation:dimensions"))
+    if "SourceImageSequence" not in file:
+        file.SourceImageSequence = source_references(source)
+    return file
+
+
+def _check_grid(outlines: NDArray[np.uint8], source: Sequence[Dataset]) -> None:
+    slices = int(source[0].get("NumberOfFrames", 1) or 1) if len(source) == 1 else len(source)
+    expected = (slices, int(source[0].Rows), int(source[0].Columns))
+    if outlines.shape != expected:
+        raise ResultError(f"the outlines have the shape {outlines.shape}, the source series {expected}")
+
+
+def _skeleton(header: Dataset) -> Dataset:
+    """What the segmentation library needs of a source image, with empty patient and study."""
+    bare = Dataset()
+    for keyword in _HEADER:
+        if keyword in header:
+            bare[keyword] = header[keyword]
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        setattr(bare, keyword, "")
+    bare.StudyDate = bare.StudyTime = bare.ReferringPhysicianName = ""
+    bare.Modality = header.get("Modality", "CT")
+    if hasattr(header, "file_meta"):
+        bare.file_meta = header.file_meta
+    return bare
+
+
+def _description(
+    vertebra: VertebraFinding, number: int, findings: Findings, identity: Identity, ctx: ResultContext
+) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=f"{vertebra.name} midline outline, not a volume",
+        segmented_property_category=codes.ANATOMICAL_STRUCTURE,
+        segmented_property_type=codes.vertebra(vertebra.level),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=f"spine-node {ctx.pipeline}",
+            version=findings.pipeline_version,
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+        ),
+        tracking_uid=identity.tracking_uid(vertebra.ordinal),
+        tracking_id=tracking_identifier(vertebra),
+        display_color=segment_colour(vertebra),
+    )
+
+
+def segment_colour(vertebra: VertebraFinding) -> hd.color.CIELabColor:
+    """Colour by grade, lighter and darker in turn, so that neighbours stay apart."""
+    lightness = 0.62 if vertebra.ordinal % 2 else 0.45
+    rgb = colorsys.hls_to_rgb(_GRADE_HUES[vertebra.grade], lightness, 0.75 if vertebra.grade is not None else 0.25)
+    return hd.color.CIELabColor.from_rgb(*(round(255 * channel) for channel in rgb))
+
+
+def _pin_dimensions(file: Dataset, uid: str) -> None:
+    """The library draws a random UID for the dimension organization; a derived one keeps runs identical."""
+    file.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    for index in file.DimensionIndexSequence:
+        index.DimensionOrganizationUID = uid

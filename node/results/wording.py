@@ -1,0 +1,187 @@
+"""Findings as words. Every sentence that a person reads in a result is made here, in ASCII (clinical.md, "Words")."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+
+from inference.findings import Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
+from inference.refusal import Refusal, RefusalCode
+
+RESEARCH = "AI - research use only"
+FLAG_SENTENCE = "Vertebral height loss, possible fracture"
+LIMITS_SENTENCE = (
+    "Does not tell osteoporotic from traumatic, pathological, congenital or Scheuermann deformity, nor new from old."
+)
+LOSS_NAMES = ("Ha", "Hm", "Hp")
+"""Short names of the anterior, middle and posterior height."""
+
+GRADED_LEVELS = tuple(Level)[list(Level).index(Level.T4) : list(Level).index(Level.L5) + 1]
+"""Levels whose absence is named when levels are known (T13 only where it was seen)."""
+
+QUALITY_SENTENCES: dict[Quality, str] = {
+    Quality.G_ONLY: "graded from its own height ratio G only: no undeformed reference above and below",
+    Quality.MILD_NOT_REPORTED: "a loss of 20 to 25 % cannot be told from normal at this slice spacing",
+    Quality.LOW_CONFIDENCE: "the network was unsure of this vertebra or of one of its points",
+    Quality.PARTIAL: "cut by the edge of the field of view",
+    Quality.NEAR_EDGE: "a point lies within one slice of the edge of the field of view",
+    Quality.OFF_CENTRE_LINE: "the centre line is unsure here",
+    Quality.COARSE_SPACING: "slice spacing above 1.5 mm: heights are less certain",
+    Quality.METAL: "metal or cement in or beside the body",
+    Quality.OUTSIDE_SCREENING_AGE: "outside screening age",
+    Quality.AGE_UNKNOWN: "age unknown",
+    Quality.LOSSY_SOURCE: "source images are lossy compressed",
+    Quality.TILT_CORRECTED: "gantry tilt was corrected",
+    Quality.SPLIT_SERIES: "only the largest consistent block of the series was analysed",
+    Quality.LEVELS_UNKNOWN: "levels are not known: vertebrae are counted from the top of the image",
+}
+
+_REPLACEMENTS = {"−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "×": "x", "°": " deg", "±": "+/-", "…": "..."}
+
+
+def ascii_text(text: str) -> str:
+    """The text in ASCII: signs spelled out, accents dropped, anything else a question mark."""
+    for sign, spelled in _REPLACEMENTS.items():
+        text = text.replace(sign, spelled)
+    return unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode("ascii")
+
+
+def wrapped(text: str, width: int = 100) -> str:
+    """ASCII text with a line break before every ``width`` characters: viewers do not wrap every TEXT item."""
+    return "\r\n".join(textwrap.wrap(ascii_text(text), width))
+
+
+def quality_sentence(flag: Quality) -> str:
+    """What a quality flag means, in words; the flag's own name where no sentence was written for it."""
+    return QUALITY_SENTENCES.get(flag, str(flag).replace("_", " ").lower())
+
+
+def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
+    """The vertebrae whose heights and end points are there, top to bottom."""
+    return tuple(v for v in findings.vertebrae if v.heights_mm is not None and v.keypoints_lps_mm is not None)
+
+
+def as_answered(findings: Findings) -> Findings:
+    """The findings as they may be said: an answer without one measured vertebra is "not evaluable"."""
+    if findings.refusal is not None or measured(findings):
+        return findings
+    return Findings(
+        pipeline=findings.pipeline,
+        pipeline_version=findings.pipeline_version,
+        provider=findings.provider,
+        models=findings.models,
+        patient=PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule),
+        refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND),
+        spine_found=findings.spine_found,
+        quality=findings.quality,
+        spacing_along_spine_mm=findings.spacing_along_spine_mm,
+        timings_s=findings.timings_s,
+    )
+
+
+def verdict(findings: Findings) -> str:
+    """The word of the series description: "FLAG", "no flag", "not graded" or "not evaluable"."""
+    if findings.refusal is not None:
+        return "not evaluable"
+    if findings.patient.flag is None:
+        return "not graded"
+    return "FLAG" if findings.patient.flag else "no flag"
+
+
+def raises_flag(vertebra: VertebraFinding) -> bool:
+    """Whether this vertebra alone sets the patient's flag (clinical.md: moderate by loss, or severe by ``G_ONLY``)."""
+    if vertebra.grade is None:
+        return False
+    least = Grade.SEVERE if Quality.G_ONLY in vertebra.quality else Grade.MODERATE
+    return vertebra.grade.rank >= least.rank
+
+
+def largest_loss(vertebra: VertebraFinding) -> tuple[str, float] | None:
+    """("Hm", 0.4): the part that lost most of its expected height; ``None`` when no loss is known."""
+    if vertebra.height_loss is None:
+        return None
+    losses = dict(zip(LOSS_NAMES, vertebra.height_loss.as_tuple(), strict=True))
+    name = max(losses, key=lambda part: losses[part])
+    return name, losses[name]
+
+
+def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
+    """Measured vertebrae as a reader wants them: those that raise the flag, worst first, then top to bottom."""
+
+    def badness(vertebra: VertebraFinding) -> tuple[int, float, float]:
+        loss = largest_loss(vertebra)
+        grade = vertebra.grade.rank if vertebra.grade is not None else -1
+        return (-grade, -(loss[1] if loss else 0.0), vertebra.height_ratio or 1.0)
+
+    vertebrae = measured(findings)
+    flagged = sorted((v for v in vertebrae if raises_flag(v)), key=badness)
+    return (*flagged, *(v for v in vertebrae if not raises_flag(v)))
+
+
+def grade_word(vertebra: VertebraFinding) -> str:
+    """The word beside the colour: the grade, "not graded", or "not measured"."""
+    if vertebra.heights_mm is None:
+        return "not measured"
+    return str(vertebra.grade) if vertebra.grade is not None else "not graded"
+
+
+def percent(loss: float) -> str:
+    """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %"."""
+    return f"{-100 * loss:+.0f} %"
+
+
+def comment(vertebra: VertebraFinding) -> str:
+    """First line of a group in a viewer: "T12 severe, Hm -40 %"; a normal vertebra is its name alone."""
+    if vertebra.grade is Grade.NORMAL:
+        return vertebra.name
+    if vertebra.grade is None:
+        return f"{vertebra.name} not graded"
+    loss = largest_loss(vertebra)
+    if Quality.G_ONLY in vertebra.quality and vertebra.height_ratio is not None:
+        return f"{vertebra.name} {vertebra.grade}, G {vertebra.height_ratio:.2f}"
+    return f"{vertebra.name} {vertebra.grade}" + (f", {loss[0]} {percent(loss[1])}" if loss else "")
+
+
+def heights_text(heights: Heights | None, pattern: str = "{:.1f}") -> tuple[str, str, str]:
+    """Three cells of a table; "-" where nothing was measured."""
+    if heights is None:
+        return ("-", "-", "-")
+    a, m, p = (pattern.format(value) for value in heights.as_tuple())
+    return (a, m, p)
+
+
+def seen_text(findings: Findings) -> str:
+    """ "k of n measured, levels not seen: ..." of clinical.md."""
+    k, n = len(measured(findings)), len(findings.vertebrae)
+    counted = f"{k} of {n} vertebrae measured"
+    seen = {v.level for v in findings.vertebrae if v.level is not None}
+    if not seen:
+        return f"{counted}; levels not seen: unknown, vertebrae are only counted from the top (V1)"
+    missing = [str(level) for level in GRADED_LEVELS if level not in seen and level is not Level.T13]
+    return f"{counted}; levels not seen: {', '.join(missing) if missing else 'none of T4 to L5'}"
+
+
+def graded_text(findings: Findings) -> str:
+    """How many of the measured vertebrae could be graded, and which could not be."""
+    graded = [v for v in measured(findings) if v.grade is not None]
+    others = [v.name for v in findings.vertebrae if v.grade is None]
+    return f"{len(graded)} graded" + (f"; not graded: {', '.join(others)}" if others else "")
+
+
+def verdict_sentence(findings: Findings) -> str:
+    """The answer in one line, as it stands in large letters on the capture."""
+    if findings.refusal is not None:
+        return "NOT EVALUABLE"
+    names = [f"{v.name} {v.grade}" for v in reading_order(findings) if raises_flag(v)]
+    if findings.patient.flag:
+        return f"FLAG: {', '.join(names)}" if names else "FLAG"
+    if findings.patient.flag is None:
+        return "NOT GRADED"
+    return "NO FLAG"
+
+
+def answer_quality(findings: Findings) -> tuple[Quality, ...]:
+    """Quality flags of the whole answer; unknown levels are added where no vertebra has one."""
+    flags = tuple(dict.fromkeys(findings.quality))
+    unnamed = bool(findings.vertebrae) and all(v.level is None for v in findings.vertebrae)
+    return (*flags, Quality.LEVELS_UNKNOWN) if unnamed and Quality.LEVELS_UNKNOWN not in flags else flags
