@@ -47,12 +47,18 @@ VERDICT_COLOURS: dict[str, Colour] = {
 HEADER_HEIGHT = 104
 PANEL: Box = (12, 116, 628, 1012)
 """The image with its margins and names: left, top, right, bottom."""
-NAMES_WIDTH = 150
+NAMES_WIDTH = 190
 MARGIN = 30
+BELOW = 58
+"""Room under the image for the mark F and the scale bar below it."""
+GUTTER = 26
+"""Room right of the image for the mark P, before the names."""
+AROUND_MM = (50.0, 25.0)
+"""Shown in front and behind, above and below the vertebrae; the whole is in the reformat."""
 TABLE_LEFT = 648
 SUPERSAMPLE = 2
 """Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
-COLUMNS = (("V", 0), ("Ha", 118), ("Hm", 178), ("Hp", 238), ("G", 348), ("loss", 450), ("grade", 482))
+COLUMNS = (("vertebra", 0), ("Ha", 124), ("Hm", 184), ("Hp", 244), ("G", 304), ("loss", 458), ("grade", 476))
 """Heading and x within the table; numbers end at their x, the first and last column begin there."""
 
 
@@ -104,9 +110,9 @@ def _subtitle(findings: Findings) -> str:
         return f"{wording.FLAG_SENTENCE}: please check on the reformat and the source images"
     if findings.patient.flag is None:
         return "Heights were measured, but no vertebra could be graded"
-    mild = [v.name for v in findings.vertebrae if v.grade is not None and v.grade is not Grade.NORMAL]
-    said = f"{graded} graded, none raises the flag" + (f" (below it: {', '.join(mild)})" if mild else "")
-    return f"{said}; nothing is said of all other vertebrae"
+    lesser = [f"{v.name} {v.grade}" for v in findings.vertebrae if v.grade is not None and v.grade is not Grade.NORMAL]
+    said = f"{graded} graded, none raises the flag" + (f" (below it: {', '.join(lesser)})" if lesser else "")
+    return f"{said}; nothing is said of any other vertebra"
 
 
 def _fitted(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int) -> None:
@@ -125,24 +131,37 @@ def _fitted(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int
 
 def _anatomy(image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, ruler: Ruler) -> None:
     """The reformat with lines and points, orientation marks, scale bar, and names in the margin to its right."""
-    rows, columns = ruler.hu.shape
+    first, last = _crop(findings, ruler)
+    columns, rows = last - first
     left, top = PANEL[0] + MARGIN, PANEL[1] + MARGIN
-    room = (PANEL[2] - NAMES_WIDTH - MARGIN - left, PANEL[3] - 2 * MARGIN - top)
+    room = (PANEL[2] - NAMES_WIDTH - MARGIN - left, PANEL[3] - BELOW - top)
     scale = min(room[0] / columns, room[1] / rows)
     size = (max(1, int(columns * scale)), max(1, int(rows * scale)))
-    image.paste(_rendered(findings, ruler, size), (left, top))
+    image.paste(_rendered(findings, ruler, first, last, size), (left, top))
     right, bottom = left + size[0], top + size[1]
     draw.rectangle((left - 1, top - 1, right, bottom), outline=FRAME)
     middle = ((left + right) // 2, (top + bottom) // 2)
     for mark, at in (
         ("A", (left - 22, middle[1] - 12)),
-        ("P", (right + 6, top - 26)),
+        ("P", (right + 8, middle[1] - 12)),
         ("H", (middle[0] - 8, top - 28)),
         ("F", (middle[0] - 8, bottom + 2)),
     ):
         draw.text(at, mark, TEXT, font(22))
-    _scale_bar(draw, (left, bottom + 30), scale / ruler.spacing_mm, size[0])
-    _names(draw, findings, ruler, (left, top), scale, right)
+    _scale_bar(draw, (left, bottom + 42), scale / ruler.spacing_mm, size[0])
+    _names(draw, findings, ruler, top - float(first[1]) * scale, scale, right)
+
+
+def _crop(findings: Findings, ruler: Ruler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First (column, row) and the one after the last of the part that holds every vertebra and `AROUND_MM`."""
+    points = [np.array([v.centroid_lps_mm], np.float64) for v in findings.vertebrae]
+    points += [height_lines(v).reshape(-1, 3) for v in wording.measured(findings)]
+    pixels = ruler.to_pixel(np.concatenate(points))
+    around = np.array(AROUND_MM) / ruler.spacing_mm
+    limits = np.array([ruler.hu.shape[1], ruler.hu.shape[0]])
+    first = np.clip(np.floor(pixels.min(axis=0) - around), 0, limits - 1).astype(np.int64)
+    last = np.clip(np.ceil(pixels.max(axis=0) + around), first + 1, limits).astype(np.int64)
+    return first, last
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, at: tuple[int, int], pixels_per_mm: float, room: int) -> None:
@@ -164,16 +183,19 @@ def windowed(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
     return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _rendered(findings: Findings, ruler: Ruler, size: tuple[int, int]) -> Image.Image:
+def _rendered(
+    findings: Findings, ruler: Ruler, first: NDArray[np.int64], last: NDArray[np.int64], size: tuple[int, int]
+) -> Image.Image:
     """The reformat at its size on the picture, with heights and points drawn smoothly."""
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
-    grey = Image.fromarray(windowed(ruler.hu)).resize(large, Image.Resampling.BICUBIC)
+    part = ruler.hu[first[1] : last[1], first[0] : last[0]]
+    grey = Image.fromarray(windowed(part)).resize(large, Image.Resampling.BICUBIC)
     canvas = grey.convert("RGB")
     draw = ImageDraw.Draw(canvas)
-    factor = np.array([large[0] / ruler.hu.shape[1], large[1] / ruler.hu.shape[0]])
+    factor = np.array(large) / (last - first)
     for vertebra in wording.measured(findings):
         colour = GRADE_COLOURS[vertebra.grade]
-        lines = ruler.to_pixel(height_lines(vertebra)) * factor
+        lines = (ruler.to_pixel(height_lines(vertebra)) - first) * factor
         for upper, lower in lines:
             draw.line((*upper, *lower), colour, 2 * SUPERSAMPLE - 1)
         for x, y in lines.reshape(-1, 2):
@@ -186,7 +208,7 @@ def _names(
     draw: ImageDraw.ImageDraw,
     findings: Findings,
     ruler: Ruler,
-    corner: tuple[int, int],
+    origin: float,
     scale: float,
     right: int,
 ) -> None:
@@ -194,13 +216,14 @@ def _names(
     if not findings.vertebrae:
         return
     centres = ruler.to_pixel(np.array([v.centroid_lps_mm for v in findings.vertebrae], np.float64))
-    wanted = [float(np.clip(corner[1] + row * scale, PANEL[1] + 12, PANEL[3] - 12)) for row in centres[:, 1]]
+    wanted = [float(np.clip(origin + row * scale, PANEL[1] + 12, PANEL[3] - 12)) for row in centres[:, 1]]
     step = min(22.0, (PANEL[3] - PANEL[1] - 24) / max(1, len(wanted)))
     places = spread(wanted, step, PANEL[1] + 12, PANEL[3] - 12)
     for vertebra, at, place in zip(findings.vertebrae, wanted, places, strict=True):
         colour = GRADE_COLOURS[vertebra.grade if vertebra.heights_mm is not None else None]
-        draw.line((right + 2, at, right + 22, place), colour, 1)
-        draw.text((right + 26, place), f"{vertebra.name} {wording.grade_word(vertebra)}", colour, font(18), anchor="lm")
+        draw.line((right + GUTTER, at, right + GUTTER + 18, place), colour, 1)
+        name = f"{vertebra.name} {wording.grade_word(vertebra)}"
+        draw.text((right + GUTTER + 22, place), name, colour, font(18), anchor="lm")
 
 
 def spread(wanted: Sequence[float], step: float, first: float, last: float) -> list[float]:
@@ -227,8 +250,7 @@ def _table(draw: ImageDraw.ImageDraw, findings: Findings, top: int) -> int:
     row = 27 if n <= 18 else max(19, 490 // n)
     size = min(20, row - 3)
     for heading, x in COLUMNS:
-        name = {"V": "vertebra", "loss": "largest loss"}.get(heading, heading)
-        draw.text((TABLE_LEFT + x, top + 12), name, DIM, font(18), anchor="lm" if x in (0, COLUMNS[-1][1]) else "rm")
+        draw.text((TABLE_LEFT + x, top + 12), heading, DIM, font(18), anchor="lm" if x in (0, COLUMNS[-1][1]) else "rm")
     y = top + 28
     draw.line((TABLE_LEFT, y, WIDTH - 12, y), FRAME, 1)
     y += 4
@@ -241,15 +263,19 @@ def _table(draw: ImageDraw.ImageDraw, findings: Findings, top: int) -> int:
 
 def _table_row(draw: ImageDraw.ImageDraw, vertebra: VertebraFinding, y: int, size: int) -> None:
     colour = GRADE_COLOURS[vertebra.grade if vertebra.heights_mm is not None else None]
-    loss = wording.largest_loss(vertebra)
+    loss, ratio = wording.largest_loss(vertebra), vertebra.height_ratio
     cells = (
         vertebra.name,
         *wording.heights_text(vertebra.heights_mm),
-        _ratio_text(vertebra.height_ratio),
-        f"{loss[0]} {wording.percent(loss[1])}" if loss else "-",
+        "-" if ratio is None else f"{ratio:.2f}",
+        f"{loss[0]} {wording.percent(loss[1])}"
+        if loss
+        else "-"
+        if Quality.G_ONLY not in vertebra.quality
+        else "G only",
         wording.grade_word(vertebra),
     )
-    for (_, x), cell in zip(COLUMNS, cells, strict=True):
+    for (heading, x), cell in zip(COLUMNS, cells, strict=True):
         at_start = x in (0, COLUMNS[-1][1])
         ink = colour if at_start else TEXT
         left = TABLE_LEFT + x
@@ -257,20 +283,14 @@ def _table_row(draw: ImageDraw.ImageDraw, vertebra: VertebraFinding, y: int, siz
             draw.rectangle((left, y - 6, left + 12, y + 6), fill=colour)
             left += 20
         draw.text((left, y), cell, ink, font(size), anchor="lm" if at_start else "rm")
-
-
-def _ratio_text(ratio: float | None) -> str:
-    """G with the published cut-off that it does not exceed: "<=.74 0.71"."""
-    if ratio is None:
-        return "-"
-    cut = "<=.74 " if ratio <= 0.74 else "<=.80 " if ratio <= 0.8 else ""
-    return f"{cut}{ratio:.2f}"
+        if heading == "G" and ratio is not None and ratio <= 0.8:
+            draw.text((left + 5, y), "<=.74" if ratio <= 0.74 else "<=.80", DIM, font(size - 4), anchor="lm")
 
 
 def _notes(draw: ImageDraw.ImageDraw, findings: Findings, caption: Caption, top: int) -> None:
     """What was seen, quality, source and the limits of the finding; the type shrinks until all of it fits."""
     lines = notes(findings, caption)
-    for size in (19, 18, 17, 16, 15, 14, 13):
+    for size in (20, 19, 18, 17, 16, 15, 14, 13):
         # an average letter is half as wide as it is high
         wrapped = [
             part for line in lines for part in textwrap.wrap(line, int((WIDTH - TABLE_LEFT - 16) / (0.5 * size)))
@@ -287,10 +307,11 @@ def notes(findings: Findings, caption: Caption) -> list[str]:
     """The lines below the table, in ASCII, unwrapped."""
     lines = [f"{wording.seen_text(findings)}; {wording.graded_text(findings)}."]
     uncertain = [v.height_uncertainty_mm for v in findings.vertebrae if v.height_uncertainty_mm is not None]
-    heights = "Heights in mm"
+    heights = "Ha, Hm, Hp: anterior, middle, posterior height in mm"
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
-    lines.append(f"{heights}; loss against neighbours, rule {findings.patient.rule}; G = smallest / largest height.")
+    lines.append(f"{heights}; loss against neighbours, rule {findings.patient.rule}.")
+    lines.append("G = smallest / largest height; published cut-offs 0.80 and 0.74.")
     by_flag: dict[Quality, list[str]] = {}
     for vertebra in findings.vertebrae:
         for flag in vertebra.quality:

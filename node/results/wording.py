@@ -127,7 +127,8 @@ def grade_word(vertebra: VertebraFinding) -> str:
 
 def percent(loss: float) -> str:
     """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %"."""
-    return f"{-100 * loss:+.0f} %"
+    change = round(-100 * loss)
+    return f"{change:+d} %" if change else "0 %"
 
 
 def comment(vertebra: VertebraFinding) -> str:
