@@ -199,13 +199,13 @@ def sacrum_and_pelvis(rng: np.random.Generator, scene: Scene, column: Column, bo
         def at(x: float, y: float, z: float, side: float = side) -> F64:
             return np.asarray(origin + np.array([side * x, y, z]) * s)
 
-        joint = at(60, 42, -22)
-        crest_back, crest_mid = at(62, 46, 18), origin + np.array([side * 112 * s, 4 * s, crest_z])
+        joint = at(52, 34, -24)
+        crest_back, crest_mid = at(58, 42, 4), origin + np.array([side * 112 * s, 4 * s, crest_z])
         spine_front = at(122, -42, -4)
         body = at(78, -12, -62)
         normal = np.cross(crest_mid - joint, spine_front - joint)
         for a, b, r in (
-            (joint, crest_back, 17), (crest_back, crest_mid, 15), (joint, crest_mid, 24), (body, joint, 22),
+            (joint, crest_back, 13), (crest_back, crest_mid, 12), (joint, crest_mid, 24), (body, joint, 22),
             (body, crest_mid, 28), (body, spine_front, 22), (crest_mid, spine_front, 17),
         ):  # fmt: skip
             scene.capsule(h, a, b, r * s, None, normal, r / rng.uniform(3.6, 5.0))

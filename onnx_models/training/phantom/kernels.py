@@ -265,8 +265,8 @@ def _background(x, y, z, w, table, z0, g, field):  # type: ignore[no-untyped-def
     if cover > zero:
         strands = _noise(field, x + np.float32(31.0), y, np.float32(0.3) * z, np.float32(9.0))
         hu_muscle = g[G_MUSCLE] + shift + np.float32(9.0) * n_soft
-        if strands > np.float32(1.2) - g[G_INFILTRATION]:
-            hu_muscle += np.float32(0.7) * (hu_fat - hu_muscle)
+        streak = min(one, max(zero, (strands - np.float32(1.6) + g[G_INFILTRATION]) * np.float32(1.2)))
+        hu_muscle += np.float32(0.8) * streak * (hu_fat - hu_muscle)
         hu += cover * (hu_muscle - hu)
     cavity = _cover(d_cavity, w)
     lung = zero

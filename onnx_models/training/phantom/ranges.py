@@ -25,7 +25,7 @@ class Ranges:
     """Overall scale of the skeleton."""
 
     # curvature
-    kyphosis_spread: Pair = (0.6, 1.5)
+    kyphosis_spread: Pair = (0.5, 1.5)
     """Factor on the mean tilts (T1 -23, L1 +11)."""
     tilt_noise_deg: float = 2.0
     """Standard deviation of the tilt of each vertebra about the smooth curve."""
@@ -35,9 +35,9 @@ class Ranges:
     sacral_slope_deg: Pair = (22.0, 52.0)
 
     # shape and deformity
-    ratio_middle_posterior: Pair = (0.853, 0.042)
+    ratio_middle_posterior: Pair = (0.851, 0.042)
     """Thoracic h_m/h_p of undeformed vertebrae: mean and standard deviation."""
-    ratio_anterior_posterior: Pair = (0.932, 0.055)
+    ratio_anterior_posterior: Pair = (0.922, 0.058)
     """Thoracic h_a/h_p of undeformed vertebrae: mean and standard deviation."""
     deformed_patient: float = 0.6
     """Probability that a patient has any deformed vertebra."""
@@ -47,7 +47,7 @@ class Ranges:
     """Loss of the part that loses most."""
     endplate_step: float = 0.15
     """Probability of a step in the end plate of a deformed vertebra; a tenth of it in others."""
-    disc_ratio: Pair = (0.10, 0.29)
+    disc_ratio: Pair = (0.09, 0.28)
     """Thoracic disc to body height: 5 and 95 % (log-normal)."""
     osteophytes: float = 0.35
 

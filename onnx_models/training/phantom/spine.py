@@ -307,8 +307,9 @@ def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column
         if 0 < i < n - 1:
             bend = np.radians(lateral[i - 1] - lateral[i + 1]) / 2
             rows[i][K.B_LAT] = -0.25 * 0.25 * bend * rows[i][K.B_W]
-    settle = one_settle(rng, rows, healthy)
+    settle = _settle(rng, rows, healthy)
     tilt = tilt + settle
+    tilt = tilt + _balance(tilt, position, healthy, rng.normal(-32, 25) * scale, keep=plan.tilt_t1_deg is not None)
     if plan.gibbus_deg is not None:
         g = levels.index(plan.gibbus_level)
         tilt[: g + 1] -= np.array([plan.gibbus_deg if j < g else plan.gibbus_deg / 2 for j in range(g + 1)])
@@ -326,7 +327,28 @@ def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column
     return column
 
 
-def one_settle(rng: np.random.Generator, rows: list[F64], healthy: list[F64]) -> F64:
+def _balance(tilt: F64, position: F64, healthy: list[F64], offset: float, keep: bool) -> F64:
+    """Degrees to add so that T1 lies ``offset`` mm behind S1 (negative: in front): people do not fall over.
+
+    The lumbar spine gives some of it, a turn of everything above the sacrum the rest; ``keep`` spares T1 to L1.
+    """
+    step = np.array([1.3 * plate_gap(h, 1.0) for h in healthy])
+    thoracolumbar = (position >= -0.5) & (position < 16.5)
+    lumbar = np.clip(1 - np.abs(position - 14) / 3.0, 0, 1)
+    out = np.zeros(len(tilt))
+    for _ in range(3):
+        now = float((step * np.sin(np.radians(tilt + out)))[thoracolumbar].sum())
+        miss = offset - now
+        bend = np.degrees(miss / max(float((step * lumbar).sum()), 1.0))
+        bend = float(np.clip(0.4 * bend, -12, 12))
+        miss -= float(np.radians(bend) * (step * lumbar).sum())
+        turn = 0.0 if keep else float(np.clip(np.degrees(miss / step[thoracolumbar].sum()), -9, 9))
+        out += bend * lumbar + turn * np.where(position < 16.5, np.clip((17 - position) / 2, 0, 1), 0.0)
+        out = np.clip(out, -16, 16)
+    return out
+
+
+def _settle(rng: np.random.Generator, rows: list[F64], healthy: list[F64]) -> F64:
     """Forward tilt in degrees that wedged bodies give to everything above them."""
     out = np.zeros(len(rows))
     for i, (row, twin) in enumerate(zip(rows, healthy, strict=True)):
