@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from node.ledger import Database, migrate, private_database
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,3 +39,43 @@ def program() -> object:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[str]:
+    """DSN of a private PostgreSQL for the whole run."""
+    folder = Path(tempfile.mkdtemp(prefix="spine-pg-"))  # short: a Unix socket's path has at most 107 bytes
+    try:
+        with private_database(folder) as dsn:
+            yield dsn
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def dsn(database_server: str) -> Iterator[str]:
+    """DSN of an empty, migrated database of this test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    fresh = psycopg.conninfo.make_conninfo(database_server, dbname=name)
+    migrate(fresh)
+    yield fresh
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(dsn: str) -> Iterator[Database]:
+    """An open ledger of this test's own."""
+    with Database(dsn, connections=4) as opened:
+        yield opened
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float = 20.0, what: str = "") -> None:
+    """Wait for something that happens in another thread or process; fails saying what did not happen."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {patience_s:.0f} s: {what or condition}")
+        time.sleep(0.02)

@@ -1,0 +1,123 @@
+"""``spine-node analyze``: a folder of DICOM files in, findings and DICOM objects out; no network, no database.
+
+The same gate, the same inference and the same encoding as in the node; only the ledger is missing, so the start of
+the run is part of every UID: two runs give two sets of objects.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from inference.refusal import Outcome
+from inference.runtime import Models
+from node import gate
+from node.answering import BuiltAnswer, Identity, answer
+from node.results import capture_png
+from node.settings import Settings
+from node.workflow import gate_policy
+
+
+@dataclass(frozen=True)
+class AnalyzedSeries:
+    """One line of ``series.json``; ``folder`` is set, and ``built`` there, where the series was answered."""
+
+    study_uid: str
+    series_uid: str
+    modality: str
+    description: str
+    instances: int
+    outcome: str
+    reason_code: str | None
+    reason: str | None
+    better_series_uid: str | None
+    folder: Path | None = None
+    built: BuiltAnswer | None = None
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Every file below ``folder`` that may be DICOM, in a stable order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+
+
+def analyze(
+    folder: Path,
+    out: Path,
+    models: Models,
+    settings: Settings,
+    progress: Callable[[str], None] | None = None,
+) -> list[AnalyzedSeries]:
+    """Analyse every study below ``folder``; write ``out/<SeriesInstanceUID>/`` per answered series and ``series.json``.
+
+    Raises
+    ------
+    OSError
+        ``out`` cannot be written.
+    """
+    started_at = datetime.now(UTC).replace(microsecond=0)
+    policy = gate_policy(settings)
+    headers, unreadable = gate.read_headers(dicom_files(folder))
+    analyzed: list[AnalyzedSeries] = []
+    for study_uid in dict.fromkeys(header.study_uid for header in headers):
+        of_study = [header for header in headers if header.study_uid == study_uid]
+        for decision in gate.choose(of_study, policy):
+            built, target = None, None
+            if decision.outcome is Outcome.ANSWERED:
+                begun = time.perf_counter()
+                of_series = [header for header in of_study if header.series_uid == decision.series_uid]
+                if progress is not None:
+                    progress("reading")
+                series = gate.load_volume(of_series, policy)
+                identity = Identity(revision=1, started_at=started_at, run=started_at.isoformat())
+                gate_s = time.perf_counter() - begun
+                built = answer(series, models, settings, identity, gate_s=gate_s, progress=progress)
+                target = out / decision.series_uid
+                _write(target, built)
+            analyzed.append(
+                AnalyzedSeries(
+                    study_uid=study_uid,
+                    series_uid=decision.series_uid,
+                    modality=decision.modality,
+                    description=decision.description,
+                    instances=decision.instances,
+                    outcome=str(decision.outcome),
+                    reason_code=str(decision.refusal.code) if decision.refusal else None,
+                    reason=decision.refusal.sentence if decision.refusal else None,
+                    better_series_uid=decision.better_series_uid,
+                    folder=target,
+                    built=built,
+                )
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    listing = {
+        "schema": "spine-node/series/1",
+        "series": [
+            {
+                "study_instance_uid": item.study_uid,
+                "series_instance_uid": item.series_uid,
+                "modality": item.modality,
+                "description": item.description,
+                "instances": item.instances,
+                "outcome": item.outcome,
+                "reason": {"code": item.reason_code, "sentence": item.reason} if item.reason_code else None,
+                "better_series_instance_uid": item.better_series_uid,
+            }
+            for item in analyzed
+        ],
+        "unreadable": [{"file": str(item.path), "reason": item.reason} for item in unreadable],
+    }
+    (out / "series.json").write_text(json.dumps(listing, indent=2), encoding="utf-8")
+    return analyzed
+
+
+def _write(target: Path, built: BuiltAnswer) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "findings.json").write_text(json.dumps(built.document, indent=2), encoding="utf-8")
+    for result in built.results:
+        (target / result.filename).write_bytes(result.encoded())
+        if result.kind == "capture":
+            (target / "capture.png").write_bytes(capture_png(result.dataset))

@@ -1,0 +1,135 @@
+"""One series to one answer: infer, then encode. The node and ``spine-node analyze`` share this code."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+from inference.screening import PIPELINE, PIPELINE_VERSION, RULE, Screening, ScreeningSettings, screen
+
+from inference.findings import Findings, PatientFinding
+from inference.refusal import Refusal
+from inference.runtime import Models
+from node import __version__
+from node.gate import LoadedSeries, Unevaluable
+from node.results import DocumentReference, Result, ResultContext, encode, findings_document
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+NODE_NAMESPACE = uuid.UUID("8f6f8d8e-57f3-5f4a-9f0c-6f2d0c6f7a51")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What results' UIDs, dates and revision derive from; pinned in the ledger before anything is computed.
+
+    ``predecessors`` are the SR documents of the former revision by kind; ``run`` names a run without a ledger.
+    """
+
+    revision: int
+    started_at: datetime
+    predecessors: Mapping[str, DocumentReference] = field(default_factory=dict)
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class BuiltAnswer:
+    """An answer as it will be sent.
+
+    Attributes
+    ----------
+    findings
+        What was found, or why nothing was.
+    sent
+        False: not evaluable where no spine was expected; the ledger knows, the PACS is spared.
+    results
+        DICOM objects in order of sending; empty when not sent.
+    document
+        Content of ``findings.json``.
+    """
+
+    findings: Findings
+    sent: bool
+    results: tuple[Result, ...]
+    document: dict[str, Any]
+
+
+def screening_settings(settings: Settings) -> ScreeningSettings:
+    """The pipeline's thresholds, with what the site chose."""
+    return ScreeningSettings(flag_loss=settings.screening.flag_loss, screening_age=settings.study.screening_age)
+
+
+def result_context(settings: Settings, series: LoadedSeries | Unevaluable, identity: Identity) -> ResultContext:
+    """The identity of the node and of this answer, as results carry it."""
+    device = uuid.uuid5(NODE_NAMESPACE, f"device|{settings.site}")
+    return ResultContext(
+        site=settings.site,
+        pipeline=PIPELINE,
+        input_sha256=series.input_sha256,
+        configuration_sha256=settings.configuration_sha256,
+        revision=identity.revision,
+        started_at=identity.started_at,
+        software_version=__version__,
+        device_uid=f"2.25.{device.int}",
+        device_serial=settings.site,
+        predecessor_report=identity.predecessors.get("report"),
+        predecessor_details=identity.predecessors.get("details"),
+        parameters=tuple((name, str(value)) for name, value in asdict(screening_settings(settings)).items()),
+        run=identity.run,
+    )
+
+
+def answer(
+    series: LoadedSeries | Unevaluable,
+    models: Models,
+    settings: Settings,
+    identity: Identity,
+    *,
+    gate_s: float = 0.0,
+    progress: Callable[[str], None] | None = None,
+) -> BuiltAnswer:
+    """Analyse one series and build its results.
+
+    ``gate_s`` is the time that reading the series took. Nothing about the images makes this raise: what cannot be
+    evaluated is answered so.
+    """
+    begun = time.perf_counter()
+    if isinstance(series, Unevaluable):
+        screening = Screening(_not_evaluable(series.refusal, models), None, None)
+    else:
+        screening = screen(series.volume, models, screening_settings(settings), series.age_years, progress)
+        quality = tuple(dict.fromkeys((*series.quality, *screening.findings.quality)))
+        screening = replace(screening, findings=replace(screening.findings, quality=quality))
+    inferred = time.perf_counter()
+    findings = screening.findings
+    sent = findings.evaluable or series.spine_expected or findings.spine_found
+    context = result_context(settings, series, identity)
+    if progress is not None:
+        progress("results")
+    results = tuple(encode(series.datasets, screening, context)) if sent else ()
+    timings_s = {
+        **findings.timings_s,
+        "gate": gate_s,
+        "inference": inferred - begun,
+        "results": time.perf_counter() - inferred,
+    }
+    findings = replace(findings, timings_s=timings_s)
+    document = findings_document(findings, series.datasets, context, sent=sent)
+    return BuiltAnswer(findings, sent, results, document)
+
+
+def _not_evaluable(refusal: Refusal, models: Models) -> Findings:
+    return Findings(
+        pipeline=PIPELINE,
+        pipeline_version=PIPELINE_VERSION,
+        provider=models.provider,
+        models=models.identities,
+        patient=PatientFinding(worst_grade=None, flag=None, rule=RULE),
+        refusal=refusal,
+    )

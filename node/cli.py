@@ -1,0 +1,280 @@
+"""The command line: ``spine-node run | demo | analyze | send | echo | jobs | models | config``.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 nothing could be evaluated. A traceback never reaches a user; with
+``SPINE_NODE_DEBUG=1`` it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from inference.runtime import ModelError, load_models
+from node import __version__
+from node.analyze import AnalyzedSeries, analyze, dicom_files
+from node.deliver.sender import UnreachableError, echo, send
+from node.deliver.status import Reply, Verdict
+from node.ledger import DatabaseError, overview
+from node.logs import configure_logs
+from node.queue import Queue
+from node.service import AlreadyRunningError, ledger_of, models_folder, run
+from node.settings import ConfigurationError, load_settings
+
+FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
+
+app = typer.Typer(
+    help="Measures vertebrae on CT and returns SEG, SR and secondary capture. Research use only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+jobs_app = typer.Typer(help="What the node works on and has worked on.", no_args_is_help=True)
+config_app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(config_app, name="config")
+
+out_console = Console()
+err_console = Console(stderr=True)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML configuration (default: SPINE_NODE_CONFIG).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and an exit code."""
+    configure_logs()
+    try:
+        app()
+    except (ConfigurationError, DatabaseError, ModelError, AlreadyRunningError, UnreachableError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+    except Exception as error:
+        if os.environ.get("SPINE_NODE_DEBUG"):
+            raise
+        _fail(f"internal error ({type(error).__name__}: {error}); set SPINE_NODE_DEBUG=1 for the traceback")
+
+
+def _fail(sentence: str, code: int = FAILED) -> None:
+    err_console.print(f"[red]spine-node:[/red] {sentence}", highlight=False)
+    sys.exit(code)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+@app.command("run")
+def run_command(config: Config = None) -> None:
+    """Run the node: listen, analyse, deliver, until it is told to stop."""
+    run(load_settings(config))
+
+
+@app.command("demo")
+def demo_command(
+    input_folder: Annotated[
+        Path | None, typer.Option("--input", help="Folder of DICOM files instead of a phantom.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the received objects go.")] = Path("build/demo"),
+) -> None:
+    """Start a node and a small PACS, send a phantom CT with known fractures, show and validate what comes back."""
+    from node.demo import run_demo  # noqa: PLC0415 (needs the phantom, which a production install may lack)
+
+    sys.exit(run_demo(input_folder, out, out_console))
+
+
+@app.command("analyze")
+def analyze_command(
+    dicom_dir: Annotated[Path, typer.Argument(help="Folder of DICOM files.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Where findings and objects go.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Analyse a folder without any network or database."""
+    settings = load_settings(config)
+    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err_console, transient=True
+    ) as bar:
+        task = bar.add_task("reading headers", total=None)
+        analyzed = analyze(dicom_dir, out, models, settings, lambda step: bar.update(task, description=step))
+    if as_json:
+        print((out / "series.json").read_text(encoding="utf-8"))
+    else:
+        _print_analyzed(analyzed, out)
+    if not any(item.built is not None and item.built.findings.evaluable for item in analyzed):
+        sys.exit(NOTHING_EVALUATED)
+
+
+def _print_analyzed(analyzed: list[AnalyzedSeries], out: Path) -> None:
+    table = Table("series", "modality", "images", "outcome", "why / what", title="Research use only")
+    for item in analyzed:
+        built = item.built
+        if built is None:
+            what = item.reason or ""
+        elif built.findings.refusal is not None:
+            what = f"not evaluable: {built.findings.refusal.sentence}"
+        else:
+            verdict = "FLAG" if built.findings.patient.flag else "no flag"
+            what = f"{verdict}, {len(built.findings.vertebrae)} vertebrae → {item.folder}"
+        table.add_row(item.description or item.series_uid[-12:], item.modality, str(item.instances), item.outcome, what)
+    out_console.print(table)
+    out_console.print(f"listing: {out / 'series.json'}")
+
+
+@app.command("send")
+def send_command(
+    dicom_dir: Annotated[Path, typer.Argument(help="Folder of DICOM files.", exists=True)],
+    peer: Annotated[str, typer.Argument(help="HOST:PORT")],
+    called: Annotated[str, typer.Option(help="Called AE title.")] = "ANY-SCP",
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "SPINENODE",
+    as_json: AsJson = False,
+) -> None:
+    """C-STORE every DICOM file of a folder."""
+    host, port = _peer(peer)
+    files = [path for path in dicom_files(dicom_dir) if _is_dicom(path)] if dicom_dir.is_dir() else [dicom_dir]
+    if not files:
+        _fail(f"{dicom_dir} holds no DICOM file", WRONG_USE)
+    refused: list[dict[str, str]] = []
+    stored = 0
+    with Progress(
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err_console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("sending", total=len(files))
+
+        def replied(index: int, reply: Reply) -> None:
+            nonlocal stored
+            bar.advance(task)
+            if reply.verdict is Verdict.STORED:
+                stored += 1
+            else:
+                refused.append({"file": str(files[index]), "reason": reply.sentence or ""})
+
+        send(files, host, port, called_ae=called, calling_ae=calling, replied=replied)
+    if as_json:
+        _print_json({"stored": stored, "refused": refused})
+    else:
+        out_console.print(f"{stored} of {len(files)} objects stored at {peer}")
+        for item in refused[:20]:
+            out_console.print(f"  {Path(item['file']).name}: {item['reason']}")
+    if refused:
+        sys.exit(FAILED)
+
+
+@app.command("echo")
+def echo_command(
+    peer: Annotated[str, typer.Argument(help="HOST:PORT")],
+    called: Annotated[str, typer.Option(help="Called AE title.")] = "ANY-SCP",
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "SPINENODE",
+) -> None:
+    """C-ECHO a peer."""
+    host, port = _peer(peer)
+    echo(host, port, called_ae=called, calling_ae=calling)
+    out_console.print(f"{peer} ({called}) answers")
+
+
+@app.command("models")
+def models_command(config: Config = None, as_json: AsJson = False) -> None:
+    """Check and list the networks and where they would run."""
+    settings = load_settings(config)
+    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    if as_json:
+        _print_json({"provider": models.provider, "models": [vars(identity) for identity in models.identities]})
+        return
+    table = Table("model", "version", "SHA-256", title=f"provider: {models.provider}")
+    for identity in models.identities:
+        table.add_row(identity.name, identity.version, identity.sha256)
+    out_console.print(table)
+
+
+@config_app.command("check")
+def config_check(config: Config = None) -> None:
+    """Say whether the configuration can be used."""
+    settings = load_settings(config)
+    out_console.print(f"configuration is valid (analysis part {settings.configuration_sha256[:12]})")
+
+
+@config_app.command("show")
+def config_show(config: Config = None) -> None:
+    """Print the configuration in force, defaults included; a password in the DSN is not shown."""
+    settings = load_settings(config)
+    shown = settings.model_dump(mode="json")
+    if settings.database_dsn:
+        shown["database_dsn"] = "(set)"
+    _print_json({**shown, "configuration_sha256": settings.configuration_sha256, "software_version": __version__})
+
+
+@jobs_app.command("list")
+def jobs_list(config: Config = None, as_json: AsJson = False, limit: int = 50) -> None:
+    """Studies, newest first, with their state."""
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        rows = overview.studies(connection, limit)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("study", "images", "last image", "state", "answers", "flag", "deliveries")
+    for row in rows:
+        flag = {True: "FLAG", False: "no flag", None: "-"}[row["flag"]]
+        sent = ", ".join(f"{n} {state}" for state, n in sorted(row["deliveries"].items()))
+        state = row["state"] + (f": {row['parked']}" if row["parked"] else "")
+        last = row["last_instance_at"].strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(row["study_uid"], str(row["instances"]), last, state, str(row["answers"]), flag, sent)
+    out_console.print(table)
+
+
+@jobs_app.command("show")
+def jobs_show(study_uid: str, config: Config = None) -> None:
+    """Everything the ledger knows of a study, as JSON."""
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        found = overview.study(connection, study_uid)
+    if found is None:
+        _fail(f"the ledger has no study {study_uid}")
+    _print_json(found)
+
+
+@jobs_app.command("retry")
+def jobs_retry(study_uid: str, config: Config = None) -> None:
+    """Take a parked study and its parked deliveries up again."""
+    settings = load_settings(config)
+    with ledger_of(settings) as database, database.transaction() as connection:
+        changed = overview.retry(connection, study_uid)
+        if changed:
+            Queue(database.dsn).wake_evaluation(connection, study_uid, 0.0)
+    out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(study_uid: str, config: Config = None) -> None:
+    """Stop working on a study; what was not sent is not sent."""
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        changed = overview.cancel(connection, study_uid)
+    out_console.print(f"{changed} cancelled" if changed else "nothing of this study is outstanding")
+
+
+def _peer(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        _fail(f"{text!r} is not HOST:PORT", WRONG_USE)
+    return host, int(port)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Brings an answer to a destination: what is outstanding, in order, until the destination has it or a person must act.
+
+Storage commitment, which will turn *stored* into *confirmed*, follows here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from node.deliver.sender import UnreachableError, send
+from node.deliver.status import Reply, Verdict
+from node.ledger import Database, deliveries, intake
+from node.queue import Queue
+from node.settings import Destination, Settings
+
+log = structlog.get_logger(__name__)
+
+NEEDS = {"report": "reformat"}
+"""A report without the image that its lines lie on shows nothing in a viewer (review.md): it is not sent alone."""
+
+
+class Courier:
+    """What a worker does with an answer and a destination."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._queue = Queue(database.dsn)
+        self._destinations = {destination.name: destination for destination in settings.destinations}
+
+    def deliver(self, answer_id: int, destination: str) -> None:
+        """Send what a destination does not have yet of an answer; have it tried again later where that failed."""
+        with self._database.transaction() as connection:
+            outstanding = deliveries.pending(connection, answer_id, destination)
+        target = self._destinations.get(destination)
+        if target is None:
+            for row in outstanding:
+                self._note(row, Reply(Verdict.PERMANENT, f"the configuration has no destination {destination!r}"))
+            return
+        sendable = [row for row in outstanding if self._intact(row)]
+        if sendable:
+            self._send(sendable, answer_id, target)
+        with self._database.transaction() as connection:
+            waiting = [row["wait_s"] for row in deliveries.waits(connection, answer_id, destination)]
+            if waiting:
+                self._queue.wake_delivery(connection, answer_id, destination, min(waiting))
+
+    def _send(self, rows: list[dict[str, Any]], answer_id: int, target: Destination) -> None:
+        """Images first, then what refers to them; each reply is noted as soon as it is there."""
+        unanswered = {row["id"]: row for row in rows}
+
+        def note(row: dict[str, Any], reply: Reply) -> None:
+            del unanswered[row["id"]]
+            self._note(row, reply)
+
+        try:
+            for group in _by_need(rows):
+                sendable = [row for row in group if self._has_what_it_needs(row, answer_id, target, note)]
+                if sendable:
+                    self._send_group(sendable, target, note)
+        except UnreachableError as error:
+            for row in list(unanswered.values()):
+                note(row, Reply(Verdict.PASSING, str(error)))
+
+    def _send_group(
+        self, rows: list[dict[str, Any]], target: Destination, note: Callable[[dict[str, Any], Reply], None]
+    ) -> None:
+        send(
+            [self._path(row) for row in rows],
+            target.host,
+            target.port,
+            called_ae=target.ae_title,
+            calling_ae=target.calling_ae_title or self._settings.receive.ae_title,
+            timeout_s=target.timeout_s,
+            replied=lambda index, reply: note(rows[index], reply),
+        )
+
+    def _has_what_it_needs(
+        self,
+        row: dict[str, Any],
+        answer_id: int,
+        target: Destination,
+        note: Callable[[dict[str, Any], Reply], None],
+    ) -> bool:
+        needed = NEEDS.get(row["kind"])
+        if needed is None:
+            return True
+        with self._database.transaction() as connection:
+            state = deliveries.state_of(connection, answer_id, target.name, needed)
+        if state in ("stored", "confirmed"):
+            return True
+        if state == "pending":
+            note(row, Reply(Verdict.PASSING, f"waits for the {needed} that its lines lie on"))
+        else:
+            note(row, Reply(Verdict.PERMANENT, f"not sent: the destination does not have its {needed}"))
+        return False
+
+    def _intact(self, row: dict[str, Any]) -> bool:
+        path = self._path(row)
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() == row["sha256"]:
+            return True
+        self._note(row, Reply(Verdict.PERMANENT, f"{row['outbox_name']} of the outbox is gone or altered"))
+        return False
+
+    def _path(self, row: dict[str, Any]) -> Path:
+        return self._settings.outbox_dir / str(row["outbox_name"])
+
+    def _note(self, row: dict[str, Any], reply: Reply) -> None:
+        """Enter a reply; decide whether, and when, the object is tried again."""
+        retry_in_s = self._retry_in_s(row, reply)
+        with self._database.transaction() as connection:
+            if reply.verdict is Verdict.STORED:
+                deliveries.mark_stored(connection, row["id"], reply.status_code or 0, reply.sentence)
+                return
+            deliveries.mark_failed(
+                connection,
+                row["id"],
+                status_code=reply.status_code,
+                reason=reply.sentence or "",
+                unclear=reply.verdict is Verdict.UNCLEAR,
+                retry_in_s=retry_in_s,
+            )
+            if retry_in_s is None:
+                intake.record_event(
+                    connection,
+                    "delivery_parked",
+                    row["sop_instance_uid"],
+                    {"reason": reply.sentence, "kind": row["kind"]},
+                )
+        log.warning("not delivered", kind=row["kind"], reason=reply.sentence, retry_in_s=retry_in_s)
+
+    def _retry_in_s(self, row: dict[str, Any], reply: Reply) -> float | None:
+        rules = self._settings.deliver
+        if reply.verdict is Verdict.PERMANENT:
+            return None
+        if reply.verdict is Verdict.UNCLEAR and row["unclear_failures"] + 1 >= rules.tries_of_unclear_failures:
+            return None
+        if row["trying_s"] > rules.give_up_after_s:
+            return None
+        return rules.backoff_s[min(row["attempts"], len(rules.backoff_s) - 1)]
+
+
+def _by_need(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of rows in order of sending, cut before each kind that needs another."""
+    groups: list[list[dict[str, Any]]] = [[]]
+    for row in rows:
+        if row["kind"] in NEEDS and groups[-1]:
+            groups.append([])
+        groups[-1].append(row)
+    return [group for group in groups if group]

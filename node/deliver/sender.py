@@ -1,0 +1,148 @@
+"""The Storage SCU: sends files, byte for byte as they lie in the outbox."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.uid import UID
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification
+
+from node.deliver.status import Reply, Verdict, classify
+
+MOST_CONTEXTS = 128
+
+
+class UnreachableError(Exception):
+    """No association could be had; the message says at which point it failed and what to look at."""
+
+
+def send(
+    files: Sequence[Path],
+    host: str,
+    port: int,
+    *,
+    called_ae: str,
+    calling_ae: str,
+    timeout_s: float = 30.0,
+    replied: Callable[[int, Reply], None],
+) -> None:
+    """Send files over one association (or several where they need more than 128 contexts), in order.
+
+    ``replied`` is called with the index of each file and the destination's answer, as soon as it is there.
+
+    Raises
+    ------
+    UnreachableError
+        No association; the files for which ``replied`` was not called were not sent.
+    """
+    for batch in _batches(list(enumerate(files))):
+        _send_batch(batch, host, port, called_ae, calling_ae, timeout_s, replied)
+
+
+def echo(host: str, port: int, *, called_ae: str, calling_ae: str, timeout_s: float = 10.0) -> None:
+    """C-ECHO (PS3.4 Annex A).
+
+    Raises
+    ------
+    UnreachableError
+        No association, or no success.
+    """
+    association = _associate(host, port, [build_context(Verification)], called_ae, calling_ae, timeout_s)
+    try:
+        status = association.send_c_echo()
+        if "Status" not in status or status.Status != 0x0000:
+            raise UnreachableError(f"{host}:{port} ({called_ae}) accepted the association but did not answer C-ECHO")
+    finally:
+        _end(association)
+
+
+def _batches(files: list[tuple[int, Path]]) -> Iterator[list[tuple[int, Path, UID, UID]]]:
+    batch: list[tuple[int, Path, UID, UID]] = []
+    contexts: set[tuple[UID, UID]] = set()
+    for index, path in files:
+        meta = dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
+        context = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        if len(contexts | {context}) > MOST_CONTEXTS:
+            yield batch
+            batch, contexts = [], set()
+        contexts.add(context)
+        batch.append((index, path, *context))
+    if batch:
+        yield batch
+
+
+def _send_batch(
+    batch: list[tuple[int, Path, UID, UID]],
+    host: str,
+    port: int,
+    called_ae: str,
+    calling_ae: str,
+    timeout_s: float,
+    replied: Callable[[int, Reply], None],
+) -> None:
+    # one context per (SOP class, transfer syntax): files are sent as they are, nothing is transcoded
+    wanted = dict.fromkeys((sop_class, syntax) for _, _, sop_class, syntax in batch)
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+    association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s)
+    accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+    try:
+        for index, path, sop_class, syntax in batch:
+            if (sop_class, syntax) not in accepted:
+                sentence = (
+                    f"the destination does not take {sop_class.name} in {syntax.name}: allow it there, "
+                    "or leave this kind out of the destination's `kinds`"
+                )
+                replied(index, Reply(Verdict.PERMANENT, sentence))
+                continue
+            if not association.is_established:
+                raise UnreachableError(f"{host}:{port} ({called_ae}) ended the association in the middle")
+            try:
+                answer = association.send_c_store(path)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise UnreachableError(f"the association with {host}:{port} broke: {error}") from error
+            if "Status" not in answer:
+                raise UnreachableError(f"{host}:{port} ({called_ae}) did not answer within {timeout_s:.0f} s")
+            replied(index, classify(int(answer.Status)))
+    finally:
+        _end(association)
+
+
+def _associate(
+    host: str, port: int, contexts: list[object], called_ae: str, calling_ae: str, timeout_s: float
+) -> Association:
+    _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    ae = AE(ae_title=calling_ae)
+    ae.connection_timeout = timeout_s
+    ae.acse_timeout = timeout_s
+    ae.dimse_timeout = timeout_s
+    ae.network_timeout = timeout_s
+    ae.maximum_pdu_size = 131072
+    association = ae.associate(
+        host, port, contexts=contexts, ae_title=called_ae, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
+    )
+    if association.is_established:
+        return association
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        reason = primitive.reason_str if primitive is not None else "no reason given"
+        raise UnreachableError(
+            f"{host}:{port} rejected the association (called {called_ae}, calling {calling_ae}): {reason}"
+        )
+    raise UnreachableError(f"no association with {host}:{port} ({called_ae}): nothing listens there, or it hung up")
+
+
+def _without_delay(event: evt.Event) -> None:
+    """Nagle's algorithm would hold each small object back for 40 ms."""
+    connection = event.assoc.dul.socket.socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _end(association: Association) -> None:
+    if association.is_established:
+        association.release()

@@ -1,0 +1,62 @@
+"""Keeps the promise while nobody looks: takes over from the dead, wakes what is outstanding, lets old images go."""
+
+from __future__ import annotations
+
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
+from node.ledger import Database, answers, deliveries, intake
+from node.queue import Queue, release_stalled
+from node.receive.spool import Spool
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+RETENTION_BATCH = 500
+
+
+class Keeper:
+    """Derives outstanding work from the ledger; safe to run on several machines at once."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._queue = Queue(database.dsn)
+        self._spool = Spool(settings.spool_dir)
+
+    def round(self) -> None:
+        """One look at everything; a database that is away is looked for again in the next round."""
+        try:
+            self.take_over()
+            self.wake_outstanding()
+            self.expire()
+        except (psycopg.Error, PoolTimeout, OSError) as error:
+            log.warning("the ledger is away", reason=type(error).__name__)
+
+    def take_over(self) -> None:
+        """End the jobs of dead workers, so that ``wake_outstanding`` gives their work to others."""
+        released = release_stalled(self._database.dsn, self._settings.work.stalled_after_s)
+        if released:
+            log.warning("took over from dead workers", jobs=released)
+
+    def wake_outstanding(self) -> None:
+        """Defer a job for whatever the ledger says is outstanding and has none."""
+        with self._database.transaction() as connection:
+            for study_uid in answers.outstanding_studies(connection):
+                wait_s = answers.seconds_until_quiet(connection, study_uid, self._settings.study.quiet_s)
+                self._queue.wake_evaluation(connection, study_uid, wait_s or 0.0)
+        with self._database.transaction() as connection:
+            for row in deliveries.outstanding(connection):
+                self._queue.wake_delivery(connection, row["answer_id"], row["destination"], row["wait_s"])
+
+    def expire(self) -> None:
+        """Delete images past their retention: first the ledger says so, then the file goes."""
+        rules = self._settings.retention
+        with self._database.transaction() as connection:
+            rows = intake.expired(connection, rules.answered_hours, rules.not_eligible_hours, RETENTION_BATCH)
+            intake.mark_erased(connection, [row["id"] for row in rows])
+        for row in rows:
+            self._spool.remove(row["spool_name"])
+        if rows:
+            log.info("images past their retention deleted", instances=len(rows))

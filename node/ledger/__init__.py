@@ -1,0 +1,9 @@
+"""The ledger in PostgreSQL: the one source of truth about what arrived, what became of it and what was sent where.
+
+``intake`` is what arrived, ``answers`` what became of it, ``deliveries`` what was sent where, ``overview`` how people
+read it. Each function takes an open connection, so that a caller decides what is one transaction.
+"""
+
+from node.ledger.database import Database, DatabaseError, migrate, private_database
+
+__all__ = ["Database", "DatabaseError", "migrate", "private_database"]

@@ -1,0 +1,266 @@
+"""What became of a study: outcomes of its series, answers and their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+class SupersededError(Exception):
+    """Another worker has taken this answer over; what this one built is thrown away."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A worker's claim on a study."""
+
+    study_uid: str
+    up_to: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claimed answer: what its results' UIDs and dates derive from."""
+
+    id: int
+    revision: int
+    attempt: int
+    started_at: datetime
+    predecessor: int | None
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One built object in the outbox."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    outbox_name: str
+    bytes: int
+    sha256: str
+
+
+def seconds_until_quiet(connection: Connection, study_uid: str, quiet_s: float) -> float | None:
+    """Seconds until the study's quiet time is over; 0 when it is; ``None`` when nothing is to be done.
+
+    Nothing is to be done for a study that is unknown, parked, or evaluated up to its last instance.
+    """
+    row = connection.execute(
+        """
+        SELECT greatest(0, extract(epoch FROM last_instance_at + make_interval(secs => %s) - clock_timestamp()))::float
+               AS wait_s
+          FROM study s
+         WHERE study_uid = %s AND parked IS NULL
+           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
+               > coalesce(evaluated_up_to, 0)
+        """,
+        (quiet_s, study_uid),
+    ).fetchone()
+    return None if row is None else float(row["wait_s"])
+
+
+def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
+    """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
+    row = connection.execute(
+        """
+        UPDATE study s SET attempts = attempts + 1 WHERE study_uid = %s AND parked IS NULL
+        RETURNING attempts, (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) AS up_to
+        """,
+        (study_uid,),
+    ).fetchone()
+    if row is None or row["up_to"] is None:
+        return None
+    if row["attempts"] > max_attempts:
+        connection.execute(
+            "UPDATE study SET parked = %s WHERE study_uid = %s",
+            (
+                f"stopped after {max_attempts} attempts that failed or killed their worker: see the log",
+                study_uid,
+            ),
+        )
+        return None
+    return Evaluation(study_uid, row["up_to"], row["attempts"])
+
+
+def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
+    """The study is evaluated up to what this evaluation saw."""
+    connection.execute(
+        """
+        UPDATE study SET evaluated_at = now(), attempts = 0,
+               evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s)
+         WHERE study_uid = %s
+        """,
+        (evaluation.up_to, evaluation.study_uid),
+    )
+
+
+def record_outcome(
+    connection: Connection,
+    study_uid: str,
+    series_uid: str,
+    *,
+    modality: str,
+    description: str,
+    instances: int,
+    outcome: str,
+    reason_code: str | None,
+    reason: str | None,
+    better_series_uid: str | None,
+) -> None:
+    """What became of one series; a later decision replaces an earlier one."""
+    connection.execute(
+        """
+        INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
+                            better_series_uid, decided_at)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+        ON CONFLICT (study_uid, series_uid) DO UPDATE
+           SET modality = excluded.modality, description = excluded.description, instances = excluded.instances,
+               outcome = excluded.outcome, reason_code = excluded.reason_code, reason = excluded.reason,
+               better_series_uid = excluded.better_series_uid, decided_at = excluded.decided_at
+        """,
+        (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason, better_series_uid),
+    )
+
+
+def claim_answer(
+    connection: Connection,
+    study_uid: str,
+    pipeline: str,
+    series_uid: str,
+    input_sha256: str,
+    configuration_sha256: str,
+    software_version: str,
+    *,
+    per_series: bool,
+) -> Answer | None:
+    """Claim the answer to this input; ``None`` when it was answered already.
+
+    An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
+    same UIDs and dates come out; its attempt number fences off the former worker. ``per_series`` counts revisions per
+    series instead of per study.
+    """
+    found = connection.execute(
+        """
+        SELECT id, revision, state, started_at, predecessor FROM answer
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND input_sha256 = %s AND state <> 'superseded'
+           FOR UPDATE
+        """,
+        (study_uid, pipeline, series_uid, input_sha256),
+    ).fetchone()
+    if found is not None:
+        if found["state"] == "done":
+            return None
+        row = connection.execute(
+            "UPDATE answer SET attempt = attempt + 1 WHERE id = %s RETURNING attempt", (found["id"],)
+        ).fetchone()
+        assert row is not None
+        return Answer(found["id"], found["revision"], row["attempt"], found["started_at"], found["predecessor"])
+    scope = series_uid if per_series else None
+    connection.execute(  # unfinished claims on inputs that no longer stand
+        """
+        UPDATE answer SET state = 'superseded'
+         WHERE study_uid = %s AND pipeline = %s AND state = 'working' AND series_uid = coalesce(%s, series_uid)
+        """,
+        (study_uid, pipeline, scope),
+    )
+    last = connection.execute(
+        """
+        SELECT max(revision) AS revision, max(id) FILTER (WHERE state = 'done' AND sent) AS predecessor FROM answer
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid)
+        """,
+        (study_uid, pipeline, scope),
+    ).fetchone()
+    assert last is not None
+    row = connection.execute(
+        """
+        INSERT INTO answer (study_uid, pipeline, series_uid, revision, input_sha256, configuration_sha256,
+                            software_version, started_at, attempt, state, predecessor)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, date_trunc('second', now()), 1, 'working', %s)
+        RETURNING id, revision, attempt, started_at, predecessor
+        """,
+        (
+            study_uid,
+            pipeline,
+            series_uid,
+            (last["revision"] or 0) + 1,
+            input_sha256,
+            configuration_sha256,
+            software_version,
+            last["predecessor"],
+        ),
+    ).fetchone()
+    assert row is not None
+    return Answer(**row)
+
+
+def finish_answer(
+    connection: Connection,
+    answer: Answer,
+    results: list[ResultRow],
+    *,
+    status: str,
+    sent: bool,
+    flag: bool | None,
+    provider: str | None,
+    reason_code: str | None,
+    timings_s: dict[str, float],
+) -> list[int]:
+    """Enter the results of an answer. Returns their row ids in order of sending.
+
+    Raises
+    ------
+    SupersededError
+        Another worker has claimed the answer since.
+    """
+    finished = connection.execute(
+        """
+        UPDATE answer SET state = 'done', status = %s, sent = %s, flag = %s, provider = %s, reason_code = %s,
+                          timings_s = %s, finished_at = now()
+         WHERE id = %s AND attempt = %s AND state = 'working'
+        """,
+        (status, sent, flag, provider, reason_code, Jsonb(timings_s), answer.id, answer.attempt),
+    )
+    if finished.rowcount != 1:
+        raise SupersededError(f"answer {answer.id} was taken over by another worker")
+    ids = []
+    for position, result in enumerate(results):
+        row = connection.execute(
+            """
+            INSERT INTO result (answer_id, position, kind, sop_class_uid, sop_instance_uid, series_uid, outbox_name,
+                                bytes, sha256)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id
+            """,
+            (answer.id, position, *result.__dict__.values()),
+        ).fetchone()
+        assert row is not None
+        ids.append(int(row["id"]))
+    return ids
+
+
+def results_of(connection: Connection, answer_id: int) -> list[dict[str, Any]]:
+    """Results of an answer in order of sending."""
+    return connection.execute("SELECT * FROM result WHERE answer_id = %s ORDER BY position", (answer_id,)).fetchall()
+
+
+def outstanding_studies(connection: Connection) -> list[str]:
+    """Studies with instances that no evaluation has seen and for which no job waits or runs."""
+    rows = connection.execute(
+        """
+        SELECT s.study_uid FROM study s
+         WHERE s.parked IS NULL
+           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
+               > coalesce(s.evaluated_up_to, 0)
+           AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
+                            WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
+        """
+    )
+    return [row["study_uid"] for row in rows]

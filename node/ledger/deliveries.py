@@ -1,0 +1,106 @@
+"""What was sent where: the state of each result at each destination."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+def plan(connection: Connection, result_id: int, destination: str) -> None:
+    """A result is to go to a destination."""
+    connection.execute(
+        "INSERT INTO delivery (result_id, destination, next_try_at) VALUES (%s, %s, now()) ON CONFLICT DO NOTHING",
+        (result_id, destination),
+    )
+
+
+def pending(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
+    """Results of an answer that a destination does not have yet, in order of sending."""
+    return connection.execute(
+        """
+        SELECT d.id, d.attempts, d.unclear_failures, d.next_try_at,
+               extract(epoch FROM clock_timestamp() - coalesce(d.first_try_at, clock_timestamp()))::float AS trying_s,
+               r.kind, r.outbox_name, r.sop_class_uid, r.sop_instance_uid, r.sha256
+          FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE r.answer_id = %s AND d.destination = %s AND d.state = 'pending'
+         ORDER BY r.position
+        """,
+        (answer_id, destination),
+    ).fetchall()
+
+
+def state_of(connection: Connection, answer_id: int, destination: str, kind: str) -> str | None:
+    """State of the delivery of one kind of result; ``None`` where it was not planned."""
+    row = connection.execute(
+        """
+        SELECT d.state FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE r.answer_id = %s AND d.destination = %s AND r.kind = %s ORDER BY d.id LIMIT 1
+        """,
+        (answer_id, destination, kind),
+    ).fetchone()
+    return None if row is None else str(row["state"])
+
+
+def mark_stored(connection: Connection, delivery_id: int, status_code: int, reason: str | None) -> None:
+    """The destination answered success or a warning: it has the object."""
+    connection.execute(
+        """
+        UPDATE delivery SET state = 'stored', attempts = attempts + 1, status_code = %s, reason = %s, stored_at = now(),
+               first_try_at = coalesce(first_try_at, now()), last_try_at = now(), next_try_at = NULL
+         WHERE id = %s AND state = 'pending'
+        """,
+        (status_code, reason, delivery_id),
+    )
+
+
+def mark_failed(
+    connection: Connection,
+    delivery_id: int,
+    *,
+    status_code: int | None,
+    reason: str,
+    unclear: bool,
+    retry_in_s: float | None,
+) -> None:
+    """A try failed: again after ``retry_in_s``, or parked when that is ``None``."""
+    connection.execute(
+        """
+        UPDATE delivery SET attempts = attempts + 1, unclear_failures = unclear_failures + %s,
+               status_code = %s, reason = %s, first_try_at = coalesce(first_try_at, now()), last_try_at = now(),
+               state = CASE WHEN %s::float IS NULL THEN 'parked' ELSE 'pending' END,
+               next_try_at = now() + make_interval(secs => %s::float)
+         WHERE id = %s AND state = 'pending'
+        """,
+        (int(unclear), status_code, reason, retry_in_s, retry_in_s, delivery_id),
+    )
+
+
+def outstanding(connection: Connection) -> list[dict[str, Any]]:
+    """(answer_id, destination, wait_s) with results to send and for which no job waits or runs."""
+    return connection.execute(
+        """
+        SELECT r.answer_id, d.destination,
+               greatest(0, extract(epoch FROM min(d.next_try_at) - clock_timestamp()))::float AS wait_s
+          FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE d.state = 'pending'
+         GROUP BY r.answer_id, d.destination
+        HAVING NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
+                            WHERE j.lock = 'delivery:' || d.destination || ':' || r.answer_id
+                              AND j.status IN ('todo', 'doing'))
+        """
+    ).fetchall()
+
+
+def waits(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
+    """Seconds until each outstanding delivery of an answer is to be tried again."""
+    return connection.execute(
+        """
+        SELECT greatest(0, extract(epoch FROM d.next_try_at - clock_timestamp()))::float AS wait_s
+          FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE r.answer_id = %s AND d.destination = %s AND d.state = 'pending'
+        """,
+        (answer_id, destination),
+    ).fetchall()

@@ -1,0 +1,131 @@
+"""What arrived: instances and their studies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """One reception as the ledger keeps it."""
+
+    spool_name: str
+    received_at: datetime
+    calling_ae: str
+    called_ae: str
+    transfer_syntax: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str
+    modality: str
+    bytes: int
+    sha256: str
+
+
+def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
+    """Enter receptions; those already entered are left as they are. Returns the studies that changed.
+
+    A reception with the UID and the bytes of an earlier one is a duplicate: kept in the ledger, no news for the study.
+    """
+    changed: set[str] = set()
+    for row in rows:
+        inserted = connection.execute(
+            """
+            INSERT INTO instance (spool_name, received_at, calling_ae, called_ae, transfer_syntax, sop_class_uid,
+                                  sop_instance_uid, study_uid, series_uid, patient_id, modality, bytes, sha256,
+                                  duplicate_of)
+            VALUES (%(spool_name)s, %(received_at)s, %(calling_ae)s, %(called_ae)s, %(transfer_syntax)s,
+                    %(sop_class_uid)s, %(sop_instance_uid)s, %(study_uid)s, %(series_uid)s, %(patient_id)s,
+                    %(modality)s, %(bytes)s, %(sha256)s,
+                    (SELECT min(id) FROM instance
+                      WHERE sop_instance_uid = %(sop_instance_uid)s AND sha256 = %(sha256)s AND erased_at IS NULL))
+            ON CONFLICT (spool_name) DO NOTHING
+            RETURNING duplicate_of
+            """,
+            row.__dict__,
+        ).fetchone()
+        if inserted is None or inserted["duplicate_of"] is not None or not row.study_uid:
+            continue
+        connection.execute(
+            """
+            INSERT INTO study (study_uid, last_instance_at, instances) VALUES (%s, clock_timestamp(), 1)
+            ON CONFLICT (study_uid) DO UPDATE
+               SET last_instance_at = clock_timestamp(), instances = study.instances + 1
+            """,
+            (row.study_uid,),
+        )
+        changed.add(row.study_uid)
+    return changed
+
+
+def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool]:
+    """Of these names, the ones the ledger has: name to whether its file should be gone (erased)."""
+    rows = connection.execute(
+        "SELECT spool_name, erased_at IS NOT NULL AS erased FROM instance WHERE spool_name = ANY(%s)", (spool_names,)
+    )
+    return {row["spool_name"]: row["erased"] for row in rows}
+
+
+def registered_per_hour(connection: Connection) -> dict[str, int]:
+    """Number of instances whose file should be in each hour's directory of the spool."""
+    rows = connection.execute(
+        "SELECT split_part(spool_name, '/', 1) AS hour, count(*) AS n FROM instance WHERE erased_at IS NULL GROUP BY 1"
+    )
+    return {row["hour"]: row["n"] for row in rows}
+
+
+def instances_of(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
+    """Receptions of a study whose files are there, without duplicates, in order of arrival."""
+    return connection.execute(
+        """
+        SELECT id, spool_name, series_uid, sha256 FROM instance
+         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL ORDER BY id
+        """,
+        (study_uid,),
+    ).fetchall()
+
+
+def record_event(connection: Connection, kind: str, subject: str = "", detail: dict[str, Any] | None = None) -> None:
+    """Write one audit event. ``subject`` is an AE title or a UID, never a patient's name."""
+    connection.execute(
+        "INSERT INTO event (kind, subject, detail) VALUES (%s, %s, %s)",
+        (kind, subject, psycopg.types.json.Jsonb(detail or {})),
+    )
+
+
+def expired(
+    connection: Connection, answered_hours: float, not_eligible_hours: float, limit: int
+) -> list[dict[str, Any]]:
+    """Instances that may go: their study is evaluated, and nothing of it is outstanding.
+
+    Images of a study with an answer stay ``answered_hours`` after arrival, all others ``not_eligible_hours``.
+    """
+    return connection.execute(
+        """
+        SELECT i.id, i.spool_name FROM instance i LEFT JOIN study s USING (study_uid)
+         WHERE i.erased_at IS NULL
+           AND (s.study_uid IS NULL
+                OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL)
+           AND i.received_at < now() - make_interval(secs => 3600 *
+               CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid) THEN %s ELSE %s END)
+           AND NOT EXISTS (
+               SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
+                WHERE a.study_uid = i.study_uid AND d.state IN ('pending', 'parked'))
+           AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid AND a.state = 'working')
+         ORDER BY i.id LIMIT %s
+        """,
+        (answered_hours, not_eligible_hours, limit),
+    ).fetchall()
+
+
+def mark_erased(connection: Connection, ids: list[int]) -> None:
+    """Say that these instances' files are to go; the file follows, so that a crash leaves no file without a row."""
+    connection.execute("UPDATE instance SET erased_at = now() WHERE id = ANY(%s)", (ids,))

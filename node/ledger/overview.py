@@ -1,0 +1,103 @@
+"""The ledger as people read it: studies with their answers and deliveries, and what they may change by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+def studies(connection: Connection, limit: int = 50) -> list[dict[str, Any]]:
+    """Newest studies with their state: waiting, evaluated, parked; answers and deliveries counted by state."""
+    return connection.execute(
+        """
+        SELECT s.study_uid, s.instances, s.last_instance_at, s.evaluated_at, s.parked, s.attempts,
+               CASE WHEN s.parked IS NOT NULL THEN 'parked'
+                    WHEN (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
+                         > coalesce(s.evaluated_up_to, 0) THEN 'waiting'
+                    ELSE 'evaluated' END AS state,
+               (SELECT count(*) FROM answer a WHERE a.study_uid = s.study_uid AND a.state = 'done') AS answers,
+               (SELECT bool_or(flag) FROM answer a WHERE a.study_uid = s.study_uid AND a.state = 'done') AS flag,
+               coalesce((SELECT jsonb_object_agg(state, n) FROM (
+                   SELECT d.state, count(*) AS n FROM delivery d JOIN result r ON r.id = d.result_id
+                     JOIN answer a ON a.id = r.answer_id WHERE a.study_uid = s.study_uid GROUP BY d.state) c), '{}')
+                   AS deliveries
+          FROM study s ORDER BY s.last_instance_at DESC LIMIT %s
+        """,
+        (limit,),
+    ).fetchall()
+
+
+def study(connection: Connection, study_uid: str) -> dict[str, Any] | None:
+    """Everything the ledger knows of one study."""
+    head = connection.execute("SELECT * FROM study WHERE study_uid = %s", (study_uid,)).fetchone()
+    if head is None:
+        return None
+    return {
+        **head,
+        "series": connection.execute(
+            "SELECT * FROM series WHERE study_uid = %s ORDER BY series_uid", (study_uid,)
+        ).fetchall(),
+        "answers": connection.execute("SELECT * FROM answer WHERE study_uid = %s ORDER BY id", (study_uid,)).fetchall(),
+        "deliveries": connection.execute(
+            """
+            SELECT a.id AS answer_id, a.revision, r.kind, r.sop_instance_uid, d.destination, d.state, d.attempts,
+                   d.status_code, d.reason, d.stored_at, d.confirmed_at, d.next_try_at
+              FROM delivery d JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
+             WHERE a.study_uid = %s ORDER BY a.id, r.position, d.destination
+            """,
+            (study_uid,),
+        ).fetchall(),
+    }
+
+
+def retry(connection: Connection, study_uid: str) -> int:
+    """Take a study and its parked deliveries up again. Returns how many things that changed."""
+    unparked = connection.execute(
+        "UPDATE study SET parked = NULL, attempts = 0 WHERE study_uid = %s AND parked IS NOT NULL", (study_uid,)
+    ).rowcount
+    resumed = connection.execute(
+        """
+        UPDATE delivery d SET state = 'pending', next_try_at = now(), first_try_at = NULL, unclear_failures = 0
+          FROM result r JOIN answer a ON a.id = r.answer_id
+         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state IN ('parked', 'cancelled')
+        """,
+        (study_uid,),
+    ).rowcount
+    return unparked + resumed
+
+
+def cancel(connection: Connection, study_uid: str) -> int:
+    """Stop working on a study: it is parked, and what was not sent is not sent. Returns how many things changed."""
+    parked = connection.execute(
+        "UPDATE study SET parked = 'cancelled by hand' WHERE study_uid = %s AND parked IS NULL", (study_uid,)
+    ).rowcount
+    cancelled = connection.execute(
+        """
+        UPDATE delivery d SET state = 'cancelled', reason = 'cancelled by hand', next_try_at = NULL
+          FROM result r JOIN answer a ON a.id = r.answer_id
+         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'pending'
+        """,
+        (study_uid,),
+    ).rowcount
+    return parked + cancelled
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """Totals for monitoring and for tests."""
+    row = connection.execute(
+        """
+        SELECT (SELECT count(*) FROM instance) AS instances,
+               (SELECT count(*) FROM study) AS studies,
+               (SELECT count(*) FROM study WHERE parked IS NOT NULL) AS studies_parked,
+               (SELECT count(*) FROM answer WHERE state = 'done') AS answers,
+               (SELECT count(*) FROM result) AS results,
+               (SELECT count(*) FROM delivery WHERE state = 'pending') AS deliveries_pending,
+               (SELECT count(*) FROM delivery WHERE state IN ('stored', 'confirmed')) AS deliveries_stored,
+               (SELECT count(*) FROM delivery WHERE state = 'parked') AS deliveries_parked
+        """
+    ).fetchone()
+    assert row is not None
+    return {key: int(value) for key, value in row.items()}

@@ -1,0 +1,226 @@
+"""The Storage SCP (PS3.4 Annex B) and Verification SCP on pynetdicom, hardened against strangers.
+
+What pynetdicom leaves open and a listener on a hospital network must not: a peer that stalls in mid-PDU, a PDU longer
+than negotiated, a declared length of 4 GB. Nothing that arrives is rejected for its content; the only failures are a
+full disk (0xA700) and an internal error (0x0110).
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from socketserver import TCPServer
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from pydicom import uid
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.sop_class import Verification
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from node.receive.spool import OutOfSpaceError, ReceivedObject, Reception, Spool
+from node.settings import Receive
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+log = structlog.get_logger(__name__)
+
+TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLossless,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.HTJ2KLossless,
+    uid.HTJ2KLosslessRPCL,
+    uid.RLELossless,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.ExplicitVRBigEndian,
+)
+"""Every transfer syntax that can be decoded here, in our order of preference: of those that a sender proposes for one
+context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
+
+OUT_OF_RESOURCES = 0xA700
+PROCESSING_FAILURE = 0x0110
+_LARGEST_ASSOCIATE_PDU = 256 * 1024
+
+EventSink = Callable[[str, str, dict[str, Any]], None]
+"""(kind, subject, detail): recorded in the ledger, behind the acknowledgement."""
+
+
+class BoundedRequestHandler(RequestHandler):
+    """Reads no PDU longer than was negotiated."""
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        transport = association.dul.socket
+        client = cast(socket.socket, self.request)
+        largest = max(self.ae.maximum_pdu_size, _LARGEST_ASSOCIATE_PDU)
+
+        def receive(count: int) -> bytearray:
+            if count > largest:
+                raise OSError(f"the peer announced a PDU of {count} bytes, more than the {largest} that are allowed")
+            buffer = bytearray(count)
+            view, filled = memoryview(buffer), 0
+            while filled < count:
+                received = client.recv_into(view[filled:])
+                if received == 0:
+                    return buffer[:filled]
+                filled += received
+            return buffer
+
+        transport.recv = receive
+        return association
+
+
+class PatientServer(ThreadedAssociationServer):
+    """Accepts connections without ever waiting for one peer: every socket has a time-out from its first byte on."""
+
+    network_timeout_s: float = 60.0
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept one connection (no TLS hand-shake here: it would block every other peer)."""
+        client, address = self.socket.accept()
+        client.settimeout(self.network_timeout_s)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client, address
+
+    def shutdown(self) -> None:
+        """Stop accepting and close the listening socket; open associations go on."""
+        TCPServer.shutdown(self)
+        self.server_close()
+
+
+class Listener:
+    """The node's ear: stores what arrives in the spool and names it to the registrar."""
+
+    def __init__(
+        self, settings: Receive, spool: Spool, registered: Callable[[Reception], None], record: EventSink
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._registered = registered
+        self._record = record
+        self._server: ThreadedAssociationServer | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on (of interest where 0 was configured)."""
+        if self._server is None:
+            raise RuntimeError("the listener is not started")
+        return int(self._server.socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Bind and serve in the background.
+
+        Raises
+        ------
+        OSError
+            The address is in use or not ours.
+        """
+        _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
+        s = self._settings
+        ae = AE(ae_title=s.ae_title)
+        ae.maximum_associations = s.max_associations
+        ae.maximum_pdu_size = s.max_pdu_bytes
+        ae.network_timeout = s.network_timeout_s
+        ae.acse_timeout = min(30.0, s.network_timeout_s)
+        ae.dimse_timeout = s.network_timeout_s
+        ae.require_called_aet = s.require_called_ae_title
+        ae.require_calling_aet = list(s.calling_ae_titles)
+        for context in AllStoragePresentationContexts:
+            ae.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
+        ae.add_supported_context(Verification)
+        PatientServer.network_timeout_s = s.network_timeout_s
+        self._server = ae.make_server(
+            (s.host, s.port),
+            ae_title=s.ae_title,
+            server_class=PatientServer,
+            request_handler=BoundedRequestHandler,
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_ACCEPTED, self._on_accepted),
+                (evt.EVT_REJECTED, self._on_rejected),
+                (evt.EVT_ABORTED, self._on_aborted),
+            ],
+        )
+        threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
+        log.info("listening", host=s.host, port=self.port, ae_title=s.ae_title)
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Take no more connections; let open associations end by themselves for ``drain_s``, then abort them."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        deadline = time.monotonic() + drain_s
+        while self._server.active_associations and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for association in self._server.active_associations:
+            association.abort()
+        self._server = None
+
+    def _on_store(self, event: evt.Event) -> int:
+        request = event.request
+        size = request.DataSet.getbuffer().nbytes
+        if size > self._settings.max_instance_mb * 2**20:
+            return OUT_OF_RESOURCES
+        try:
+            reception = self._spool.store(
+                ReceivedObject(
+                    data_set=request.DataSet.getbuffer(),
+                    sop_class_uid=str(request.AffectedSOPClassUID or ""),
+                    sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+                    transfer_syntax=str(event.context.transfer_syntax),
+                    calling_ae=event.assoc.requestor.ae_title,
+                    called_ae=event.assoc.acceptor.ae_title,
+                    received_at=datetime.now(UTC),
+                )
+            )
+        except OutOfSpaceError as error:
+            log.error("refused for want of space", reason=str(error))
+            self._record("out_of_space", event.assoc.requestor.ae_title, {"reason": str(error)})
+            return OUT_OF_RESOURCES
+        except Exception:
+            log.exception("an instance could not be stored")
+            return PROCESSING_FAILURE
+        self._registered(reception)
+        return 0x0000
+
+    def _on_accepted(self, event: evt.Event) -> None:
+        for context in event.assoc.rejected_contexts:
+            self._record(
+                "context_refused",
+                event.assoc.requestor.ae_title,
+                {
+                    "sop_class": str(context.abstract_syntax),
+                    "transfer_syntaxes": [str(syntax) for syntax in context.transfer_syntax],
+                    "result": context.result,
+                },
+            )
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        primitive = event.assoc.requestor.primitive
+        called = getattr(primitive, "called_ae_title", "") if primitive is not None else ""
+        self._record(
+            "association_rejected",
+            event.assoc.requestor.ae_title,
+            {"called_ae_title": str(called), "from": _peer(event)},
+        )
+
+    def _on_aborted(self, event: evt.Event) -> None:
+        self._record("association_aborted", event.assoc.requestor.ae_title, {"from": _peer(event)})
+
+
+def _peer(event: evt.Event) -> str:
+    return str(event.assoc.requestor.address)

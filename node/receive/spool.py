@@ -1,0 +1,247 @@
+"""The spool: an instance is acknowledged once one file here is on the disk, and recoverable from that file alone.
+
+A file is created under its final name, written once and flushed with one fdatasync; it is never renamed. Its name is
+unique per reception and says nothing about the patient or the object. Length and CRC-32 of the data set, both AE
+titles and the time of arrival stand in the file meta information (PS3.10 7.1, private information), so that a torn
+file is told from a whole one, and a ledger row can be rebuilt, in every transfer syntax, deflated ones included.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
+
+SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
+"""Marks the private information of our file meta (0002,0100)."""
+DURABLE_WITHOUT_DIRECTORY_SYNC = frozenset({"ext4", "xfs", "btrfs"})
+"""On these, fdatasync of a new file makes its name durable too (crash images of each were checked)."""
+QUARANTINE = "quarantine"
+
+
+class OutOfSpaceError(Exception):
+    """The spool's disk is at its reserve, or full."""
+
+
+@dataclass(frozen=True)
+class Reception:
+    """What is known of an instance without looking at its content."""
+
+    spool_name: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    calling_ae: str
+    called_ae: str
+    received_at: datetime
+
+
+def filesystem_type(path: Path) -> str:
+    """Type of the file system that holds ``path``, as the kernel names it ("ext4", "nfs4", ...); "" if unknown."""
+    try:
+        device = path.stat().st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        if left.split()[2] == wanted:
+            return right.split()[0]
+    return ""
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Spool:
+    """Folder of acknowledged instances: ``<hour of arrival>/<unique name>.dcm``."""
+
+    def __init__(self, folder: Path, free_space_reserve_bytes: int = 0) -> None:
+        self.folder = folder
+        self._reserve = free_space_reserve_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        _sync_directory(folder.parent)
+        self._directory_sync_needed = filesystem_type(folder) not in DURABLE_WITHOUT_DIRECTORY_SYNC
+        self._hours_made: set[str] = set()
+
+    def path(self, spool_name: str) -> Path:
+        """Full path of a name that the ledger holds."""
+        return self.folder / spool_name
+
+    def store(self, reception_of: ReceivedObject) -> Reception:
+        """Write one instance so that it survives a power cut, then say under which name.
+
+        Raises
+        ------
+        OutOfSpaceError
+            Less than the reserve is free, or the disk filled up while writing. Nothing is left behind.
+        """
+        content = reception_of.data_set
+        self._refuse_below_reserve(len(content))
+        hour = reception_of.received_at.astimezone(UTC).strftime("%Y%m%d%H")
+        directory = self._hour_directory(hour)
+        name = f"{hour}/{uuid.uuid4().hex}.dcm"
+        path = self.folder / name
+        header = _file_header(reception_of)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _write_all(descriptor, header, content)
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+            if self._directory_sync_needed:
+                _sync_directory(directory)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
+        return Reception(
+            spool_name=name,
+            sop_class_uid=reception_of.sop_class_uid,
+            sop_instance_uid=reception_of.sop_instance_uid,
+            transfer_syntax=reception_of.transfer_syntax,
+            calling_ae=reception_of.calling_ae,
+            called_ae=reception_of.called_ae,
+            received_at=reception_of.received_at,
+        )
+
+    def names(self) -> Iterator[str]:
+        """Names of all instances on the disk, oldest hour first; the quarantine is not among them."""
+        for hour in sorted(self.hours()):
+            try:
+                with os.scandir(self.folder / hour) as entries:
+                    yield from sorted(f"{hour}/{entry.name}" for entry in entries if entry.name.endswith(".dcm"))
+            except FileNotFoundError:
+                continue
+
+    def hours(self) -> dict[str, int]:
+        """Number of files in each hour's directory."""
+        counts = {}
+        for directory in self.folder.iterdir():
+            if directory.is_dir() and directory.name != QUARANTINE:
+                with os.scandir(directory) as entries:
+                    counts[directory.name] = sum(1 for entry in entries if entry.name.endswith(".dcm"))
+        return counts
+
+    def read_reception(self, spool_name: str) -> Reception | None:
+        """What the file itself says of its reception; ``None`` for a torn or altered file."""
+        path = self.path(spool_name)
+        raw = path.read_bytes()
+        try:
+            meta = dcmread(
+                BytesIO(raw), specific_tags=["SOPInstanceUID"], stop_before_pixels=True, force=False
+            ).file_meta
+            if meta.PrivateInformationCreatorUID != SPOOL_CREATOR_UID:
+                return None
+            version, arrived, length, crc = bytes(meta.PrivateInformation).rstrip(b"\0 ").decode("ascii").split(";")
+            offset = 132 + 12 + int(meta.FileMetaInformationGroupLength)
+            content = memoryview(raw)[offset:]
+            if version != "1" or len(content) != int(length) or zlib.crc32(content) != int(crc, 16):
+                return None
+            return Reception(
+                spool_name=spool_name,
+                sop_class_uid=str(meta.MediaStorageSOPClassUID),
+                sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+                transfer_syntax=str(meta.TransferSyntaxUID),
+                calling_ae=str(meta.get("SendingApplicationEntityTitle", "")),
+                called_ae=str(meta.get("ReceivingApplicationEntityTitle", "")),
+                received_at=datetime.fromisoformat(arrived),
+            )
+        except (InvalidDicomError, AttributeError, KeyError, ValueError, EOFError, struct.error, NotImplementedError):
+            return None
+
+    def quarantine(self, spool_name: str) -> Path:
+        """Set a torn or altered file aside; it is kept, and no longer taken for an instance."""
+        target = self.folder / QUARANTINE / Path(spool_name).name
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path(spool_name).rename(target)
+        _sync_directory(target.parent)
+        return target
+
+    def remove(self, spool_name: str) -> None:
+        """Delete an instance's file, and its hour's directory when that is empty and past."""
+        path = self.path(spool_name)
+        path.unlink(missing_ok=True)
+        if path.parent.name < datetime.now(UTC).strftime("%Y%m%d%H"):
+            try:
+                path.parent.rmdir()
+            except OSError:  # not empty, or already gone
+                return
+
+    def free_bytes(self) -> int:
+        """Bytes free for the node's user."""
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
+    def _refuse_below_reserve(self, size: int) -> None:
+        if self.free_bytes() < self._reserve + size:
+            raise OutOfSpaceError(f"less than the reserve of {self._reserve // 2**20} MB is free on the spool's disk")
+
+    def _hour_directory(self, hour: str) -> Path:
+        directory = self.folder / hour
+        if hour not in self._hours_made or not directory.is_dir():
+            directory.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(self.folder)
+            self._hours_made = {hour}
+        return directory
+
+
+@dataclass(frozen=True)
+class ReceivedObject:
+    """One C-STORE request: its encoded data set and who sent it to whom."""
+
+    data_set: bytes | memoryview
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    calling_ae: str
+    called_ae: str
+    received_at: datetime
+
+
+def _file_header(received: ReceivedObject) -> bytes:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(received.sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(received.sop_instance_uid)
+    meta.TransferSyntaxUID = UID(received.transfer_syntax)
+    meta.ImplementationClassUID = SPOOL_CREATOR_UID
+    meta.SendingApplicationEntityTitle = received.calling_ae
+    meta.ReceivingApplicationEntityTitle = received.called_ae
+    meta.PrivateInformationCreatorUID = SPOOL_CREATOR_UID
+    checksum = zlib.crc32(received.data_set)
+    note = f"1;{received.received_at.isoformat()};{len(received.data_set)};{checksum:08x}"
+    meta.PrivateInformation = (note + " " * (len(note) % 2)).encode("ascii")
+    buffer = BytesIO()
+    buffer.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    return buffer.getvalue()
+
+
+def _write_all(descriptor: int, *parts: bytes | memoryview) -> None:
+    rest = [memoryview(part) for part in parts]
+    while rest:
+        written = os.writev(descriptor, rest)
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if rest:
+            rest[0] = rest[0][written:]

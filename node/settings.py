@@ -1,0 +1,218 @@
+"""The configuration: one typed model per section, read from one YAML file, each value overridable by environment.
+
+``SPINE_NODE_RECEIVE__PORT=11113`` sets ``receive.port``. Unknown keys are errors: a misspelt threshold must not be
+silently ignored. ``config/default.yaml`` is the commented default and works as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+AETitle = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
+]
+"""PS3.5 6.2 AE: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the message says which value and why."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Receive(_Section):
+    """The Storage SCP. Loopback unless a site says otherwise."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(11112, ge=0, le=65535)
+    ae_title: AETitle = "SPINENODE"
+    require_called_ae_title: bool = True
+    calling_ae_titles: tuple[AETitle, ...] = ()
+    """Who may send; empty: everybody."""
+    max_associations: int = Field(50, ge=1, le=1000)
+    network_timeout_s: float = Field(60.0, gt=0)
+    """A peer that is silent for this long, even in mid-PDU, is disconnected."""
+    max_pdu_bytes: int = Field(131072, ge=4096, le=1048576)
+    free_space_reserve_mb: int = Field(2048, ge=0)
+    """Below this much free space a C-STORE is answered 0xA700 (out of resources)."""
+    max_instance_mb: int = Field(2048, ge=1)
+
+
+class Study(_Section):
+    """When a study is complete and which of its series is answered (clinical.md)."""
+
+    quiet_s: float = Field(60.0, ge=0)
+    all_series: bool = False
+    spine_expected_patterns: tuple[str, ...] = ()
+    """Regular expressions over body part, study, series and protocol descriptions: here a spine is expected."""
+    screening_age: float | None = 50.0
+
+
+class Screening(_Section):
+    """Thresholds of the rule ``height-loss/1`` that a site may choose."""
+
+    flag_loss: float = Field(0.25, ge=0.20, le=0.60)
+    """The patient is flagged from this loss of height on (0.20 finds more, 0.25 falsely flags less)."""
+
+
+class Models(_Section):
+    """Networks and where they run."""
+
+    folder: Path | None = None
+    """None: the models shipped with the program."""
+    provider: Literal["auto", "cuda", "cpu"] = "auto"
+    threads: int = Field(0, ge=0)
+    """Threads of one inference on the CPU; 0: one per core."""
+
+
+class Destination(_Section):
+    """One place where results go."""
+
+    name: Name
+    host: str
+    port: int = Field(ge=1, le=65535)
+    ae_title: AETitle
+    calling_ae_title: AETitle | None = None
+    kinds: tuple[str, ...] = ()
+    """Kinds of object it takes, for instance [capture, report]; empty: all."""
+    timeout_s: float = Field(30.0, gt=0)
+
+
+class Deliver(_Section):
+    """Retry of what could not be delivered (durability.md, rule 6)."""
+
+    backoff_s: tuple[float, ...] = (5, 15, 60, 300, 900, 1800)
+    """Pauses before the next try; the last one repeats."""
+    give_up_after_s: float = Field(7 * 24 * 3600, gt=0)
+    """A passing error (PACS down) is retried for this long, then parked."""
+    tries_of_unclear_failures: int = Field(3, ge=1)
+    """0xC000, 0x0110 and unknown codes: this many tries, then parked."""
+
+
+class Retention(_Section):
+    """How long images stay. What is undelivered is never deleted."""
+
+    answered_hours: float = Field(72.0, ge=0)
+    not_eligible_hours: float = Field(24.0, ge=0)
+
+
+class Work(_Section):
+    """The workers."""
+
+    max_attempts: int = Field(3, ge=1)
+    """A study whose evaluation kills its worker this often is parked."""
+    stalled_after_s: float = Field(30.0, ge=2.0)
+    """A worker without a heartbeat for this long is dead; its work is taken over."""
+    drain_s: float = Field(30.0, ge=0)
+
+
+class Settings(BaseSettings):
+    """Everything a site can choose."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPINE_NODE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    site: Name = "default"
+    data_dir: Path = Path("~/.spine-node")
+    """Spool, outbox and the private database. Readable by the node's user only."""
+    database_dsn: str | None = None
+    """None: the node starts its own private PostgreSQL under data_dir."""
+    receive: Receive = Receive()
+    study: Study = Study()
+    screening: Screening = Screening()
+    models: Models = Models()
+    destinations: tuple[Destination, ...] = ()
+    deliver: Deliver = Deliver()
+    retention: Retention = Retention()
+    work: Work = Work()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _destinations_are_distinct(self) -> Settings:
+        names = [d.name for d in self.destinations]
+        if len(set(names)) != len(names):
+            raise ValueError("two destinations have the same name")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file: a container overrides what its image brings."""
+        return (env_settings, init_settings)
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where acknowledged instances lie."""
+        return self.data_dir / "spool"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """Where built results lie; the same bytes are sent on every retry."""
+        return self.data_dir / "outbox"
+
+    @property
+    def configuration_sha256(self) -> str:
+        """Digest of the sections that can change an answer; ports and destinations cannot."""
+        relevant: dict[str, Any] = {
+            "study": self.study.model_dump(mode="json"),
+            "screening": self.screening.model_dump(mode="json"),
+        }
+        relevant["study"].pop("quiet_s")  # when, not what
+        canonical = json.dumps(relevant, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from a YAML file (or SPINE_NODE_CONFIG, or none), environment and overrides.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is missing, is no YAML mapping, or a value is wrong; the message names the key.
+    """
+    if path is None and (named := os.environ.get("SPINE_NODE_CONFIG")):
+        path = Path(named)
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(loaded, dict | None):
+            raise ConfigurationError(f"{path} must hold sections (a mapping), not a {type(loaded).__name__}")
+        content = loaded or {}
+    try:
+        return Settings(**{**content, **overrides})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'configuration'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigurationError(f"{path or 'environment'}: {problems}") from error

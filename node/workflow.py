@@ -1,0 +1,213 @@
+"""The protocol, top to bottom: quiet? → gate → infer → encode → outbox; ``node.deliver.courier`` takes over from there.
+
+Every step is idempotent and can be killed at any point: the ledger says what is outstanding, and the same step begun
+again gives the same UIDs and dates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from inference.refusal import Outcome
+from inference.runtime import Models
+from node import __version__, gate
+from node.answering import BuiltAnswer, Identity, answer
+from node.gate import GatePolicy, InstanceHeader, LoadedSeries, SeriesDecision, Unevaluable
+from node.ledger import Database, answers, deliveries, intake
+from node.ledger.answers import Answer, Evaluation, ResultRow
+from node.queue import Queue
+from node.receive.spool import Spool
+from node.results import DocumentReference
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+UNREGISTERED_RECHECK_S = 1.0
+
+
+def gate_policy(settings: Settings) -> GatePolicy:
+    """The gate's rules, with what the site chose."""
+    return GatePolicy(all_series=settings.study.all_series, site_spine_words=settings.study.spine_expected_patterns)
+
+
+class Workflow:
+    """What a worker does with a study and with an answer."""
+
+    def __init__(self, settings: Settings, database: Database, models: Models | None) -> None:
+        self._settings = settings
+        self._database = database
+        self._models = models
+        self._spool = Spool(settings.spool_dir)
+        self._queue = Queue(database.dsn)
+
+    def evaluate_study(self, study_uid: str) -> None:
+        """Answer a study once it is complete; look again later when it is not."""
+        evaluation = self._begin_when_complete(study_uid)
+        if evaluation is None:
+            return
+        with self._database.transaction() as connection:
+            rows = intake.instances_of(connection, study_uid)
+        headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
+        decisions = gate.choose(headers, gate_policy(self._settings))
+        self._record_outcomes(study_uid, decisions)
+        for decision in decisions:
+            if decision.outcome is Outcome.ANSWERED:
+                self._answer(study_uid, decision, headers)
+        with self._database.transaction() as connection:
+            answers.end_evaluation(connection, evaluation)
+        log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
+
+    def _begin_when_complete(self, study_uid: str) -> Evaluation | None:
+        """Claim the study when its quiet time is over and the ledger knows every file; else look again later."""
+        with self._database.transaction() as connection:
+            wait_s = answers.seconds_until_quiet(connection, study_uid, self._settings.study.quiet_s)
+            if wait_s == 0 and self._unregistered_files(intake.registered_per_hour(connection)):
+                wait_s = UNREGISTERED_RECHECK_S
+            if wait_s:
+                self._queue.wake_evaluation(connection, study_uid, wait_s)
+            if wait_s is None or wait_s > 0:
+                return None
+            evaluation = answers.begin_evaluation(connection, study_uid, self._settings.work.max_attempts)
+            if evaluation is None:
+                intake.record_event(connection, "study_parked", study_uid)
+                log.error("study parked", study=_short(study_uid))
+            return evaluation
+
+    def _unregistered_files(self, registered: dict[str, int]) -> bool:
+        return any(files > registered.get(hour, 0) for hour, files in self._spool.hours().items())
+
+    def _record_outcomes(self, study_uid: str, decisions: Iterable[SeriesDecision]) -> None:
+        with self._database.transaction() as connection:
+            for decision in decisions:
+                answers.record_outcome(
+                    connection,
+                    study_uid,
+                    decision.series_uid,
+                    modality=decision.modality,
+                    description=decision.description,
+                    instances=decision.instances,
+                    outcome=str(decision.outcome),
+                    reason_code=str(decision.refusal.code) if decision.refusal else None,
+                    reason=decision.refusal.sentence if decision.refusal else None,
+                    better_series_uid=decision.better_series_uid,
+                )
+
+    def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader]) -> None:
+        """Gate to outbox for one series; nothing is done for an input that has its answer."""
+        assert self._models is not None, "this worker was started without models"
+        begun = time.perf_counter()
+        mine = [header for header in headers if header.series_uid == decision.series_uid]
+        series = gate.load_volume(mine, gate_policy(self._settings))
+        claimed = self._claim(study_uid, decision, series)
+        if claimed is None:
+            return
+        identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
+        built = answer(series, self._models, self._settings, identity, gate_s=time.perf_counter() - begun)
+        rows = self._write_outbox(claimed, built)
+        self._finish(claimed, built, rows)
+        log.info(
+            "series answered",
+            study=_short(study_uid),
+            revision=claimed.revision,
+            flag=built.findings.patient.flag,
+            reason=str(built.findings.refusal.code) if built.findings.refusal else None,
+            results=len(rows),
+        )
+
+    def _claim(self, study_uid: str, decision: SeriesDecision, series: LoadedSeries | Unevaluable) -> Answer | None:
+        with self._database.transaction() as connection:
+            return answers.claim_answer(
+                connection,
+                study_uid,
+                decision.pipeline or "ct",
+                decision.series_uid,
+                series.input_sha256,
+                self._settings.configuration_sha256,
+                __version__,
+                per_series=self._settings.study.all_series,
+            )
+
+    def _predecessors(self, study_uid: str, claimed: Answer) -> dict[str, DocumentReference]:
+        if claimed.predecessor is None:
+            return {}
+        with self._database.transaction() as connection:
+            return {
+                row["kind"]: DocumentReference(
+                    study_instance_uid=study_uid,
+                    series_instance_uid=row["series_uid"],
+                    sop_class_uid=row["sop_class_uid"],
+                    sop_instance_uid=row["sop_instance_uid"],
+                )
+                for row in answers.results_of(connection, claimed.predecessor)
+                if row["kind"] in ("report", "details")
+            }
+
+    def _write_outbox(self, claimed: Answer, built: BuiltAnswer) -> list[ResultRow]:
+        """Write the objects before anything is sent; these same bytes are sent on every retry."""
+        if not built.results:
+            return []
+        folder = Path(f"{claimed.id:08d}-{claimed.attempt}")
+        target = self._settings.outbox_dir / folder
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rows = []
+        for position, result in enumerate(built.results):
+            path = target / f"{position:02d}-{result.filename}"
+            content = result.encoded()
+            path.write_bytes(content)
+            _sync(path)
+            rows.append(
+                ResultRow(
+                    kind=result.kind,
+                    sop_class_uid=str(result.dataset.SOPClassUID),
+                    sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                    series_uid=str(result.dataset.SeriesInstanceUID),
+                    outbox_name=str(folder / path.name),
+                    bytes=len(content),
+                    sha256=hashlib.sha256(content).hexdigest(),
+                )
+            )
+        _sync(target)
+        _sync(target.parent)
+        return rows
+
+    def _finish(self, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow]) -> None:
+        """Results, their deliveries and the jobs that send them become true in one transaction."""
+        findings = built.findings
+        with self._database.transaction() as connection:
+            ids = answers.finish_answer(
+                connection,
+                claimed,
+                rows,
+                status="evaluated" if findings.evaluable else "not_evaluable",
+                sent=built.sent,
+                flag=findings.patient.flag,
+                provider=findings.provider,
+                reason_code=str(findings.refusal.code) if findings.refusal else None,
+                timings_s=findings.timings_s,
+            )
+            destinations = self._settings.destinations if ids else ()
+            for destination in destinations:
+                for row_id, row in zip(ids, rows, strict=True):
+                    if not destination.kinds or row.kind in destination.kinds:
+                        deliveries.plan(connection, row_id, destination.name)
+            for destination in destinations:
+                self._queue.wake_delivery(connection, claimed.id, destination.name)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _short(uid: str) -> str:
+    """Enough of a UID to find it in the ledger; UIDs of archives are no secret, but logs travel."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]

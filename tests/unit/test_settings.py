@@ -1,0 +1,61 @@
+"""Settings: typed, strict, overridable."""
+
+from pathlib import Path
+
+import pytest
+
+from node.settings import ConfigurationError, load_settings
+
+
+def test_defaults_are_safe() -> None:
+    settings = load_settings()
+    assert settings.receive.host == "127.0.0.1"
+    assert settings.receive.require_called_ae_title
+    assert settings.destinations == ()
+    assert settings.study.quiet_s == 60
+
+
+def test_default_file_says_what_the_program_does_anyway() -> None:
+    shipped = Path(__file__).resolve().parents[2] / "config" / "default.yaml"
+    assert load_settings(shipped) == load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("receive: {prot: 11112}", "receive.prot"),
+        ("receive: {port: 70000}", "receive.port"),
+        ("receive: {ae_title: 'much too long a title'}", "receive.ae_title"),
+        (
+            "destinations: [{name: a, host: h, port: 1, ae_title: X}, {name: a, host: h, port: 1, ae_title: Y}]",
+            "same name",
+        ),
+        ("screening: {flag_loss: 0.1}", "screening.flag_loss"),
+        ("[1, 2]", "mapping"),
+        ("receive: [", "YAML"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=named.replace(".", r"\.")):
+        load_settings(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text("receive: {port: 104, ae_title: FILE}", encoding="utf-8")
+    monkeypatch.setenv("SPINE_NODE_RECEIVE__PORT", "11999")
+    settings = load_settings(path)
+    assert (settings.receive.port, settings.receive.ae_title) == (11999, "FILE")
+
+
+def test_configuration_digest_follows_what_can_change_an_answer() -> None:
+    same = load_settings(receive={"port": 4242}, study={"quiet_s": 5}).configuration_sha256
+    other = load_settings(screening={"flag_loss": 0.20}).configuration_sha256
+    assert same == load_settings().configuration_sha256 != other
