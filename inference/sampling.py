@@ -14,8 +14,12 @@ OUTSIDE_HU = -1024.0
 """What stands where nothing was measured."""
 
 
-def inside(volume: Volume, points_lps_mm: NDArray[np.floating[Any]], margin_mm: float = 0.0) -> NDArray[np.bool_]:
+def inside(
+    volume: Volume, points_lps_mm: NDArray[np.floating[Any]], margin_mm: float | NDArray[np.float64] = 0.0
+) -> NDArray[np.bool_]:
     """Whether points (..., 3) lie in the measured volume, ``margin_mm`` away from its faces at least.
+
+    The margin may differ by axis: (3,) along (slice, row, column).
 
     The volume ends at the outer faces of its voxels, half a voxel beyond the outermost centres.
     """

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inference.geometry import Volume
 from inference.sampling import sample
-from inference.surface import STEP_MM, CentreLine, CurvedSurface, Floats, interpolate, smooth
+from inference.surface import STEP_MM, CentreLine, CurvedSurface, Floats, interpolate, smooth, smooth_centre_line
 
 PIXEL_MM = 1.0
 COLUMNS = 80
@@ -30,6 +30,8 @@ PLANES_MM = (-6.0, -3.0, 0.0, 3.0, 6.0)
 ROW_MULTIPLE = 16
 """The network's coarsest stride: the number of rows is a multiple of it."""
 SMOOTHING_MM = 8.0
+BEYOND_ENDS_MM = 24.0
+"""The picture goes on straight beyond both ends of the centre line, so that the last vertebrae are seen whole."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Straightening:
         rows = max(int(np.ceil(length[-1] / PIXEL_MM / ROW_MULTIPLE)), 1) * ROW_MULTIPLE
         return cls(surface, nodes, curve, angle, rows)
 
+    def covers(self, grid: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Whether (row, column) positions (..., 2) lie on the picture."""
+        row, column = grid[..., 0], grid[..., 1]
+        seen = (row >= -0.5) & (row <= self.rows - 0.5) & (column >= -0.5) & (column <= COLUMNS - 0.5)
+        return np.asarray(seen)
+
     def to_lps(self, grid: NDArray[np.floating[Any]]) -> Floats:
         """Grid (..., 3) as (row, column, lateral offset in mm), or (..., 2) on the central plane, to LPS mm."""
         g = np.asarray(grid, np.float64)
@@ -102,9 +110,10 @@ class Straightening:
         column = u / PIXEL_MM + (COLUMNS - 1) / 2
         return np.stack([row, column], axis=-1).reshape(*shape, 2)
 
-    def grid_points(self, planes_mm: tuple[float, ...] = PLANES_MM) -> NDArray[np.float32]:
-        """LPS mm of every sample, (planes, rows, columns, 3)."""
-        row, column = np.meshgrid(np.arange(self.rows, dtype=float), np.arange(COLUMNS, dtype=float), indexing="ij")
+    def grid_points(self, planes_mm: tuple[float, ...] = PLANES_MM, margin: int = 0) -> NDArray[np.float32]:
+        """LPS mm of every sample, (planes, rows, columns, 3), with ``margin`` more columns on both sides."""
+        columns = np.arange(-margin, COLUMNS + margin, dtype=float)
+        row, column = np.meshgrid(np.arange(self.rows, dtype=float), columns, indexing="ij")
         s, u = self._metric(np.stack([row, column], axis=-1))
         flat = self._flat(s, u)
         return np.stack([self.surface.roll(flat, v) for v in planes_mm]).astype(np.float32)
@@ -122,3 +131,13 @@ class Straightening:
         arc = interpolate(s, self.along_mm, self.curve_mm[:, 0]) - u * np.sin(a)
         y = interpolate(s, self.along_mm, self.curve_mm[:, 1]) + u * np.cos(a)
         return np.stack([arc, y], axis=-1)
+
+
+def straighten(line: CentreLine) -> tuple[CentreLine, Straightening]:
+    """The smoothed centre line and the straightened grid along it; the one way for training and inference.
+
+    ``line`` is as the localizer gives it, about one point per 3 mm.
+    """
+    smoothed = smooth_centre_line(line)
+    longer = smooth_centre_line(smoothed.extended(BEYOND_ENDS_MM, BEYOND_ENDS_MM), sigma_mm=0.0, median_points=0)
+    return smoothed, Straightening.along(longer, CurvedSurface.through(longer))

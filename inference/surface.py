@@ -124,9 +124,12 @@ def _end_direction(points: Floats, fit_mm: float) -> Floats:
 
 
 def smooth_centre_line(line: CentreLine, sigma_mm: float = 6.0, median_points: int = 5) -> CentreLine:
-    """Outliers out (running median), then a Gaussian along z; the result has a node every `STEP_MM`."""
+    """Outliers out (running median), then a Gaussian along z; the result has a node every `STEP_MM`.
+
+    A ``median_points`` below 3 leaves out the median, a ``sigma_mm`` of 0 the Gaussian.
+    """
     points = line.points_lps_mm
-    if len(points) >= median_points:
+    if 3 <= median_points <= len(points):
         filtered = np.stack([median_filter(points[:, i], median_points, mode="nearest") for i in (0, 1)], axis=1)
         half = median_points // 2
         # the median flattens the ends of a slope; there the measured points are kept

@@ -1,0 +1,167 @@
+"""From the network's maps to vertebrae: anchors, decoding, one cluster per vertebra (Pisov et al. 2020, section 3.2).
+
+The network predicts, at every pixel of the straightened picture and for each of 16 anchor boxes, whether a vertebra
+fills that box and where its six key points lie relative to it. Nothing is limited to a number of candidates: every
+candidate above the threshold belongs to exactly one cluster, so that a long spine keeps all its vertebrae.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCALES_MM = (17.0, 23.0, 28.0, 35.0)
+RATIOS = (0.8, 1.1, 1.3, 2.0)
+ANCHORS = np.array([(s * r**0.5, s / r**0.5) for s in SCALES_MM for r in RATIOS])
+"""(16, 2): width (columns) and height (rows) of the anchor boxes in pixels of 1 mm; a box has the area scale squared,
+and width = ratio x height."""
+
+WINDOW_HU = (-200.0, 1000.0)
+CENTRE_HU, SCALE_HU = 150.0, 200.0
+
+Floats = NDArray[np.float64]
+
+
+def normalised(hu: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """HU of any shape to the network's input: cut to `WINDOW_HU`, minus 150, divided by 200."""
+    return np.asarray((np.clip(hu, *WINDOW_HU) - CENTRE_HU) / SCALE_HU, np.float32)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One vertebra on the straightened picture.
+
+    Attributes
+    ----------
+    points
+        (6, 2) as (row, column) in pixels, in the order of `inference.findings.KEYPOINTS`.
+    confidence
+        0 to 1: the best objectness of its cluster, less where few candidates agree.
+    spread_mm
+        Largest standard deviation of a key point over the cluster's candidates.
+    """
+
+    points: Floats
+    confidence: float
+    spread_mm: float
+
+    @property
+    def centre(self) -> Floats:
+        """(2,) as (row, column): mean of the six points."""
+        return np.asarray(self.points.mean(axis=0))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Smallest box (top, left, bottom, right) around the six points."""
+        low, high = self.points.min(axis=0), self.points.max(axis=0)
+        return (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def boxes_of(points: Floats) -> Floats:
+    """(n, 6, 2) points as (row, column) to (n, 4) boxes as (top, left, bottom, right)."""
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+
+
+def overlap(box: Floats, boxes: Floats) -> Floats:
+    """Intersection over union of one box (4,) with boxes (n, 4), each (top, left, bottom, right)."""
+    top_left = np.maximum(box[:2], boxes[:, :2])
+    bottom_right = np.minimum(box[2:], boxes[:, 2:])
+    shared = np.prod(np.clip(bottom_right - top_left, 0, None), axis=1)
+    area = np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - shared
+    return np.asarray(shared / np.maximum(area, 1e-9))
+
+
+def candidates(
+    objectness: NDArray[np.float32], keypoints: NDArray[np.float32], threshold: float
+) -> tuple[Floats, Floats]:
+    """Every anchor above the threshold: points (n, 6, 2) as (row, column) in pixels, and objectness (n,).
+
+    Parameters
+    ----------
+    objectness
+        (16, rows, columns), 0 to 1.
+    keypoints
+        (16, 12, rows, columns): for each key point (e_x, e_y), with g_x = a_x + e_x a_w and g_y = a_y + e_y a_h
+        (eq. 2), where a_x is the column and a_y the row of the pixel.
+    """
+    anchor, row, column = np.nonzero(objectness >= threshold)
+    encoded = keypoints[anchor, :, row, column].reshape(-1, 6, 2).astype(np.float64)
+    x = column[:, None] + encoded[..., 0] * ANCHORS[anchor, 0][:, None]
+    y = row[:, None] + encoded[..., 1] * ANCHORS[anchor, 1][:, None]
+    return np.stack([y, x], axis=-1), objectness[anchor, row, column].astype(np.float64)
+
+
+def decode(
+    objectness: NDArray[np.float32],
+    keypoints: NDArray[np.float32],
+    *,
+    threshold: float = 0.3,
+    same_overlap: float = 0.4,
+    keep_overlap: float = 0.15,
+    full_support: float = 40.0,
+) -> list[Detection]:
+    """Vertebrae from the head downward.
+
+    The best candidate gathers all candidates whose boxes overlap its own by more than ``same_overlap``; they vote,
+    each with its squared objectness, for the points. Candidates that overlap the result by more than
+    ``keep_overlap`` are spent. So it goes on until none is left: there is no limit to the number of vertebrae.
+
+    Parameters
+    ----------
+    objectness, keypoints
+        As in `candidates`.
+    full_support
+        Summed objectness from which the confidence is that of the best candidate; below it falls in proportion.
+    """
+    points, scores = candidates(objectness, keypoints, threshold)
+    boxes = boxes_of(points)
+    order = np.argsort(-scores, kind="stable")
+    free = np.ones(len(scores), bool)
+    found: list[Detection] = []
+    for best in order:
+        if not free[best]:
+            continue
+        members = free & (overlap(boxes[best], boxes) > same_overlap)
+        members[best] = True
+        weight = scores[members] ** 2
+        mean = np.einsum("n,nkd->kd", weight, points[members]) / weight.sum()
+        variance = np.einsum("n,nkd->kd", weight, (points[members] - mean) ** 2) / weight.sum()
+        box = boxes_of(mean[None])[0]
+        free &= ~members
+        free &= overlap(box, boxes) <= keep_overlap
+        support = min(1.0, float(scores[members].sum()) / full_support)
+        spread = float(np.sqrt(variance.sum(axis=1).max()))
+        found.append(Detection(mean, float(scores[members].max()) * support, spread))
+    return sorted(_distinct(found, keep_overlap), key=lambda d: d.centre[0])
+
+
+def _distinct(found: list[Detection], keep_overlap: float) -> list[Detection]:
+    """Of two detections that cover each other, the more confident one."""
+    kept: list[Detection] = []
+    for detection in sorted(found, key=lambda d: -d.confidence):
+        box = np.array(detection.box)
+        others = np.array([k.box for k in kept]).reshape(-1, 4)
+        if not kept or (overlap(box, others).max() <= keep_overlap and not _within(detection, kept)):
+            kept.append(detection)
+    return kept
+
+
+def _within(detection: Detection, kept: list[Detection]) -> bool:
+    """Whether its centre lies between the end plates of one that is kept."""
+    row = detection.centre[0]
+    return any(k.points[0::2, 0].mean() < row < k.points[1::2, 0].mean() for k in kept)
+
+
+def plausible(points: Floats) -> bool:
+    """Whether six points (6, 2) as (row, column) can be a vertebral body.
+
+    Upper points above lower ones, anterior in front of middle in front of posterior, heights of 4 to 50 mm.
+    """
+    heights = np.linalg.norm(points[0::2] - points[1::2], axis=1)
+    upright = bool(np.all(points[1::2, 0] > points[0::2, 0]))
+    middle = points.reshape(3, 2, 2).mean(axis=1)[:, 1]
+    ordered = bool(middle[0] + 4 < middle[1] and middle[1] + 4 < middle[2])
+    return upright and ordered and bool(np.all((heights > 4) & (heights < 50)))
