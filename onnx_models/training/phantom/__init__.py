@@ -9,6 +9,14 @@ from onnx_models.training.phantom.acquire import (
     sample_grid,
     slice_truth,
 )
+from onnx_models.training.phantom.cases import (
+    demo_patient,
+    demo_volume,
+    gibbus_patient,
+    kyphotic_patient,
+    sample_negative,
+    scoliotic_patient,
+)
 from onnx_models.training.phantom.patient import Patient, sample_patient
 from onnx_models.training.phantom.ranges import EVALUATION, TRAINING, Ranges
 from onnx_models.training.phantom.spine import Plan, VertebraTruth
@@ -24,8 +32,14 @@ __all__ = [
     "VertebraTruth",
     "acquire",
     "canonical_grid",
+    "demo_patient",
+    "demo_volume",
+    "gibbus_patient",
+    "kyphotic_patient",
     "render",
     "sample_grid",
+    "sample_negative",
     "sample_patient",
+    "scoliotic_patient",
     "slice_truth",
 ]

@@ -61,7 +61,8 @@ def sample_grid(
     """A field of view as scanners choose them: chest, abdomen, both, whole spine, or a part; full, narrow, or cropped
     close behind the spine; sometimes with the spine leaving it at the side or behind.
 
-    ``region`` is one of "chest", "abdomen", "chest-abdomen", "spine", "part", or ``None`` for any.
+    ``region`` is one of "chest", "abdomen", "chest-abdomen", "spine", "part", "off-spine" (a narrow field of view that
+    misses the spine: a negative), or ``None`` for any but the last.
     """
     bottom, top = patient.presence_mm
     end_low, end_high = patient.extent_mm
@@ -79,7 +80,7 @@ def sample_grid(
         z0, z1 = bottom - rng.uniform(-30, 130), bottom + length * rng.uniform(0.78, 0.95)
     elif region == "spine":
         z0, z1 = bottom - rng.uniform(10, 150), top + rng.uniform(-40, 60)
-    elif region == "part":
+    elif region in ("part", "off-spine"):
         extent = rng.uniform(90, 260)
         z0 = rng.uniform(bottom - 60, top - extent * 0.6)
         z1 = z0 + extent
@@ -92,7 +93,15 @@ def sample_grid(
     else:
         sx, sy = np.zeros_like(z), np.zeros_like(z)
     s = patient.scale
-    if rng.random() < ranges.narrow_fov:
+    if region == "off-spine":
+        fov = rng.uniform(*ranges.narrow_fov_mm)
+        if rng.random() < 0.5:
+            side = rng.choice([-1.0, 1.0])
+            edge = float((side * sx).max()) + rng.uniform(22, 50) * s
+            x_mid, y1 = side * (edge + fov / 2), float(sy.mean()) + rng.uniform(0, 80)
+        else:
+            x_mid, y1 = float(sx.mean()) + rng.uniform(-60, 60), float(sy.min()) - rng.uniform(24, 60) * s
+    elif rng.random() < ranges.narrow_fov:
         fov = rng.uniform(*ranges.narrow_fov_mm)
         x_mid = float(sx.mean()) + rng.uniform(-0.2, 0.2) * fov
         behind = max(rng.uniform(*ranges.posterior_margin) * fov, float(sy.max() - sy.mean()) + 18)
@@ -104,7 +113,7 @@ def sample_grid(
         if rng.random() < 0.2:
             y1 = float(sy.max()) + max(18.0, rng.uniform(*ranges.posterior_margin) * fov)
     depth = fov * rng.uniform(0.85, 1.0)
-    if patient.has_spine and rng.random() < ranges.truncated_fov:
+    if patient.has_spine and region != "off-spine" and rng.random() < ranges.truncated_fov:
         if rng.random() < 0.5:
             edge = float(rng.choice(sx)) + rng.uniform(-10, 10)
             x_mid = edge + rng.choice([-1.0, 1.0]) * fov / 2

@@ -308,7 +308,7 @@ def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column
             bend = np.radians(lateral[i - 1] - lateral[i + 1]) / 2
             rows[i][K.B_LAT] = -0.25 * 0.25 * bend * rows[i][K.B_W]
     settle = _settle(rng, rows, healthy)
-    tilt = tilt + settle
+    tilt = tilt + (settle if plan.gibbus_deg is None else 0.0)
     tilt = tilt + _balance(tilt, position, healthy, rng.normal(-32, 25) * scale, keep=plan.tilt_t1_deg is not None)
     if plan.gibbus_deg is not None:
         g = levels.index(plan.gibbus_level)
