@@ -128,7 +128,8 @@ def _too_much_lost(
     """Why a block that leaves images out may not stand for its series; ``None`` where it may."""
     if grid.coverage_mm >= policy.min_block_mm:
         return None
-    if grid.coverage_mm < _extent(stack) - policy.position_tolerance_mm:
+    # a phase that lies between the slices of another ends up to one step before it
+    if grid.coverage_mm < _extent(stack) - grid.spacing_along_normal_mm - policy.position_tolerance_mm:
         return _broken(stack, grid, policy)
     return _difference(groups) if 2 * len(stack) < sum(map(len, groups)) else None
 
@@ -278,12 +279,16 @@ def _best_grid(stack: Sequence[Slice], policy: GatePolicy) -> Grid | Refusal:
     if len(ordered) < 2:
         return Refusal(RefusalCode.TOO_FEW_IMAGES)
     positions = _positions(ordered)
-    gaps = np.diff(positions @ normal)
+    along = positions @ normal
+    gaps = np.diff(along)
     same_place = int(np.count_nonzero(gaps <= policy.duplicate_tolerance_mm))
     if same_place:
         return Refusal(RefusalCode.DUPLICATE_POSITIONS, f"({same_place} of {len(ordered)} images.)")
     runs = _runs(np.diff(positions, axis=0), policy)
-    start, stop = max(runs, key=lambda r: (round(float((positions[r[1]] - positions[r[0]]) @ normal), 3), -r[0]))
+    # a gap is a run of a single step, and may be longer than any block: blocks have enough images first
+    start, stop = max(
+        runs, key=lambda r: (r[1] - r[0] + 1 >= policy.min_images, round(float(along[r[1]] - along[r[0]]), 3), -r[0])
+    )
     return _grid(ordered[start : stop + 1], policy)
 
 

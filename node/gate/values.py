@@ -6,11 +6,13 @@ be text. Every reader here returns a clean Python value or ``None`` (or an empty
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -19,12 +21,29 @@ from pydicom.multival import MultiValue
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
+
+
+class _NoQuotations(logging.Filter):
+    """Drops what pydicom logs inside :func:`permissive`; everything else of its logger passes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _silent.get()
+
+
+logging.getLogger("pydicom").addFilter(_NoQuotations())
+
+
 @contextmanager
 def permissive() -> Iterator[None]:
-    """Silences pydicom's warnings about malformed values: they are expected here, and they may quote patient data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Silences pydicom about malformed values: they are expected here, and what it logs and warns quotes them."""
+    token = _silent.set(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _silent.reset(token)
 
 
 def tidy(dataset: Dataset) -> None:
