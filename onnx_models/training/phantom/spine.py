@@ -233,10 +233,9 @@ def _deform(rng: np.random.Generator, ranges: Ranges, row: F64, kind: str, loss:
         row[K.B_FA_I] += extra * (1 - upper)
     elif kind == "crush":
         # the whole body sinks; the front or the middle somewhat more
-        whole = loss * rng.uniform(0.75, 1.0)
-        part = hp * whole
+        part = hm * loss * rng.uniform(0.85, 1.0)
         row[K.B_FC_S], row[K.B_FC_I] = part * upper, part * (1 - upper)
-        more = max(0.0, loss * ha - part) + rng.uniform(0.0, 0.06) * ha
+        more = rng.uniform(0.0, 1.0) * max(0.0, loss * ha - part)
         row[K.B_FA_S], row[K.B_FA_I] = more * upper, more * (1 - upper)
         row[K.B_WAIST_P] -= rng.uniform(0.0, 0.06) * row[K.B_D]
     else:

@@ -71,9 +71,9 @@ def sample_trunk(rng: np.random.Generator, ranges: Ranges, column: Column) -> tu
     g[K.G_MUSCLE] = rng.uniform(40, 70)
     g[K.G_VISCERAL] = rng.uniform(-110, -30)
     g[K.G_LUNG] = rng.uniform(-920, -700)
-    t = {name: column.table[i, 2] for i, name in enumerate(column.levels)}
+    t = {name: place[2] for name, place in _places(column).items()}
     g[K.G_APEX] = t["T1"] + rng.uniform(-5, 15)
-    dome = t.get("T10", t["T9"]) + rng.uniform(-15, 40)
+    dome = t["T10"] + rng.uniform(-15, 40)
     g[K.G_DOME_R], g[K.G_DOME_L] = dome + 6, dome - 6
     g[K.G_DOME_DROP] = rng.uniform(60, 110) * s
     g[K.G_MED_X] = 4.0
@@ -95,7 +95,7 @@ def organs(
     """Liver, spleen, kidneys, stomach, bowel, psoas, heart, vessels, bladder, and random bright ellipsoids."""
     s = column.scale
     contrast = rng.random() < ranges.contrast
-    t = {name: column.table[i, :3] for i, name in enumerate(column.levels)}
+    t = _places(column)
     lumbar = [name for name in column.levels if name.startswith("L")]
 
     def blood(low: float = 0.0) -> float:
@@ -188,6 +188,13 @@ def organs(
         axes = np.array([rng.uniform(5, 26), rng.uniform(5, 26), rng.uniform(8, 60)]) * s
         y = rng.uniform(min(y1 + 15, y0 - 20), y0 - axes[1] * 0.6)
         scene.ellipsoid(g, [x0 + rng.uniform(-0.6, 0.6) * a, y, z], axes, _turn(rng, 0.5))
+
+
+def _places(column: Column) -> dict[str, F64]:
+    """Centre of the body nearest to each standard level's position: variants have organs as well."""
+    names = [f"C{i}" for i in range(3, 8)] + [f"T{i}" for i in range(1, 13)] + [f"L{i}" for i in range(1, 6)]
+    at = {name: float(k - 5) for k, name in enumerate([*names, "S1", "S2"])}
+    return {name: column.table[int(np.argmin(np.abs(column.position - p))), :3] for name, p in at.items()}
 
 
 def _aorta(rng: np.random.Generator, scene: Scene, column: Column, hu: float, shift: float, s: float) -> None:
