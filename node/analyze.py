@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from PIL import Image
+
 from inference.refusal import Outcome
 from inference.runtime import Models
 from node import gate
 from node.answering import BuiltAnswer, Identity, answer
-from node.results import capture_png
+from node.results import png
 from node.settings import Settings
 from node.workflow import gate_policy
 
@@ -120,4 +122,4 @@ def _write(target: Path, built: BuiltAnswer) -> None:
     for result in built.results:
         (target / result.filename).write_bytes(result.encoded())
         if result.kind == "capture":
-            (target / "capture.png").write_bytes(capture_png(result.dataset))
+            (target / "capture.png").write_bytes(png(Image.fromarray(result.dataset.pixel_array)))

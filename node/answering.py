@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import structlog
-from inference.screening import PIPELINE, PIPELINE_VERSION, RULE, Screening, ScreeningSettings, screen
 
 from inference.findings import Findings, PatientFinding
+from inference.grading import RULE, GradingRule
 from inference.refusal import Refusal
 from inference.runtime import Models
+from inference.screening import PIPELINE, PIPELINE_VERSION, Screening, ScreeningSettings, screen
 from node import __version__
 from node.gate import LoadedSeries, Unevaluable
 from node.results import DocumentReference, Result, ResultContext, encode, findings_document
@@ -62,7 +63,9 @@ class BuiltAnswer:
 
 def screening_settings(settings: Settings) -> ScreeningSettings:
     """The pipeline's thresholds, with what the site chose."""
-    return ScreeningSettings(flag_loss=settings.screening.flag_loss, screening_age=settings.study.screening_age)
+    return ScreeningSettings(
+        rule=GradingRule(moderate_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
+    )
 
 
 def result_context(settings: Settings, series: LoadedSeries | Unevaluable, identity: Identity) -> ResultContext:
@@ -80,7 +83,7 @@ def result_context(settings: Settings, series: LoadedSeries | Unevaluable, ident
         device_serial=settings.site,
         predecessor_report=identity.predecessors.get("report"),
         predecessor_details=identity.predecessors.get("details"),
-        parameters=tuple((name, str(value)) for name, value in asdict(screening_settings(settings)).items()),
+        parameters=tuple(_flat(asdict(screening_settings(settings)))),
         run=identity.run,
     )
 
@@ -120,8 +123,16 @@ def answer(
         "results": time.perf_counter() - inferred,
     }
     findings = replace(findings, timings_s=timings_s)
-    document = findings_document(findings, series.datasets, context, sent=sent)
+    document = findings_document(series.datasets, findings, context, sent=sent)
     return BuiltAnswer(findings, sent, results, document)
+
+
+def _flat(thresholds: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in thresholds.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
 
 
 def _not_evaluable(refusal: Refusal, models: Models) -> Findings:

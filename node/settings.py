@@ -56,7 +56,8 @@ class Study(_Section):
     all_series: bool = False
     spine_expected_patterns: tuple[str, ...] = ()
     """Regular expressions over body part, study, series and protocol descriptions: here a spine is expected."""
-    screening_age: float | None = 50.0
+    screening_age: float = Field(50.0, ge=18)
+    """Younger patients are answered, and marked as outside the screening age."""
 
 
 class Screening(_Section):

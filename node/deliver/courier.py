@@ -143,7 +143,8 @@ class Courier:
             return None
         if row["trying_s"] > rules.give_up_after_s:
             return None
-        return rules.backoff_s[min(row["attempts"], len(rules.backoff_s) - 1)]
+        attempts: int = row["attempts"]
+        return rules.backoff_s[min(attempts, len(rules.backoff_s) - 1)]
 
 
 def _by_need(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

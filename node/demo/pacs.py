@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from pydicom import dcmread
+from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import Verification
@@ -96,7 +98,7 @@ class SmallPacs:
             if item.status == 0:
                 with (self.folder / name).open("wb") as file:
                     file.write(b"\0" * 128 + b"DICM")
-                    write_file_meta_info(file, event.file_meta)
+                    write_file_meta_info(cast(DicomIO, file), event.file_meta)
                     file.write(content)
             self.received.append(item)
             with (self.folder / "received.jsonl").open("a", encoding="utf-8") as log:

@@ -1,14 +1,16 @@
 """Stored pixel values of one instance, decoded and cleaned of what does not belong to them (PS3.5 section 8).
 
-Uncompressed little endian data, the bulk of what scanners send, are taken from the file as they are; everything else
-goes through pydicom's decoders. Values are masked to Bits Stored (older objects keep overlays in the bits above) and
-sign-extended, because scanners that store 12 signed bits leave the upper ones unset.
+Uncompressed data, the bulk of what scanners send, are taken from the file as they are; everything else goes through
+pydicom's decoders, but for 12-bit JPEG (Extended), which pydicom has no decoder for and GDCM reads. Values are masked
+to Bits Stored (older objects keep overlays in the bits above) and sign-extended, because scanners that store 12
+signed bits leave the upper ones unset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
@@ -31,7 +33,8 @@ NATIVE_LITTLE_ENDIAN = frozenset(
     {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(DeflatedExplicitVRLittleEndian)}
 )
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), str(JPEGExtended12Bit), str(JPEGLSNearLossless)})
+JPEG_EXTENDED = str(JPEGExtended12Bit)
+ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), JPEG_EXTENDED, str(JPEGLSNearLossless)})
 PERHAPS_LOSSY = frozenset({str(JPEG2000), "1.2.840.10008.1.2.4.203"})
 """JPEG 2000 and HTJ2K: lossy unless the header says otherwise."""
 
@@ -76,25 +79,41 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
     PixelError
         Truncated, corrupt, or in a syntax or layout that cannot be decoded. Nothing else is raised.
     """
-    try:
-        with permissive():
-            if tuple(frames) == (None,):
-                yield _clean(_single(header), header.dataset)
-            else:
-                indices = [f - 1 for f in frames if f is not None]
-                for array in iter_pixels(header.path, indices=indices, raw=True):
-                    yield _clean(array, header.dataset)
-    except PixelError:
-        raise
-    except Exception as error:  # decoders are foreign code with exceptions of their own; the kind is reported
-        raise PixelError(f"decoding failed ({type(error).__name__})") from error
+    arrays = _arrays(header, frames)
+    while True:
+        try:
+            with permissive():
+                array = next(arrays, None)
+                values = None if array is None else _clean(array, header.dataset)
+        except PixelError:
+            raise
+        except Exception as error:  # decoders are foreign code with exceptions of their own; the kind is reported
+            raise PixelError(f"Decoding failed ({type(error).__name__})") from error
+        if values is None:
+            return
+        yield values
+
+
+def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
+    indices = [f - 1 for f in frames if f is not None]
+    if not indices:
+        yield _single(header)
+    elif _is_wide_jpeg(header):
+        decoded = _by_gdcm(header)
+        yield from (decoded[index] for index in indices)
+    else:
+        yield from iter_pixels(header.path, indices=indices, raw=True)
+
+
+def _is_wide_jpeg(header: InstanceHeader) -> bool:
+    return header.transfer_syntax_uid == JPEG_EXTENDED and integer(header.dataset, "BitsAllocated") == 16
 
 
 def _single(header: InstanceHeader) -> NDArray[np.integer]:
     dataset: FileDataset = dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS))
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
     if "PixelData" not in dataset:
-        raise PixelError("the instance has no pixel data")
+        raise PixelError("The instance has no pixel data")
     allocated = integer(header.dataset, "BitsAllocated")
     big = header.transfer_syntax_uid == BIG_ENDIAN or dataset.original_encoding[1] is False
     native = header.transfer_syntax_uid in NATIVE_LITTLE_ENDIAN or header.transfer_syntax_uid in ("", BIG_ENDIAN)
@@ -105,17 +124,35 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
         kind = "u1" if allocated == 8 else ">u2" if big else "<u2"
         return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
-    array = next(iter(iter_pixels(dataset, indices=[0], raw=True)))
+    if _is_wide_jpeg(header):
+        array: NDArray[np.integer] = _by_gdcm(header)[0]
+    else:
+        array = next(iter(iter_pixels(dataset, indices=[0], raw=True)))
     if array.shape != (rows, columns):
-        raise PixelError("the decoded image has another size than the header says")
+        raise PixelError("The decoded image has another size than the header says")
     return array
+
+
+def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:
+    """All frames (frames, rows, columns) of an instance that GDCM reads, 16 bits allocated."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(header.path))
+    if not reader.Read():
+        raise PixelError("GDCM cannot decode this JPEG")
+    image = reader.GetImage()
+    if image.GetPixelFormat().GetPixelSize() != 2:
+        raise PixelError("Only 8 and 16 bits per pixel are read")
+    # the binding gives the bytes as text, each undecodable one as a surrogate
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")
+    rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
+    return np.frombuffer(data, "<u2").reshape(-1, rows, columns)
 
 
 def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     """Only the stored bits, with their sign."""
     allocated = integer(dataset, "BitsAllocated")
     if allocated not in (8, 16) or array.dtype.itemsize * 8 != allocated:
-        raise PixelError("only 8 and 16 bits per pixel are read")
+        raise PixelError("Only 8 and 16 bits per pixel are read")
     stored = integer(dataset, "BitsStored") or allocated
     signed = integer(dataset, "PixelRepresentation") == 1
     if not 1 <= stored <= allocated:

@@ -25,13 +25,14 @@ _silent: ContextVar[bool] = ContextVar("_silent", default=False)
 
 
 class _NoQuotations(logging.Filter):
-    """Drops what pydicom logs inside :func:`permissive`; everything else of its logger passes."""
+    """Drops what pydicom logs inside :func:`permissive`; everything else of its loggers passes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not _silent.get()
 
 
-logging.getLogger("pydicom").addFilter(_NoQuotations())
+for _name in ("pydicom", "pydicom.pixels.decoders.base"):
+    logging.getLogger(_name).addFilter(_NoQuotations())
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
         done = 0
         for index, stored in zip(indices, stored_values(header, frames), strict=False):
             if stored.shape != (rows, columns):
-                raise PixelError("the decoded image has another size than the header says")
+                raise PixelError("The decoded image has another size than the header says")
             digests[slices[index].name] = pixel_digest(stored)
             _rescale(stored, slices[index], hu[index])
             outside = _padding(stored, slices[index])

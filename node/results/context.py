@@ -100,3 +100,12 @@ class Result:
     def sha256(self) -> str:
         """Hex digest of :meth:`encoded`."""
         return hashlib.sha256(self.encoded()).hexdigest()
+
+    def reference(self) -> DocumentReference:
+        """How a later revision names this object as its predecessor."""
+        return DocumentReference(
+            study_instance_uid=str(self.dataset.StudyInstanceUID),
+            series_instance_uid=str(self.dataset.SeriesInstanceUID),
+            sop_class_uid=str(self.dataset.SOPClassUID),
+            sop_instance_uid=str(self.dataset.SOPInstanceUID),
+        )

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from inference.findings import Findings, Grade, VertebraFinding
 from node.results import codes
-from node.results.common import MANUFACTURER, new_file, source_references, stamp, stamp_lossy
+from node.results.common import MANUFACTURER, new_file, stamp, stamp_lossy
 from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
 
@@ -122,8 +122,8 @@ def build_segmentation(
     file.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
     stamp_lossy(file, source)
     _pin_dimensions(file, identity.uid("segmentation:dimensions"))
-    if "SourceImageSequence" not in file:
-        file.SourceImageSequence = source_references(source)
+    if "ContentCreatorName" not in file:
+        file.ContentCreatorName = ""
     return file
 
 

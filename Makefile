@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: demo test check bench chaos train train-env debian clean lock
+
+demo: $(READY)  ## the main job, end to end: phantom CT in, results back in a PACS (INPUT=folder sends your own images)
+	@$(BIN)/spine-node demo $(if $(INPUT),--input "$(INPUT)")
+
+test: check debian  ## every test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(READY)  ## lint, types, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p node -p inference
+	$(BIN)/python -m node.results.schema --check
+
+bench: $(READY) debian  ## speed against peers: prints a table, writes build/bench.json
+	$(BIN)/python -m tests.benchmarks
+
+chaos: $(READY)  ## the full fault suite
+	$(BIN)/python -m pytest -n 0 -m chaos tests
+
+train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
+	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"
+
+train: train-env  ## every shipped model again; resumes where it was stopped
+	$(BIN)/python -m onnx_models.training.train localizer
+	$(BIN)/python -m onnx_models.training.export localizer
+	$(BIN)/python -m onnx_models.training.train keypoints
+	$(BIN)/python -m onnx_models.training.export keypoints
+
+debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace; } >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk strace >/dev/null; \
+	fi
+
+$(READY): requirements.lock pyproject.toml
+	@echo "setting up $(VENV) from requirements.lock"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@rm -f $(VENV)/.ready-* && touch $@
+
+lock:  ## pins every dependency again, with hashes (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --group test -o requirements.lock
+
+clean:
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

