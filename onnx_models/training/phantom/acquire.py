@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.geometry import Volume
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.patient import Patient
 from onnx_models.training.phantom.ranges import TRAINING, Ranges
 from onnx_models.training.phantom.scene import F32
@@ -155,7 +155,7 @@ def render(patient: Patient, grid: Grid) -> F32:
         affine[:, 0] = step
         shape[0] *= parts
     footprint = np.float32(np.clip((sk / parts + sj + si) / 3, 0.3, 5.0))
-    out = K.hu_grid(affine.astype(np.float32), shape, footprint, *patient.packed)
+    out = ker.hu_grid(affine.astype(np.float32), shape, footprint, *patient.packed)
     if parts > 1:
         out = out.reshape(grid.shape[0], parts, *grid.shape[1:]).mean(1)
     return np.asarray(out, np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.ranges import Ranges
 from onnx_models.training.phantom.scene import Scene
 from onnx_models.training.phantom.spine import Column
@@ -24,8 +24,12 @@ class Bone:
     cortical_hu: float
     shell_mm: float
     texture_hu: float
+    wall: float
+    """Thickness of a body's walls against its end plates."""
 
-    def group(self, scene: Scene, shell: float = 1.0, spongy: float = 1.0) -> int:
+    def group(
+        self, scene: Scene, shell: float = 1.0, spongy: float = 1.0, wall: float = 1.0, plate: float = 0.0
+    ) -> int:
         """A new bone in the scene."""
         return scene.group(self.spongy_hu * spongy, self.cortical_hu, self.shell_mm * shell, self.texture_hu, scale=2.2)
 
@@ -34,15 +38,15 @@ def sample_bone(rng: np.random.Generator, ranges: Ranges) -> Bone:
     """One patient's bone; osteoporosis is a low draw of the spongy HU."""
     spongy = rng.uniform(*ranges.trabecular_hu)
     cortical = max(rng.uniform(*ranges.cortical_hu), spongy + 120.0)
-    return Bone(spongy, cortical, rng.uniform(*ranges.shell_mm), rng.uniform(5, 45))
+    return Bone(spongy, cortical, rng.uniform(*ranges.shell_mm), rng.uniform(5, 45), rng.uniform(0.35, 1.1))
 
 
 def posterior_elements(rng: np.random.Generator, scene: Scene, column: Column, i: int, group: int) -> None:
     """Pedicles, articular pillars, laminae, transverse and spinous processes of body i."""
     p = float(column.position[i])
     row = column.table[i]
-    half, w = row[K.B_D] / 2, row[K.B_W] / 2
-    h = float(row[K.B_S0] - row[K.B_I0])
+    half, w = row[ker.B_D] / 2, row[ker.B_W] / 2
+    h = float(row[ker.B_S0] - row[ker.B_I0])
     s = column.scale * rng.normal(1, 0.04)
     up = column.frame(i)[2]
     lumbar = p > 11.5
@@ -86,20 +90,20 @@ def spine_bones(
     """Canal, discs, then every vertebra as one bone."""
     n = len(column.levels)
     canal = scene.group(18 + shift, -60 + shift, 1.3, 6.0)
-    at = [column.at(i, 0, column.table[i, K.B_D] / 2 + 8.2 * column.scale, 0) for i in range(n)]
+    at = [column.at(i, 0, column.table[i, ker.B_D] / 2 + 8.2 * column.scale, 0) for i in range(n)]
     scene.chain(
         canal, np.array(at), [7.2 * column.scale * (1.0 if column.levels[i] != "S2" else 0.7) for i in range(n)]
     )
     disc_hu = rng.uniform(55, 115)
     for i in range(n - 2):
         lower, upper = column.table[i + 1], column.table[i]
-        top = column.at(i + 1, 0, 0, float(lower[K.B_S0] - lower[K.B_FC_S]))
-        bottom = column.at(i, 0, 0, float(upper[K.B_I0] + upper[K.B_FC_I]))
+        top = column.at(i + 1, 0, 0, float(lower[ker.B_S0] - lower[ker.B_FC_S]))
+        bottom = column.at(i, 0, 0, float(upper[ker.B_I0] + upper[ker.B_FC_I]))
         frame = _between(column.frame(i), column.frame(i + 1))
         g = scene.group(disc_hu + shift + rng.normal(0, 8), texture=7.0)
-        half_d = 0.25 * (lower[K.B_D] + upper[K.B_D]) + rng.uniform(-0.5, 1.2)
-        half_w = 0.25 * (lower[K.B_W] + upper[K.B_W]) + rng.uniform(-0.5, 1.2)
-        sink = 0.12 * (upper[K.B_S0] - upper[K.B_I0])
+        half_d = 0.25 * (lower[ker.B_D] + upper[ker.B_D]) + rng.uniform(-0.5, 1.2)
+        half_w = 0.25 * (lower[ker.B_W] + upper[ker.B_W]) + rng.uniform(-0.5, 1.2)
+        sink = 0.12 * (upper[ker.B_S0] - upper[ker.B_I0])
         thick = max(1.0, 0.5 * abs(float((bottom - top) @ frame[2])) + sink)
         scene.disc(g, 0.5 * (top + bottom), [half_w, half_d, thick], frame)
         if rng.random() < 0.05:
@@ -111,7 +115,8 @@ def spine_bones(
         loss = float(column.truth[i].loss.max())
         # a fresh fracture is denser, an old one may be sclerosed as well
         denser = 1.0 + (rng.uniform(-0.1, 1.2) * loss if loss > 0.15 else 0.0)
-        g = bone.group(scene, spongy=weaker * denser)
+        sclerosis = max(0.0, rng.normal(40, 50)) + (rng.uniform(0, 250) * loss if loss > 0.15 else 0.0)
+        g = bone.group(scene, spongy=weaker * denser, wall=bone.wall, plate=sclerosis)
         if name not in ("S1", "S2"):
             posterior_elements(rng, scene, column, i, g)
         scene.body(g, i, column.table[i])
@@ -119,15 +124,15 @@ def spine_bones(
             _osteophyte(rng, scene, column, i, g)
         if calcified and rng.random() < 0.6 and i + 1 < n - 1:
             front = scene.group(rng.uniform(150, 500))
-            a = column.at(i, 3, -column.table[i, K.B_D] / 2 - 1.5, 0)
-            b = column.at(i + 1, 3, -column.table[i + 1, K.B_D] / 2 - 1.5, 0)
+            a = column.at(i, 3, -column.table[i, ker.B_D] / 2 - 1.5, 0)
+            b = column.at(i + 1, 3, -column.table[i + 1, ker.B_D] / 2 - 1.5, 0)
             scene.capsule(front, a, b, rng.uniform(1.0, 3.0))
         # the vein that leaves through the back of the body
         if rng.random() < 0.6 and name not in ("S1", "S2"):
-            half = column.table[i, K.B_D] / 2
+            half = column.table[i, ker.B_D] / 2
             vein = scene.group(30.0 + shift)
             mid = 0.5 * (column.truth[i].keypoints_lps_mm[4] + column.truth[i].keypoints_lps_mm[5])
-            start = mid - column.frame(i)[1] * column.table[i, K.B_WAIST_P]
+            start = mid - column.frame(i)[1] * column.table[i, ker.B_WAIST_P]
             scene.capsule(vein, start, start - column.frame(i)[1] * half * rng.uniform(0.2, 0.7), 1.3, 0.5)
             del half
 
@@ -147,14 +152,14 @@ def _osteophyte(rng: np.random.Generator, scene: Scene, column: Column, i: int, 
     for _ in range(int(rng.integers(1, 4))):
         angle = rng.uniform(-1.2, 1.2)  # 0 is anterior
         u, v = -np.cos(angle), np.sin(angle)
-        zs, zi = K.plate_heights(np.float32(u), np.float32(v * 0.9), row.astype(np.float32))
+        zs, zi = ker.plate_heights(np.float32(u), np.float32(v * 0.9), row.astype(np.float32))
         top = rng.random() < 0.5
         z = float(zs) - 1.5 if top else float(zi) + 1.5
-        x, y = v * row[K.B_W] / 2 * 0.97, u * row[K.B_D] / 2 * 0.97
+        x, y = v * row[ker.B_W] / 2 * 0.97, u * row[ker.B_D] / 2 * 0.97
         r = rng.uniform(1.5, 3.5)
         grow = rng.uniform(0.0, 4.0)
         tip = column.at(
-            i, x * (1 + 2 * grow / row[K.B_W]), y * (1 + 2 * grow / row[K.B_D]), z + (0.5 if top else -0.5) * grow
+            i, x * (1 + 2 * grow / row[ker.B_W]), y * (1 + 2 * grow / row[ker.B_D]), z + (0.5 if top else -0.5) * grow
         )
         scene.capsule(group, column.at(i, x * 0.9, y * 0.9, z - (r if top else -r) * 0.6), tip, r, 0.8)
 
@@ -237,8 +242,8 @@ def ribs(rng: np.random.Generator, scene: Scene, column: Column, bone: Bone, tru
     sternum = []
     for i in thoracic:
         p = float(column.position[i])
-        half, h = column.table[i, K.B_D] / 2, float(column.table[i, K.B_S0] - column.table[i, K.B_I0])
-        w = column.table[i, K.B_W] / 2
+        half, h = column.table[i, ker.B_D] / 2, float(column.table[i, ker.B_S0] - column.table[i, ker.B_I0])
+        w = column.table[i, ker.B_W] / 2
         s = column.scale
         part = (
             last_part if i == last else float(np.interp(p, [0, 1, 6, 9.5, 10, 11], [0.75, 0.95, 1.0, 0.8, 0.55, 0.4]))
@@ -293,7 +298,7 @@ def neck_and_head(scene: Scene, column: Column, bone: Bone, shift: float) -> Non
     g = bone.group(scene)
     c3 = column.table[0]
     up = column.frame(0)[2]
-    top = float(c3[K.B_S0])
+    top = float(c3[ker.B_S0])
     low = column.at(0, 0, 0, top + 4 * s)
     scene.capsule(g, low + up * 5, low + up * 13 * s, 8.0 * s, 6.0 * s)
     scene.capsule(g, low + up * 13 * s, low + up * 32 * s, 5.5 * s, 4.5 * s)
@@ -367,7 +372,7 @@ def implants(rng: np.random.Generator, scene: Scene, column: Column, ranges: Ran
             rod = []
             for i in levels:
                 row = column.table[i]
-                w, half = row[K.B_W] / 2, row[K.B_D] / 2
+                w, half = row[ker.B_W] / 2, row[ker.B_D] / 2
                 head = column.at(i, side * w * 0.75, half + 26 * column.scale, 2)
                 tip = column.at(i, side * w * 0.35, -half * rng.uniform(0.0, 0.6), rng.normal(0, 1))
                 scene.capsule(g, head, tip, rng.uniform(2.0, 3.4))
@@ -385,7 +390,10 @@ def implants(rng: np.random.Generator, scene: Scene, column: Column, ranges: Ran
             h = float(min(column.truth[i].heights_mm))
             for _ in range(int(rng.integers(1, 4))):
                 at = column.at(
-                    i, rng.normal(0, 0.15) * row[K.B_W], rng.normal(-0.08, 0.1) * row[K.B_D], rng.normal(0, 0.04) * h
+                    i,
+                    rng.normal(0, 0.15) * row[ker.B_W],
+                    rng.normal(-0.08, 0.1) * row[ker.B_D],
+                    rng.normal(0, 0.04) * h,
                 )
                 scene.ellipsoid(g, at, rng.uniform(0.16, 0.42, 3) * h + 1.0)
             column.truth[i].cement = True

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from inference.geometry import Volume
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.acquire import Grid, acquire, canonical_grid
 from onnx_models.training.phantom.bones import sample_bone
 from onnx_models.training.phantom.patient import Patient, sample_patient
@@ -168,7 +168,7 @@ def sample_negative(rng: np.random.Generator, ranges: Ranges = TRAINING, kind: s
         scene.box(couch, [0, 120, 0], [200, rng.uniform(5, 20), 260])
     else:
         raise ValueError(f"negatives are {', '.join(NEGATIVES)}, not {kind!r}")
-    table = np.zeros((1, K.T_COLUMNS), np.float32)
-    g = np.zeros(K.G_COLUMNS, np.float32)
-    packed = scene.pack(np.zeros((1, K.B_COLUMNS)), noise_field(rng), table, 0.0, g)
+    table = np.zeros((1, ker.T_COLUMNS), np.float32)
+    g = np.zeros(ker.G_COLUMNS, np.float32)
+    packed = scene.pack(np.zeros((1, ker.B_COLUMNS)), noise_field(rng), table, 0.0, g)
     return Patient([], packed, None, float(s), (0.0, 0.0), (-z, z))

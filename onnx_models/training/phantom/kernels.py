@@ -51,8 +51,8 @@ BODY, CAPSULE, ELLIPSOID, BOX, DISC = 0, 1, 2, 3, 4
 B_COLUMNS = 39
 
 # trunk table: columns
-T_CX, T_CY, T_A, T_B, T_FAT, T_MUSCLE, T_SX, T_SY, T_DEPTH, T_PARASPINAL, T_SLOPE = range(11)
-T_COLUMNS = 11
+T_CX, T_CY, T_A, T_B, T_FAT, T_MUSCLE, T_SX, T_SY, T_DEPTH, T_PARASPINAL, T_SLOPE, T_BACKFAT = range(12)
+T_COLUMNS = 12
 
 # trunk globals
 (
@@ -78,8 +78,8 @@ T_COLUMNS = 11
 G_COLUMNS = 18
 
 # group properties: columns
-P_INNER, P_SHELL, P_THICK, P_TEXTURE, P_SCALE, P_CLIP = range(6)
-P_COLUMNS = 6
+P_INNER, P_SHELL, P_THICK, P_TEXTURE, P_SCALE, P_CLIP, P_WALL, P_PLATE = range(8)
+P_COLUMNS = 8
 
 FAR = np.float32(1e6)
 _OPTIONS = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
@@ -147,7 +147,10 @@ def plate_heights(u, v, b):  # type: ignore[no-untyped-def]
 
 @nb.njit(**_OPTIONS)
 def body_distance(x, y, z, b, field):  # type: ignore[no-untyped-def]
-    """Signed distance (negative inside) of a vertebral body; exact on its surface, first order beside it."""
+    """(signed distance, depth below the nearer end plate) of a vertebral body, negative inside and outside respectively.
+
+    Exact on its surface, first order beside it.
+    """
     one = np.float32(1.0)
     dx = x - b[B_C]
     dy = y - b[B_C + 1]
@@ -159,7 +162,7 @@ def body_distance(x, y, z, b, field):  # type: ignore[no-untyped-def]
     half_w = np.float32(0.5) * b[B_W]
     reach = max(half_d, half_w) + np.float32(12.0)
     if lx * lx + ly * ly + lz * lz > reach * reach:
-        return FAR
+        return FAR, FAR
     u = min(one, max(-one, ly / half_d))
     v = min(one, max(-one, lx / half_w))
     zs, zi = plate_heights(u, v, b)
@@ -179,15 +182,15 @@ def body_distance(x, y, z, b, field):  # type: ignore[no-untyped-def]
     r = math.sqrt(lx * lx + (ly - yc) * (ly - yc))
     d = r * (one - one / max(q, np.float32(1e-3)))
     d = max(d, ly - half_d + b[B_WAIST_P] * waist - b[B_KPOST] * lx * lx)
-    d = max(d, lz - zs)
-    d = max(d, zi - lz)
+    plate = min(zs - lz, lz - zi)
+    d = max(d, -plate)
     if b[B_NOISE] > 0 and abs(d) < np.float32(6.0):
         d += b[B_NOISE] * _noise(field, x, y, z, np.float32(5.0))
-    return d
+    return d, plate
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _primitive_distance(kind, p, x, y, z, bodies, field):  # type: ignore[no-untyped-def]
+def _primitive_distance(kind, p, x, y, z):  # type: ignore[no-untyped-def]
     one = np.float32(1.0)
     zero = np.float32(0.0)
     if kind == CAPSULE:
@@ -267,6 +270,16 @@ def _background(x, y, z, w, table, z0, g, field):  # type: ignore[no-untyped-def
         hu_muscle = g[G_MUSCLE] + shift + np.float32(9.0) * n_soft
         streak = min(one, max(zero, (strands - np.float32(1.6) + g[G_INFILTRATION]) * np.float32(1.2)))
         hu_muscle += np.float32(0.8) * streak * (hu_fat - hu_muscle)
+        # behind the spine: two bellies of muscle in fat
+        behind = table[k, T_BACKFAT]
+        if behind > zero:
+            bx = x - table[k, T_SX]
+            by = y - table[k, T_SY] - table[k, T_DEPTH]
+            if by > np.float32(-6.0) and abs(bx) < np.float32(110.0):
+                ux = (abs(bx) - np.float32(29.0)) / np.float32(31.0)
+                uy = (by - np.float32(17.0)) / np.float32(25.0)
+                out = min(one, max(zero, (ux * ux + uy * uy - one) * np.float32(4.0)))
+                hu_muscle += behind * out * (hu_fat - hu_muscle)
         hu += cover * (hu_muscle - hu)
     cavity = _cover(d_cavity, w)
     lung = zero
@@ -326,6 +339,7 @@ def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, d
     last = start[c + 1]
     group = -1
     d = FAR
+    plate = FAR
     for n in range(first, last + 1):
         i = items[n] if n < last else -1
         here = groups[i] if n < last else -2
@@ -344,6 +358,12 @@ def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, d
                         inner += amplitude * _noise(field, x, y, z, props[group, P_SCALE])
                     value = inner
                     thick = props[group, P_THICK]
+                    if plate < FAR:
+                        inside = plate if plate > zero else zero
+                        inner += props[group, P_PLATE] / (one + inside * inside * np.float32(0.12))
+                        value = inner
+                        if plate > np.float32(0.6) - d:
+                            thick *= props[group, P_WALL]
                     if thick > zero:
                         core = _cover(d + thick, w)
                         full = max(_cover(d, w), np.float32(1e-4))
@@ -352,14 +372,19 @@ def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, d
                     hu += cover * (value - hu)
             group = here
             d = FAR
+            plate = FAR
             if n == last:
                 break
         if kinds[i] == BODY:
-            e = body_distance(x, y, z, bodies[int(prims[i, 0])], field)
+            e, depth = body_distance(x, y, z, bodies[int(prims[i, 0])], field)
+            if e < d:
+                d = e
+                plate = depth
         else:
-            e = _primitive_distance(kinds[i], prims[i], x, y, z, bodies, field)
-        if e < d:
-            d = e
+            e = _primitive_distance(kinds[i], prims[i], x, y, z)
+            if e < d:
+                d = e
+                plate = FAR
     return hu
 
 
@@ -435,7 +460,7 @@ def label_points(points, bodies, labels, field, distance):  # type: ignore[no-un
         for i in range(bodies.shape[0]):
             if labels[i] == 0:
                 continue
-            d = body_distance(points[n, 0], points[n, 1], points[n, 2], bodies[i], field)
+            d = body_distance(points[n, 0], points[n, 1], points[n, 2], bodies[i], field)[0]
             if d < best:
                 best = d
                 if d <= 0:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.bones import (
     implants,
     neck_and_head,
@@ -19,10 +19,11 @@ from onnx_models.training.phantom.bones import (
     shoulders,
     spine_bones,
 )
+from onnx_models.training.phantom.organs import organs
 from onnx_models.training.phantom.ranges import TRAINING, Ranges
 from onnx_models.training.phantom.scene import F32, Packed, Scene, noise_field
 from onnx_models.training.phantom.spine import Column, Plan, VertebraTruth, build_column, curve_of
-from onnx_models.training.phantom.trunk import organs, sample_trunk, table_and_covers
+from onnx_models.training.phantom.trunk import sample_trunk, table_and_covers
 
 F64 = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ class Patient:
     def hu(self, points_lps_mm: ArrayLike, footprint_mm: float = 0.6) -> F32:
         """HU (N,) float32 at points (N, 3), before acquisition; a sample is as wide as ``footprint_mm``."""
         p = np.ascontiguousarray(points_lps_mm, np.float32).reshape(-1, 3)
-        return np.asarray(K.hu_points(p, np.float32(footprint_mm), *self.packed), np.float32)
+        return np.asarray(ker.hu_points(p, np.float32(footprint_mm), *self.packed), np.float32)
 
     def label(self, points_lps_mm: ArrayLike) -> NDArray[np.uint8]:
         """(N,) uint8: index into ``vertebrae`` + 1 where the point lies in that body, else 0."""
@@ -87,10 +88,10 @@ class Patient:
 
     def _label(self, points: ArrayLike) -> tuple[NDArray[np.uint8], F32]:
         p = np.ascontiguousarray(points, np.float32).reshape(-1, 3)
-        distance = np.full(len(p), K.FAR, np.float32)
+        distance = np.full(len(p), ker.FAR, np.float32)
         if not len(self.labels):
             return np.zeros(len(p), np.uint8), distance
-        found = K.label_points(p, self.packed[12], self.labels, self.packed[13], distance)
+        found = ker.label_points(p, self.packed[12], self.labels, self.packed[13], distance)
         return np.asarray(found), distance
 
 
@@ -103,7 +104,7 @@ def sample_patient(rng: np.random.Generator, ranges: Ranges = TRAINING, plan: Pl
     bone = sample_bone(rng, ranges)
     scene = Scene()
     table, z0, g, inner = sample_trunk(rng, ranges, column)
-    shift = float(g[K.G_SHIFT])
+    shift = float(g[ker.G_SHIFT])
     table_and_covers(rng, scene, inner)
     down = bool(rng.random() < ranges.arms_down)
     organs(rng, scene, column, ranges, inner, shift)
@@ -117,7 +118,7 @@ def sample_patient(rng: np.random.Generator, ranges: Ranges = TRAINING, plan: Pl
     graded = [i for i, name in enumerate(column.levels) if name != "S2"]
     labels = np.zeros(len(column.levels), np.uint8)
     labels[graded] = np.arange(1, len(graded) + 1)
-    top = column.at(0, 0, 0, float(column.table[0, K.B_S0]) + 38 * column.scale)
+    top = column.at(0, 0, 0, float(column.table[0, ker.B_S0]) + 38 * column.scale)
     s1 = column.truth[column.levels.index("S1")]
     presence = (float(s1.keypoints_lps_mm[[1, 3, 5], 2].min()), float(top[2]))
     return Patient(

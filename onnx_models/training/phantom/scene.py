@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 
 F32 = NDArray[np.float32]
 CELL_MM = 14.0
@@ -33,12 +33,15 @@ class Scene:
         texture: float = 0.0,
         scale: float = 4.0,
         clip: int = 0,
+        wall: float = 1.0,
+        plate: float = 0.0,
     ) -> int:
         """A new tissue: HU inside, HU and thickness (mm) of its shell, amplitude (HU) and size (mm) of its texture.
 
-        ``clip`` 1 keeps it inside the cavity of the trunk, 2 also out of the lungs.
+        ``clip`` 1 keeps it inside the cavity of the trunk, 2 also out of the lungs. Of a vertebra, ``wall`` scales the
+        shell of the walls against that of the end plates, and ``plate`` is the HU added below the plates.
         """
-        self.props.append((inner, inner if shell is None else shell, thick, texture, scale, float(clip)))
+        self.props.append((inner, inner if shell is None else shell, thick, texture, scale, float(clip), wall, plate))
         return len(self.props) - 1
 
     def _add(self, kind: int, group: int, values: ArrayLike, low: ArrayLike, high: ArrayLike) -> None:
@@ -70,7 +73,7 @@ class Scene:
         inv = 1.0 / max(float(d @ d), 1e-6)
         reach = max(r0, r1) * (1.0 + (max(1.0, 1.0 / squeeze) - 1.0) * np.abs(n))
         values = [*a, *d, inv, r0, r1 - r0, *n, squeeze]
-        self._add(K.CAPSULE, group, values, np.minimum(a, b) - reach, np.maximum(a, b) + reach)
+        self._add(ker.CAPSULE, group, values, np.minimum(a, b) - reach, np.maximum(a, b) + reach)
 
     def chain(self, group: int, points: ArrayLike, radius: ArrayLike, **kw: object) -> None:
         """Capsules along a polyline (N, 3) with one radius, or one per point."""
@@ -85,15 +88,15 @@ class Scene:
         h = np.asarray(half_axes, np.float64)
         c = np.asarray(centre, np.float64)
         reach = np.sqrt(((r * h[:, None]) ** 2).sum(0))
-        self._add(K.ELLIPSOID, group, [*c, *(r / h[:, None]).ravel()], c - reach, c + reach)
+        self._add(ker.ELLIPSOID, group, [*c, *(r / h[:, None]).ravel()], c - reach, c + reach)
 
     def box(self, group: int, centre: ArrayLike, half: ArrayLike, rows: ArrayLike | None = None) -> None:
         """A box with half edges along ``rows``."""
-        self._plate(K.BOX, group, centre, half, rows)
+        self._plate(ker.BOX, group, centre, half, rows)
 
     def disc(self, group: int, centre: ArrayLike, half: ArrayLike, rows: ArrayLike | None = None) -> None:
         """An elliptical plate: half axes (left, back) and half thickness along ``rows``."""
-        self._plate(K.DISC, group, centre, half, rows)
+        self._plate(ker.DISC, group, centre, half, rows)
 
     def _plate(self, kind: int, group: int, centre: ArrayLike, half: ArrayLike, rows: ArrayLike | None) -> None:
         r = np.eye(3) if rows is None else np.asarray(rows, np.float64)
@@ -105,8 +108,8 @@ class Scene:
     def body(self, group: int, index: int, row: NDArray[np.float64]) -> None:
         """Vertebral body number ``index`` (row of the body table)."""
         c = row[:3]
-        reach = 0.5 * np.linalg.norm([row[K.B_D], row[K.B_W], 1.6 * (row[K.B_S0] - row[K.B_I0])]) + 3.0
-        self._add(K.BODY, group, [float(index)], c - reach, c + reach)
+        reach = 0.5 * np.linalg.norm([row[ker.B_D], row[ker.B_W], 1.6 * (row[ker.B_S0] - row[ker.B_I0])]) + 3.0
+        self._add(ker.BODY, group, [float(index)], c - reach, c + reach)
 
     def pack(self, bodies: NDArray[np.float64], field_: F32, table: F32, z0: float, trunk: F32) -> Packed:
         """Arrays for the kernels."""
@@ -114,7 +117,7 @@ class Scene:
         low = boxes[:, :3].min(0) if len(boxes) else np.zeros(3)
         high = boxes[:, 3:].max(0) if len(boxes) else np.ones(3)
         dims = np.maximum(1, np.ceil((high - low) / CELL_MM)).astype(np.int64)
-        start, items = K.fill_cells(boxes, low, CELL_MM, dims)
+        start, items = ker.fill_cells(boxes, low, CELL_MM, dims)
         return (
             table,
             np.float32(z0),
@@ -122,13 +125,13 @@ class Scene:
             np.array(self.kinds, np.int8),
             np.array(self.rows, np.float32).reshape(-1, 16),
             np.array(self.groups, np.int32),
-            np.array(self.props, np.float32).reshape(-1, K.P_COLUMNS),
+            np.array(self.props, np.float32).reshape(-1, ker.P_COLUMNS),
             low.astype(np.float32),
             np.float32(CELL_MM),
             dims,
             start,
             items,
-            np.ascontiguousarray(bodies, np.float32).reshape(-1, K.B_COLUMNS),
+            np.ascontiguousarray(bodies, np.float32).reshape(-1, ker.B_COLUMNS),
             field_,
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from onnx_models.training.phantom import kernels as K
+from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.ranges import Ranges
 
 F64 = NDArray[np.float64]
@@ -36,7 +36,7 @@ class VertebraTruth:
     level
         "C3" to "S1"; T13 and L6 where the patient has them.
     centroid_lps_mm
-        (3,), mean of the six key points.
+        (3,), mean of the mid-height points (the middle one counts twice).
     keypoints_lps_mm
         (6, 3) in the order of ``inference.findings.KEYPOINTS``, all in the mid-sagittal plane of the vertebra: the
         middle points on the concave end plates, the posterior ones where the (concave) posterior wall meets them.
@@ -66,7 +66,7 @@ class VertebraTruth:
     metal: bool = False
 
     @property
-    def G(self) -> float:
+    def G(self) -> float:  # noqa: N802 - the field's own symbol
         """min / max of the three heights (Pisov et al. 2020, eq. 1)."""
         return float(self.heights_mm.min() / self.heights_mm.max())
 
@@ -88,7 +88,7 @@ class Column:
 
     def frame(self, i: int) -> F64:
         """Rows left, back, up of body i."""
-        return np.asarray(self.table[i, K.B_R : K.B_R + 9]).reshape(3, 3)
+        return np.asarray(self.table[i, ker.B_R : ker.B_R + 9]).reshape(3, 3)
 
     def at(self, i: int, x: float, y: float, z: float) -> F64:
         """Point (x, y, z) of the frame of body i, in LPS mm."""
@@ -177,7 +177,7 @@ def _frame(tilt: float, lateral: float, rotation: float) -> F64:
 
 def _healthy_row(rng: np.random.Generator, ranges: Ranges, position: float, scale: float) -> F64:
     """Shape of one undeformed body (no place yet)."""
-    row = np.zeros(K.B_COLUMNS)
+    row = np.zeros(ker.B_COLUMNS)
     hp = float(np.interp(position, _AT, _HEIGHT)) * scale * rng.normal(1, 0.02)
     depth = float(np.interp(position, _AT, _DEPTH)) * scale * rng.normal(1, 0.03)
     width = float(np.interp(position, _AT, _WIDTH)) * scale * rng.normal(1, 0.03)
@@ -199,21 +199,21 @@ def _healthy_row(rng: np.random.Generator, ranges: Ranges, position: float, scal
     sag = rim - hm  # what both concavities take from the middle height
     part = rng.uniform(0.35, 0.6)
     lean = rng.uniform(0.35, 0.65)
-    row[K.B_D], row[K.B_W] = depth, width
-    row[K.B_NORM] = rng.uniform(0.2, 0.6)
-    row[K.B_EXTRA] = depth * rng.uniform(0.06, 0.18)
-    row[K.B_KPOST] = rng.uniform(0.002, 0.010)
-    row[K.B_WAIST_A] = rng.uniform(0.04, 0.10) * depth
-    row[K.B_WAIST_P] = rng.uniform(0.02, 0.07) * depth
-    row[K.B_WAIST_L] = rng.uniform(0.04, 0.09) * width
-    row[K.B_S0], row[K.B_I0] = 0.5 * rim, -0.5 * rim
-    row[K.B_S1], row[K.B_I1] = lean * (hp - ha) / 2, -(1 - lean) * (hp - ha) / 2
+    row[ker.B_D], row[ker.B_W] = depth, width
+    row[ker.B_NORM] = rng.uniform(0.2, 0.6)
+    row[ker.B_EXTRA] = depth * rng.uniform(0.06, 0.18)
+    row[ker.B_KPOST] = rng.uniform(0.002, 0.010)
+    row[ker.B_WAIST_A] = rng.uniform(0.04, 0.10) * depth
+    row[ker.B_WAIST_P] = rng.uniform(0.02, 0.07) * depth
+    row[ker.B_WAIST_L] = rng.uniform(0.04, 0.09) * width
+    row[ker.B_S0], row[ker.B_I0] = 0.5 * rim, -0.5 * rim
+    row[ker.B_S1], row[ker.B_I1] = lean * (hp - ha) / 2, -(1 - lean) * (hp - ha) / 2
     shift_s, shift_i = rng.uniform(-0.05, 0.25), rng.uniform(0.0, 0.3)
-    row[K.B_SHIFT_S], row[K.B_SHIFT_I] = shift_s, shift_i
-    row[K.B_SC] = sag * part / (1 - shift_s**2)
-    row[K.B_IC] = sag * (1 - part) / (1 - shift_i**2)
-    row[K.B_PA] = 1.0
-    row[K.B_NOISE] = rng.uniform(0.0, 0.09)
+    row[ker.B_SHIFT_S], row[ker.B_SHIFT_I] = shift_s, shift_i
+    row[ker.B_SC] = sag * part / (1 - shift_s**2)
+    row[ker.B_IC] = sag * (1 - part) / (1 - shift_i**2)
+    row[ker.B_PA] = 1.0
+    row[ker.B_NOISE] = rng.uniform(0.0, 0.09)
     return row
 
 
@@ -223,32 +223,39 @@ def _deform(rng: np.random.Generator, ranges: Ranges, row: F64, kind: str, loss:
     ha, hm, hp = (plate_gap(row, x) for x in u)
     upper = rng.uniform(0.6, 1.0) if rng.random() < 0.75 else rng.uniform(0.0, 0.4)
     if kind == "wedge":
-        row[K.B_PA] = rng.uniform(0.8, 1.8)
-        row[K.B_FA_S], row[K.B_FA_I] = loss * ha * upper, loss * ha * (1 - upper)
+        row[ker.B_PA] = rng.uniform(0.8, 1.8)
+        row[ker.B_FA_S], row[ker.B_FA_I] = loss * ha * upper, loss * ha * (1 - upper)
     elif kind == "biconcave":
         upper = rng.uniform(0.3, 0.9)
-        row[K.B_FM_S], row[K.B_FM_I] = loss * hm * upper, loss * hm * (1 - upper)
+        row[ker.B_FM_S], row[ker.B_FM_I] = loss * hm * upper, loss * hm * (1 - upper)
         extra = loss * rng.uniform(0.0, 0.3) * ha
-        row[K.B_FA_S] += extra * upper
-        row[K.B_FA_I] += extra * (1 - upper)
+        row[ker.B_FA_S] += extra * upper
+        row[ker.B_FA_I] += extra * (1 - upper)
     elif kind == "crush":
         # the whole body sinks; the front or the middle somewhat more
         part = hm * loss * rng.uniform(0.85, 1.0)
-        row[K.B_FC_S], row[K.B_FC_I] = part * upper, part * (1 - upper)
+        row[ker.B_FC_S], row[ker.B_FC_I] = part * upper, part * (1 - upper)
         more = rng.uniform(0.0, 1.0) * max(0.0, loss * ha - part)
-        row[K.B_FA_S], row[K.B_FA_I] = more * upper, more * (1 - upper)
-        row[K.B_WAIST_P] -= rng.uniform(0.0, 0.06) * row[K.B_D]
+        row[ker.B_FA_S], row[ker.B_FA_I] = more * upper, more * (1 - upper)
+        row[ker.B_WAIST_P] -= rng.uniform(0.0, 0.06) * row[ker.B_D]
     else:
         raise ValueError(f"deformities are wedge, biconcave and crush, not {kind!r}")
     if loss > 0.2:
-        row[K.B_WAIST_A] -= rng.uniform(0.03, 0.14) * row[K.B_D]
-        row[K.B_WAIST_L] -= rng.uniform(0.0, 0.06) * row[K.B_W]
+        row[ker.B_WAIST_A] -= rng.uniform(0.03, 0.14) * row[ker.B_D]
+        row[ker.B_WAIST_L] -= rng.uniform(0.0, 0.06) * row[ker.B_W]
     # no part may vanish: a body keeps at least a sixth of its height
     low = min(plate_gap(row, x) for x in np.linspace(-1, 1, 21))
     if low < hp / 6:
         excess = hp / 6 - low
-        for a, b in ((K.B_FA_S, K.B_FA_I), (K.B_FM_S, K.B_FM_I), (K.B_FC_S, K.B_FC_I)):
-            total = row[K.B_FA_S] + row[K.B_FM_S] + row[K.B_FC_S] + row[K.B_FA_I] + row[K.B_FM_I] + row[K.B_FC_I]
+        for a, b in ((ker.B_FA_S, ker.B_FA_I), (ker.B_FM_S, ker.B_FM_I), (ker.B_FC_S, ker.B_FC_I)):
+            total = (
+                row[ker.B_FA_S]
+                + row[ker.B_FM_S]
+                + row[ker.B_FC_S]
+                + row[ker.B_FA_I]
+                + row[ker.B_FM_I]
+                + row[ker.B_FC_I]
+            )
             shrink = max(0.0, 1 - excess / max(total, 1e-6))
             row[a] *= shrink
             row[b] *= shrink
@@ -256,7 +263,7 @@ def _deform(rng: np.random.Generator, ranges: Ranges, row: F64, kind: str, loss:
 
 def plate_gap(row: F64, u: float) -> float:
     """Height of the body of this row at u (-1 anterior, 0 middle, 1 posterior), in the mid-sagittal plane."""
-    zs, zi = K.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
+    zs, zi = ker.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
     return float(zs - zi)
 
 
@@ -299,13 +306,13 @@ def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column
         if name in deformities or 0 <= position[i] <= 16:
             p = ranges.endplate_step * (1.0 if name in deformities else 0.0)
             if one.random() < p:
-                rows[i][K.B_STEP] = one.uniform(0.03, 0.12) * plate_gap(healthy[i], -1.0)
-                rows[i][K.B_STEP_U] = one.uniform(-0.7, 0.3)
+                rows[i][ker.B_STEP] = one.uniform(0.03, 0.12) * plate_gap(healthy[i], -1.0)
+                rows[i][ker.B_STEP_U] = one.uniform(-0.7, 0.3)
         # scoliosis wedges bodies sideways as well
-        rows[i][K.B_LAT] = 0.0
+        rows[i][ker.B_LAT] = 0.0
         if 0 < i < n - 1:
             bend = np.radians(lateral[i - 1] - lateral[i + 1]) / 2
-            rows[i][K.B_LAT] = -0.25 * 0.25 * bend * rows[i][K.B_W]
+            rows[i][ker.B_LAT] = -0.25 * 0.25 * bend * rows[i][ker.B_W]
     settle = _settle(rng, rows, healthy)
     tilt = tilt + (settle if plan.gibbus_deg is None else 0.0)
     tilt = tilt + _balance(tilt, position, healthy, rng.normal(-32, 25) * scale, keep=plan.tilt_t1_deg is not None)
@@ -352,7 +359,7 @@ def _settle(rng: np.random.Generator, rows: list[F64], healthy: list[F64]) -> F6
     out = np.zeros(len(rows))
     for i, (row, twin) in enumerate(zip(rows, healthy, strict=True)):
         lost = (plate_gap(twin, -1) - plate_gap(row, -1)) - (plate_gap(twin, 1) - plate_gap(row, 1))
-        angle = np.degrees(np.arctan2(lost, row[K.B_D])) * rng.uniform(0.2, 0.8)
+        angle = np.degrees(np.arctan2(lost, row[ker.B_D])) * rng.uniform(0.2, 0.8)
         if angle > 0.5:
             # most of it is straightened again within the next levels above
             above = np.arange(i, -1, -1)
@@ -366,7 +373,7 @@ def _place(rows: list[F64], tilt: F64, lateral: F64, rotation: F64, discs: F64) 
     table = np.array(rows)
     frames = [_frame(tilt[i], lateral[i], rotation[i]) for i in range(n)]
     for i in range(n):
-        table[i, K.B_R : K.B_R + 9] = frames[i].ravel()
+        table[i, ker.B_R : ker.B_R + 9] = frames[i].ravel()
     probe = [(u, v) for u in (-1.0, -0.5, 0.0, 0.5, 1.0) for v in (-0.9, 0.0, 0.9) if u * u + v * v < 1.9]
     s1 = n - 2
 
@@ -375,8 +382,8 @@ def _place(rows: list[F64], tilt: F64, lateral: F64, rotation: F64, discs: F64) 
         row = table[i].astype(np.float32)
         out = []
         for u, v in probe:
-            z = K.plate_heights(np.float32(u), np.float32(v), row)[0 if top else 1]
-            local = np.array([v * row[K.B_W] / 2 * np.sqrt(max(0.0, 1 - 0.5 * u * u)), u * row[K.B_D] / 2, z])
+            z = ker.plate_heights(np.float32(u), np.float32(v), row)[0 if top else 1]
+            local = np.array([v * row[ker.B_W] / 2 * np.sqrt(max(0.0, 1 - 0.5 * u * u)), u * row[ker.B_D] / 2, z])
             out.append(local @ frames[i])
         return np.array(out)
 
@@ -403,12 +410,12 @@ def _place(rows: list[F64], tilt: F64, lateral: F64, rotation: F64, discs: F64) 
 
 def keypoints_of(row: F64) -> F64:
     """Key points (6, 3) in LPS mm of a placed row, in the order of ``inference.findings.KEYPOINTS``."""
-    r = row[K.B_R : K.B_R + 9].reshape(3, 3)
+    r = row[ker.B_R : ker.B_R + 9].reshape(3, 3)
     out = []
     for u in (-1.0, 0.0, 1.0):
-        zs, zi = K.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
+        zs, zi = ker.plate_heights(np.float32(u), np.float32(0), row.astype(np.float32))
         for z in (zs, zi):
-            out.append(row[:3] + np.array([0.0, u * row[K.B_D] / 2, float(z)]) @ r)
+            out.append(row[:3] + np.array([0.0, u * row[ker.B_D] / 2, float(z)]) @ r)
     return np.array(out)
 
 
@@ -416,10 +423,11 @@ def _truth(level: str, row: F64, healthy: F64, deformity: str) -> VertebraTruth:
     points = keypoints_of(row)
     heights = np.linalg.norm(points[0::2] - points[1::2], axis=1)
     twin = np.array([plate_gap(healthy, u) for u in (-1.0, 0.0, 1.0)])
-    frame = row[K.B_R : K.B_R + 9].reshape(3, 3).copy()
+    frame = row[ker.B_R : ker.B_R + 9].reshape(3, 3).copy()
+    middle = 0.25 * (points[:2].mean(0) + 2 * points[2:4].mean(0) + points[4:].mean(0))
     return VertebraTruth(
-        level, points.mean(0), points, heights, twin, 1 - heights / twin, deformity, frame,
-        float(row[K.B_D]), float(row[K.B_W]),
+        level, middle, points, heights, twin, 1 - heights / twin, deformity, frame,
+        float(row[ker.B_D]), float(row[ker.B_W]),
     )  # fmt: skip
 
 
@@ -437,3 +445,10 @@ def curve_of(column: Column) -> CubicSpline:
     """(x, y) in mm as a function of z, LPS."""
     z, first = np.unique(column.curve_z, return_index=True)
     return CubicSpline(z, column.curve_xy[first], bc_type="natural")
+
+
+def places(column: Column) -> dict[str, F64]:
+    """Centre (3,) of the body nearest to each standard level's position: variants have their organs as well."""
+    names = [f"C{i}" for i in range(3, 8)] + [f"T{i}" for i in range(1, 13)] + [f"L{i}" for i in range(1, 6)]
+    at = {name: float(k - 5) for k, name in enumerate([*names, "S1", "S2"])}
+    return {name: column.table[int(np.argmin(np.abs(column.position - p))), :3] for name, p in at.items()}
