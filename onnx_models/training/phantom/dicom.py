@@ -81,11 +81,11 @@ def write_dicom_series(
         ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
         ds.AccessionNumber = f"A{seed:07d}"
         ds.Modality = "CT"
-        ds.Manufacturer = "spine-node"
+        ds.Manufacturer = "Procedural phantom"
         ds.InstitutionName = "Phantom hospital"
         ds.ReferringPhysicianName = ""
         ds.StudyDescription, ds.SeriesDescription = study_description, series_description
-        ds.ManufacturerModelName = "procedural phantom"
+        ds.ManufacturerModelName = "phantom"
         ds.PatientName, ds.PatientID = f"Phantom^Seed {seed}", patient_id
         ds.PatientBirthDate = f"{when.year - age_years - 1}0701"
         ds.PatientSex, ds.PatientAge = sex, f"{age_years:03d}Y"
