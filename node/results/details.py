@@ -134,7 +134,7 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     if vertebra.heights_mm is not None:
         heights = vertebra.heights_mm.as_tuple()
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.HEIGHTS, heights, strict=True)]
-    rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
+        rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
     if vertebra.height_loss is not None:
         losses = vertebra.height_loss.as_tuple()
         rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]

@@ -220,7 +220,7 @@ def _names(
     step = min(22.0, (PANEL[3] - PANEL[1] - 24) / max(1, len(wanted)))
     places = spread(wanted, step, PANEL[1] + 12, PANEL[3] - 12)
     for vertebra, at, place in zip(findings.vertebrae, wanted, places, strict=True):
-        colour = GRADE_COLOURS[vertebra.grade if vertebra.heights_mm is not None else None]
+        colour = GRADE_COLOURS[vertebra.grade]
         draw.line((right + GUTTER, at, right + GUTTER + 18, place), colour, 1)
         name = f"{vertebra.name} {wording.grade_word(vertebra)}"
         draw.text((right + GUTTER + 22, place), name, colour, font(18), anchor="lm")
@@ -262,7 +262,7 @@ def _table(draw: ImageDraw.ImageDraw, findings: Findings, top: int) -> int:
 
 
 def _table_row(draw: ImageDraw.ImageDraw, vertebra: VertebraFinding, y: int, size: int) -> None:
-    colour = GRADE_COLOURS[vertebra.grade if vertebra.heights_mm is not None else None]
+    colour = GRADE_COLOURS[vertebra.grade]
     loss, ratio = wording.largest_loss(vertebra), vertebra.height_ratio
     cells = (
         vertebra.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from dataclasses import replace
 
 from inference.findings import Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
@@ -56,26 +57,55 @@ def quality_sentence(flag: Quality) -> str:
     return QUALITY_SENTENCES.get(flag, str(flag).replace("_", " ").lower())
 
 
+def is_measured(vertebra: VertebraFinding) -> bool:
+    """Whether heights and end points are there and the vertebra is whole: a partial one is not measured."""
+    whole = Quality.PARTIAL not in vertebra.quality
+    return whole and vertebra.heights_mm is not None and vertebra.keypoints_lps_mm is not None
+
+
 def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
     """The vertebrae whose heights and end points are there, top to bottom."""
-    return tuple(v for v in findings.vertebrae if v.heights_mm is not None and v.keypoints_lps_mm is not None)
+    return tuple(v for v in findings.vertebrae if is_measured(v))
 
 
 def as_answered(findings: Findings) -> Findings:
-    """The findings as they may be said: an answer without one measured vertebra is "not evaluable"."""
-    if findings.refusal is not None or measured(findings):
+    """The findings as they may be said.
+
+    A vertebra that is not whole, or lacks heights or points, keeps neither number nor grade; an answer without one
+    measured vertebra is "not evaluable".
+    """
+    if findings.refusal is not None:
         return findings
-    return Findings(
-        pipeline=findings.pipeline,
-        pipeline_version=findings.pipeline_version,
-        provider=findings.provider,
-        models=findings.models,
-        patient=PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule),
-        refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND),
-        spine_found=findings.spine_found,
-        quality=findings.quality,
-        spacing_along_spine_mm=findings.spacing_along_spine_mm,
-        timings_s=findings.timings_s,
+    if not measured(findings):
+        return replace(
+            findings,
+            patient=PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule),
+            vertebrae=(),
+            refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND),
+        )
+    if any(_half_measured(v) for v in findings.vertebrae):
+        return replace(
+            findings, vertebrae=tuple(_unmeasured(v) if _half_measured(v) else v for v in findings.vertebrae)
+        )
+    return findings
+
+
+def _half_measured(vertebra: VertebraFinding) -> bool:
+    """Whether numbers stand at a vertebra that counts as not measured."""
+    numbers = (vertebra.heights_mm, vertebra.keypoints_lps_mm, vertebra.height_ratio, vertebra.grade)
+    return not is_measured(vertebra) and any(value is not None for value in numbers)
+
+
+def _unmeasured(vertebra: VertebraFinding) -> VertebraFinding:
+    return replace(
+        vertebra,
+        keypoints_lps_mm=None,
+        heights_mm=None,
+        height_ratio=None,
+        height_loss=None,
+        height_uncertainty_mm=None,
+        grade=None,
+        rule=None,
     )
 
 
@@ -120,7 +150,7 @@ def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
 
 def grade_word(vertebra: VertebraFinding) -> str:
     """The word beside the colour: the grade, "not graded", or "not measured"."""
-    if vertebra.heights_mm is None:
+    if not is_measured(vertebra):
         return "not measured"
     return str(vertebra.grade) if vertebra.grade is not None else "not graded"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
@@ -234,6 +237,16 @@ def _outlines(volume: Volume, picture: CurvedReformat, surface: CurvedSurface, f
         clipped = np.clip(pixels, 0, [columns - 1, rows - 1])
         outlines[inside & filled[clipped[..., 1], clipped[..., 0]]] = v.ordinal
     return outlines
+
+
+def from_disk(header: Dataset) -> Dataset:
+    """The header as the gate would read it from a file: text decoded lazily by its character set."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a hostile header may hold what pydicom warns of
+        header.save_as(buffer, implicit_vr=False, little_endian=True)
+    buffer.seek(0)
+    return pydicom.dcmread(buffer, force=True)
 
 
 def headers(volume: Volume) -> tuple[Dataset, ...]:

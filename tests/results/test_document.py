@@ -1,0 +1,119 @@
+"""findings.json: promised names, a schema that is kept, null for what was not measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import ValidationError
+from results_synthetic import Case, context, make_case, refused
+
+from inference.findings import KEYPOINTS, Findings, Heights, Numbering
+from node.results import findings_document
+from node.results.document import SCHEMA_FILE, json_schema
+
+
+def document(case: Case, findings: Findings | None = None, **more: Any) -> dict[str, Any]:
+    made = findings_document(case.source, findings or case.findings, context(), sent=True, **more)
+    jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(made)
+    return json.loads(json.dumps(made, allow_nan=False))  # type: ignore[no-any-return]
+
+
+def test_the_shipped_schema_is_up_to_date() -> None:
+    assert SCHEMA_FILE.read_text(encoding="ascii") == json_schema(), "run: python -m node.results.schema"
+    jsonschema.Draft202012Validator.check_schema(json.loads(json_schema()))
+
+
+def test_the_promised_names_are_there(flagged: Case) -> None:
+    made = document(flagged, timings_s={"results": 0.7})
+    assert list(made) == [
+        "schema",
+        "software",
+        "input",
+        "status",
+        "sent",
+        "quality",
+        "refusal",
+        "pipeline",
+        "patient",
+        "numbering",
+        "spacing_along_spine_mm",
+        "vertebrae",
+        "plan",
+        "timings_s",
+    ]
+    assert made["schema"] == "spine-node/findings/1"
+    assert made["software"] == {"name": "spine-node", "version": "0.1.0", "configuration_sha256": "d" * 64}
+    assert made["input"]["instances"] == len(flagged.source)
+    assert made["input"]["series_instance_uid"] == flagged.source[0].SeriesInstanceUID
+    assert (made["status"], made["sent"], made["refusal"]) == ("evaluated", True, None)
+    assert made["pipeline"]["models"][0] == {"name": "localizer", "version": "1.0.0", "sha256": "a" * 64}
+    assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1"}
+    assert made["quality"] == ["LEVELS_UNKNOWN"]
+    assert made["timings_s"] == {"inference": 1.25, "gate": 0.5, "results": 0.7}
+    assert (made["plan"], made["numbering"]) == (None, None)
+
+
+def test_values_are_those_of_the_findings(flagged: Case) -> None:
+    made = document(flagged)["vertebrae"]
+    assert [v["ordinal"] for v in made] == list(range(1, 9))
+    for given, vertebra in zip(flagged.findings.vertebrae[:7], made, strict=False):
+        assert given.heights_mm is not None and given.keypoints_lps_mm is not None
+        assert list(vertebra["heights_mm"].values()) == list(given.heights_mm.as_tuple())
+        assert list(vertebra["keypoints_lps_mm"]) == list(KEYPOINTS)
+        assert tuple(vertebra["keypoints_lps_mm"]["middle_inferior"]) == given.keypoints_lps_mm.middle_inferior
+        assert vertebra["height_ratio"] == given.height_ratio
+        assert vertebra["grade"] == given.grade
+    assert made[0]["quality"] == ["G_ONLY"]
+
+
+def test_what_was_not_measured_is_null(flagged: Case) -> None:
+    last = document(flagged)["vertebrae"][-1]
+    for name in (
+        *("level", "level_confidence", "keypoints_lps_mm", "keypoints_px", "heights_mm", "height_ratio"),
+        *("height_loss", "compression_ratio_percent", "grade", "abnormality_score"),
+        *("vertebra_volume_ml", "body_volume_ml", "trabecular_mean_hu"),
+    ):
+        assert last[name] is None, name
+    assert document(flagged)["vertebrae"][0]["height_loss"] is None, "the first vertebra has no neighbour above"
+
+
+def test_a_height_of_zero_or_not_a_number_is_refused(flagged: Case) -> None:
+    for broken in (Heights(0.0, 20.0, 20.0), Heights(float("nan"), 20.0, 20.0)):
+        vertebra = replace(flagged.findings.vertebrae[0], heights_mm=broken)
+        findings = replace(flagged.findings, vertebrae=(vertebra, *flagged.findings.vertebrae[1:]))
+        with pytest.raises(ValidationError):
+            document(flagged, findings)
+
+
+def test_a_refusal(flagged: Case) -> None:
+    made = document(flagged, refused())
+    assert made["status"] == "not_evaluable"
+    assert made["refusal"] == {
+        "code": "GAP_IN_SERIES",
+        "sentence": "Slices are missing inside the series. Two slices are missing.",
+    }
+    assert made["patient"] == {"worst_grade": None, "flag": None, "rule": "height-loss/1"}
+    assert made["vertebrae"] == []
+    assert made["pipeline"]["provider"] is None
+
+
+def test_an_unsent_refusal_says_so(flagged: Case) -> None:
+    assert findings_document(flagged.source, refused(), context(), sent=False)["sent"] is False
+
+
+def test_levels_and_numbering(whole_spine: Case) -> None:
+    findings = replace(whole_spine.findings, numbering=Numbering("sacrum", 0.97, ("T12 as L1",)))
+    made = document(whole_spine, findings)
+    assert [v["level"] for v in made["vertebrae"]][11:15] == ["T12", "T13", "L1", "L2"]
+    assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"]}
+    assert made["quality"] == []
+
+
+def test_seen_but_never_measured_is_not_evaluable_here_too() -> None:
+    case = make_case(count=2, unmeasured=(1, 2))
+    made = document(case)
+    assert (made["status"], made["refusal"]["code"]) == ("not_evaluable", "NO_VERTEBRA_FOUND")

@@ -1,0 +1,191 @@
+"""Every object of every sort of answer, judged by programs that others wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import highdicom as hd
+import pytest
+from pydicom.dataset import Dataset
+from results_synthetic import Case, context, from_disk, make_case, refused
+
+from inference.refusal import RefusalCode
+from node.results import Result, encode
+
+Validate = Callable[[Result], list[str]]
+Change = Callable[[Dataset], None]
+
+
+def _drop(*keywords: str) -> Change:
+    def change(header: Dataset) -> None:
+        for keyword in keywords:
+            if keyword in header:
+                del header[keyword]
+
+    return change
+
+
+def _set(**values: object) -> Change:
+    def change(header: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(header, keyword, value)
+
+    return change
+
+
+def _code() -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "CTTHX", "99LOCAL", "CT Thörax"
+    return item
+
+
+def _other_id() -> Dataset:
+    item = Dataset()
+    item.PatientID, item.TypeOfPatientID, item.IssuerOfPatientID = "OLD-1", "TEXT", "Städtische Klinik"
+    return item
+
+
+HOSTILE: dict[str, Change] = {
+    "as it comes": _set(),
+    "no study ID, accession number or referring physician": _drop(
+        "StudyID", "AccessionNumber", "ReferringPhysicianName"
+    ),
+    "empty names and birth date": _set(PatientName="", PatientBirthDate="", PatientSex="", ReferringPhysicianName=""),
+    "no date of study": _drop("StudyDate", "StudyTime"),
+    "Japanese with escape sequences": _set(
+        SpecificCharacterSet=["", "ISO 2022 IR 87"],
+        PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう",
+        ReferringPhysicianName="",
+    ),
+    "Chinese in UTF-8": _set(
+        SpecificCharacterSet="ISO_IR 192", PatientName="Wang^XiaoDong=王^小東", StudyDescription="胸部 CT"
+    ),
+    "Russian": _set(SpecificCharacterSet="ISO_IR 144", PatientName="Люкceмбypг", ReferringPhysicianName=""),
+    "no character set": lambda h: (
+        _drop("SpecificCharacterSet")(h),
+        _set(PatientName="Muller", ReferringPhysicianName="")(h),
+    )[0],
+    "no time zone": _drop("TimezoneOffsetFromUTC"),
+    "negative time zone": _set(TimezoneOffsetFromUTC="-0330"),
+    "senseless time zone": _set(TimezoneOffsetFromUTC="MEZ"),
+    "lossy": _set(
+        LossyImageCompression="01", LossyImageCompressionRatio=[8.5], LossyImageCompressionMethod="ISO_15444_1"
+    ),
+    "lossy, stated without ratio or method": _set(LossyImageCompression="01"),
+    "no series number or description": _drop("SeriesNumber", "SeriesDescription"),
+    "more of the patient": _set(
+        OtherPatientIDsSequence=[_other_id()],
+        ProcedureCodeSequence=[_code()],
+        PatientSize=1.7,
+        PatientWeight=70,
+        PatientSex="O",
+        AdditionalPatientHistory="Sturz vor 3 Wochen",
+        EthnicGroup="",
+        PatientIdentityRemoved="NO",
+    ),
+    "body part in free text": _set(BodyPartExamined="CHEST_ABDOMEN"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_objects_of_an_evaluated_series_are_valid(name: str, small: Case, validation_errors: Validate) -> None:
+    source = [from_disk(header) for header in small.source]
+    for header in source:
+        HOSTILE[name](header)
+    source = [from_disk(header) for header in source]
+    results = encode(source, small, context())
+    assert [r.kind for r in results] == ["reformat", "capture", "segmentation", "report", "details"]
+    assert {r.kind: validation_errors(r) for r in results} == {r.kind: [] for r in results}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_objects_of_a_refused_series_are_valid(name: str, flagged: Case, validation_errors: Validate) -> None:
+    header = from_disk(flagged.source[0])
+    HOSTILE[name](header)
+    results = encode([from_disk(header)], refused(), context())
+    assert [r.kind for r in results] == ["capture", "report"]
+    assert {r.kind: validation_errors(r) for r in results} == {r.kind: [] for r in results}
+
+
+def test_a_source_without_any_geometry_can_still_be_refused(flagged: Case, validation_errors: Validate) -> None:
+    header = from_disk(flagged.source[0])
+    _drop("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")(
+        header
+    )
+    results = encode([header], refused(RefusalCode.MISSING_GEOMETRY), context())
+    assert [validation_errors(r) for r in results] == [[], []]
+
+
+def test_every_refusal_can_be_said(flagged: Case) -> None:
+    for code in RefusalCode:
+        report = encode(flagged.source[:1], refused(code, "Seen: a gap of 7 mm after slice 12."), context())[1]
+        findings, conclusions = report.dataset.ContentSequence[-2:]
+        assert [item.TextValue for item in findings.ContentSequence[1:]][-1] == str(code)
+        assert "gap of 7 mm" in " ".join(findings.ContentSequence[1].TextValue.split())
+        assert "neither a normal nor an abnormal" in conclusions.ContentSequence[0].TextValue
+
+
+def test_no_flag_one_vertebra_and_eighteen_are_valid(
+    normal: Case, whole_spine: Case, validation_errors: Validate
+) -> None:
+    for case in (normal, make_case(count=1), whole_spine):
+        results = encode(case.source, case, context())
+        assert {r.kind: validation_errors(r) for r in results} == {r.kind: [] for r in results}
+
+
+def test_a_revision_with_predecessors_is_valid(flagged: Case, validation_errors: Validate) -> None:
+    first = {r.kind: r for r in encode(flagged.source, flagged, context())}
+    second = encode(
+        flagged.source,
+        flagged,
+        context(
+            revision=2,
+            predecessor_report=first["report"].reference(),
+            predecessor_details=first["details"].reference(),
+        ),
+    )
+    assert {r.kind: validation_errors(r) for r in second} == {r.kind: [] for r in second}
+    for result in second:
+        if result.kind in ("report", "details"):
+            item = result.dataset.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+            assert item.SeriesInstanceUID == first[result.kind].dataset.SeriesInstanceUID
+            referenced = item.ReferencedSOPSequence[0]
+            assert referenced.ReferencedSOPInstanceUID == first[result.kind].dataset.SOPInstanceUID
+            assert referenced.ReferencedSOPClassUID == first[result.kind].dataset.SOPClassUID
+
+
+def test_without_outlines_there_is_no_segmentation_and_the_rest_is_valid(
+    flagged: Case, validation_errors: Validate
+) -> None:
+    results = encode(flagged.source, replace(flagged, outlines=None), context())
+    assert [r.kind for r in results] == ["reformat", "capture", "report", "details"]
+    assert [validation_errors(r) for r in results] == [[], [], [], []]
+
+
+def test_a_large_series_as_one_multi_frame_source_is_not_confused_with_single_frames(flagged: Case) -> None:
+    with pytest.raises(ValueError, match="outlines have the shape"):
+        encode(flagged.source[:-1], flagged, context())
+
+
+def test_sr_dumpers_accept_every_document(flagged: Case, whole_spine: Case, dumped: Callable[[Result], str]) -> None:
+    for case in (flagged, whole_spine):
+        for result in encode(case.source, case, context())[3:]:
+            text = dumped(result)
+            assert "Comprehensive 3D SR Document" in text
+            assert "CONTINUOUS" not in text
+    assert "Basic Text SR Document" in dumped(encode(flagged.source, refused(), context())[1])
+
+
+def test_highdicom_reads_the_documents_and_the_segmentation_back(flagged_results: dict[str, Result], tmp_path) -> None:
+    for kind in ("report", "details"):
+        path = tmp_path / flagged_results[kind].filename
+        path.write_bytes(flagged_results[kind].encoded())
+        document = hd.sr.srread(path)
+        assert isinstance(document, hd.sr.Comprehensive3DSR)
+        groups = document.content.get_image_measurement_groups() if kind == "report" else []
+        assert len(groups) == (7 if kind == "report" else 0)
+    path = tmp_path / "segmentation.dcm"
+    path.write_bytes(flagged_results["segmentation"].encoded())
+    segmentation = hd.seg.segread(path)
+    assert segmentation.number_of_segments == 7
