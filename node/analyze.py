@@ -18,10 +18,9 @@ from PIL import Image
 from inference.refusal import Outcome
 from inference.runtime import Models
 from node import gate
-from node.answering import BuiltAnswer, Identity, answer
+from node.answering import BuiltAnswer, Identity, answer, gate_policy
 from node.results import png
 from node.settings import Settings
-from node.workflow import gate_policy
 
 
 @dataclass(frozen=True)

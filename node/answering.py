@@ -17,7 +17,7 @@ from inference.refusal import Refusal
 from inference.runtime import Models
 from inference.screening import PIPELINE, PIPELINE_VERSION, Screening, ScreeningSettings, screen
 from node import __version__
-from node.gate import LoadedSeries, Unevaluable
+from node.gate import GatePolicy, LoadedSeries, Unevaluable
 from node.results import DocumentReference, Result, ResultContext, encode, findings_document
 from node.settings import Settings
 
@@ -68,9 +68,22 @@ def screening_settings(settings: Settings) -> ScreeningSettings:
     )
 
 
+def device_uid(settings: Settings) -> str:
+    """UID of this installation as a device; creator of all its results."""
+    return f"2.25.{uuid.uuid5(NODE_NAMESPACE, f'device|{settings.site}').int}"
+
+
+def gate_policy(settings: Settings) -> GatePolicy:
+    """The gate's rules, with what the site chose."""
+    return GatePolicy(
+        all_series=settings.study.all_series,
+        site_spine_words=settings.study.spine_expected_patterns,
+        own_creator_uids=(device_uid(settings),),
+    )
+
+
 def result_context(settings: Settings, series: LoadedSeries | Unevaluable, identity: Identity) -> ResultContext:
     """The identity of the node and of this answer, as results carry it."""
-    device = uuid.uuid5(NODE_NAMESPACE, f"device|{settings.site}")
     return ResultContext(
         site=settings.site,
         pipeline=PIPELINE,
@@ -79,7 +92,7 @@ def result_context(settings: Settings, series: LoadedSeries | Unevaluable, ident
         revision=identity.revision,
         started_at=identity.started_at,
         software_version=__version__,
-        device_uid=f"2.25.{device.int}",
+        device_uid=device_uid(settings),
         device_serial=settings.site,
         predecessor_report=identity.predecessors.get("report"),
         predecessor_details=identity.predecessors.get("details"),

@@ -17,8 +17,8 @@ import structlog
 from inference.refusal import Outcome
 from inference.runtime import Models
 from node import __version__, gate
-from node.answering import BuiltAnswer, Identity, answer
-from node.gate import GatePolicy, InstanceHeader, LoadedSeries, SeriesDecision, Unevaluable
+from node.answering import BuiltAnswer, Identity, answer, gate_policy
+from node.gate import InstanceHeader, LoadedSeries, SeriesDecision, Unevaluable
 from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.queue import Queue
@@ -29,11 +29,6 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 UNREGISTERED_RECHECK_S = 1.0
-
-
-def gate_policy(settings: Settings) -> GatePolicy:
-    """The gate's rules, with what the site chose."""
-    return GatePolicy(all_series=settings.study.all_series, site_spine_words=settings.study.spine_expected_patterns)
 
 
 class Workflow:

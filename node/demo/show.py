@@ -65,10 +65,11 @@ def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
                 _send(files, node, console)
                 begun = time.monotonic()
                 studies = _wait(node, pacs, console)
+                outcomes = _outcomes(node, studies)
                 console.print(
                     f"last image to last result: {time.monotonic() - begun:.1f} s ({QUIET_S:.0f} s of it quiet time)"
                 )
-        return _show(studies, pacs, truth, received, console)
+        return _show(studies, outcomes, pacs, truth, received, console)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -120,8 +121,19 @@ def _wait(node: RunningNode, pacs: SmallPacs, console: Console) -> list[dict[str
             time.sleep(0.2)
 
 
+def _outcomes(node: RunningNode, studies: list[dict[str, Any]]) -> list[str]:
+    """What became of the series that were not answered, as the ledger has it."""
+    lines = []
+    with ledger_of(node.settings) as database, database.transaction() as connection:
+        for study in studies:
+            found = overview.study(connection, study["study_uid"]) or {"series": []}
+            lines += [f"{s['description']}: {s['reason']}" for s in found["series"] if s["outcome"] != "answered"]
+    return lines
+
+
 def _show(
     studies: list[dict[str, Any]],
+    outcomes: list[str],
     pacs: SmallPacs,
     truth: Sequence[TrueVertebra],
     received: Path,
@@ -146,8 +158,8 @@ def _show(
             picture.write_bytes(png(Image.fromarray(data_set.pixel_array)))
             console.print(f"capture as a picture: {picture}", soft_wrap=True)
     console.print(f"{len(objects)} objects in {received}", soft_wrap=True)
-    if not objects:
-        console.print("the node answered nothing: no series was eligible, or no spine was expected")
+    for line in outcomes:
+        console.print(f"not answered: {line}")
     return 0 if valid and not parked and (objects or not truth) else 1
 
 

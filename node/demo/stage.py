@@ -65,7 +65,11 @@ class RunningNode:
         StageError
             It does not listen in time.
         """
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPINE_NODE_")}
+        environment = {  # a site's own node must not be touched: only its choice of models and provider counts here
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("SPINE_NODE_") or name.startswith("SPINE_NODE_MODELS__")
+        }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "node.cli", "run", "--config", str(self.configuration)],
