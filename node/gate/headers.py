@@ -81,10 +81,14 @@ class InstanceHeader:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that is no readable DICOM instance, and why (without anything of its content)."""
+    """A file that is no readable DICOM instance, and why (without anything of its content).
+
+    ``may_pass`` is true where the file itself could not be read (gone, disk failing): another try may succeed.
+    """
 
     path: Path
     reason: str
+    may_pass: bool = False
 
 
 class HeaderReading(NamedTuple):
@@ -117,7 +121,9 @@ def read_header(path: Path) -> InstanceHeader | Unreadable:
             tidy(dataset)
             return instance_header(path, dataset)
         except OSError as error:
-            return Unreadable(path, f"the file cannot be read ({type(error).__name__})")
+            return Unreadable(
+                path, f"the file cannot be read ({type(error).__name__})", may_pass=error.errno is not None
+            )
         except Exception as error:  # hostile bytes reach every corner of the parser; the reason is reported
             return Unreadable(path, f"not readable as DICOM ({type(error).__name__})")
 

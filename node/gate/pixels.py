@@ -77,7 +77,9 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
     Raises
     ------
     PixelError
-        Truncated, corrupt, or in a syntax or layout that cannot be decoded. Nothing else is raised.
+        Truncated, corrupt, or in a syntax or layout that cannot be decoded: permanent.
+    OSError
+        The file itself cannot be read: may pass.
     """
     arrays = _arrays(header, frames)
     while True:
@@ -87,6 +89,10 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
                 values = None if array is None else _clean(array, header.dataset)
         except PixelError:
             raise
+        except OSError as error:
+            if error.errno is not None:  # the file or its disk, not its content (Pillow's have no number)
+                raise
+            raise PixelError("Decoding failed (OSError)") from error
         except Exception as error:  # decoders are foreign code with exceptions of their own; the kind is reported
             raise PixelError(f"Decoding failed ({type(error).__name__})") from error
         if values is None:

@@ -101,6 +101,12 @@ def load_volume(headers: Sequence[InstanceHeader], policy: GatePolicy) -> Loaded
 
     Whatever the files hold, the answer is a volume or a refusal. Patient and study are not judged here:
     :func:`node.gate.choice.choose` does that, over all series of the study.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read (gone, disk or network failing). That may pass and says nothing about the patient's
+        images, so it is never turned into an answer.
     """
     found = assess(headers, policy)
     if found.refusal is not None or found.grid is None:
