@@ -79,6 +79,8 @@ def candidates(
 ) -> tuple[Floats, Floats]:
     """Every anchor above the threshold: points (n, 6, 2) as (row, column) in pixels, and objectness (n,).
 
+    Left out are those whose points are not `plausible`.
+
     Parameters
     ----------
     objectness
@@ -91,7 +93,9 @@ def candidates(
     encoded = keypoints[anchor, :, row, column].reshape(-1, 6, 2).astype(np.float64)
     x = column[:, None] + encoded[..., 0] * ANCHORS[anchor, 0][:, None]
     y = row[:, None] + encoded[..., 1] * ANCHORS[anchor, 1][:, None]
-    return np.stack([y, x], axis=-1), objectness[anchor, row, column].astype(np.float64)
+    points = np.stack([y, x], axis=-1)
+    possible = plausible(points)
+    return points[possible], objectness[anchor, row, column].astype(np.float64)[possible]
 
 
 def decode(
@@ -155,13 +159,14 @@ def _within(detection: Detection, kept: list[Detection]) -> bool:
     return any(k.points[0::2, 0].mean() < row < k.points[1::2, 0].mean() for k in kept)
 
 
-def plausible(points: Floats) -> bool:
-    """Whether six points (6, 2) as (row, column) can be a vertebral body.
+def plausible(points: Floats) -> NDArray[np.bool_]:
+    """Whether six points (..., 6, 2) as (row, column) can be a vertebral body.
 
     Upper points above lower ones, anterior in front of middle in front of posterior, heights of 4 to 50 mm.
     """
-    heights = np.linalg.norm(points[0::2] - points[1::2], axis=1)
-    upright = bool(np.all(points[1::2, 0] > points[0::2, 0]))
-    middle = points.reshape(3, 2, 2).mean(axis=1)[:, 1]
-    ordered = bool(middle[0] + 4 < middle[1] and middle[1] + 4 < middle[2])
-    return upright and ordered and bool(np.all((heights > 4) & (heights < 50)))
+    upper, lower = points[..., 0::2, :], points[..., 1::2, :]
+    heights = np.linalg.norm(upper - lower, axis=-1)
+    upright = np.all(lower[..., 0] > upper[..., 0], axis=-1)
+    columns = (upper[..., 1] + lower[..., 1]) / 2
+    ordered = np.all(np.diff(columns, axis=-1) > 4, axis=-1)
+    return np.asarray(upright & ordered & np.all((heights > 4) & (heights < 50), axis=-1))

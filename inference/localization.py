@@ -25,6 +25,9 @@ MULTIPLE = 8
 MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)
 """Along z, y and x: no patient is larger, and the network takes no more."""
 
+DRIFT_MM = 2.0
+"""How much farther a point may lie for each doubtful slice that is passed over."""
+
 Floats = NDArray[np.float64]
 
 
@@ -198,7 +201,7 @@ def _runs(points: Floats, possible: NDArray[np.bool_], settings: LocalizationSet
             run
             for run in runs
             if i - run[-1] <= settings.bridge_slices + 1
-            and np.linalg.norm(points[i, :2] - points[run[-1], :2]) < settings.jump_mm * (i - run[-1])
+            and np.linalg.norm(points[i, :2] - points[run[-1], :2]) < settings.jump_mm + DRIFT_MM * (i - run[-1] - 1)
         ]
         if near:
             max(near, key=len).append(int(i))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference.findings import KEYPOINTS, Findings, Heights, Keypoints, PatientFinding, Quality, VertebraFinding
 from inference.geometry import Volume
 from inference.grading import RULE, GradingRule, grade, height_uncertainty_mm, patient_finding
-from inference.keypoints import Detection, decode, normalised, plausible
+from inference.keypoints import Detection, decode, normalised
 from inference.localization import LocalizationSettings, localize
 from inference.outline import outlines
 from inference.reformat import CurvedReformat, reformat
@@ -157,13 +157,10 @@ class _Run:
 
         with self._step("keypoints"):
             maps = self.models.run("keypoints", {"image": image})
-            detections = [
-                d
-                for d in decode(
-                    maps["objectness"][0], maps["keypoints"][0], threshold=self.settings.candidate_objectness
-                )
-                if d.confidence >= self.settings.detection_confidence and plausible(d.points)
-            ]
+            found_on_it = decode(
+                maps["objectness"][0], maps["keypoints"][0], threshold=self.settings.candidate_objectness
+            )
+            detections = [d for d in found_on_it if d.confidence >= self.settings.detection_confidence]
 
         with self._step("grade"):
             vertebrae, places = self._measured(volume, line, straight, detections)
