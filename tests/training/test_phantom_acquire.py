@@ -21,9 +21,15 @@ from onnx_models.training.phantom import (
 from onnx_models.training.phantom.cases import NEGATIVES, demo_grid, demo_patient
 
 PLAIN = replace(
-    TRAINING, noise_hu=(0.01, 0.02), blur_mm=(0.1, 0.1), slice_blur_mm=(0.1, 0.1), sharp_kernel=0.0, hu_offset=(0.0, 0.0),
-    bias=0.0, round_fov=0.0,
-)  # fmt: skip
+    TRAINING,
+    noise_hu=(0.01, 0.02),
+    blur_mm=(0.1, 0.1),
+    slice_blur_mm=(0.1, 0.1),
+    sharp_kernel=0.0,
+    hu_offset=(0.0, 0.0),
+    bias=0.0,
+    round_fov=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,22 @@ def test_acquisition_is_deterministic_and_noisy(patient: Patient) -> None:
     np.testing.assert_array_equal(a.hu, b.hu)
     assert np.std(a.hu.astype(float) - c.hu) > 3
     assert int(a.hu.min()) >= -1024
+
+
+def test_metal_throws_streaks_across_its_slices_only() -> None:
+    p = sample_patient(np.random.default_rng(3), replace(PLAIN, metal=1.0, cement=0.0))
+    carriers = [v.centroid_lps_mm for v in p.vertebrae if v.metal]
+    assert carriers
+    middle = np.mean(carriers, axis=0)
+    half = np.array([60.0, 60.0, 9.0])
+    grid = canonical_grid(middle - half, middle + half, (3.0, 1.5, 1.5))
+    clean, seen = render(p, grid), acquire(p, grid, np.random.default_rng(0), PLAIN).hu.astype(float)
+    metal = clean.max((1, 2)) > 2200
+    assert metal.any()
+    soft = np.abs(clean - 50) < 40
+    spread = [np.median(np.abs((seen - clean)[k][soft[k]])) for k in range(len(metal))]
+    assert min(np.array(spread)[metal]) > 1.0
+    assert all(s < 0.6 for s in np.array(spread)[~metal])
 
 
 def test_an_oblique_grid_shows_the_same_anatomy(patient: Patient) -> None:

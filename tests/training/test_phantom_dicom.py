@@ -15,6 +15,7 @@ from inference.geometry import Volume
 from onnx_models.training.phantom import acquire, canonical_grid, sample_patient
 from onnx_models.training.phantom.dicom import derived_uid, write_dicom_series
 
+HALF = np.array([60.0, 60.0, 12.0])
 DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 
 
@@ -22,7 +23,7 @@ DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 def volume() -> Volume:
     p = sample_patient(np.random.default_rng(8))
     v = p.vertebrae[10].centroid_lps_mm
-    return acquire(p, canonical_grid(v - [60, 60, 12], v + [60, 60, 12], (1.5, 1.25, 1.25)), np.random.default_rng(0))
+    return acquire(p, canonical_grid(v - HALF, v + HALF, (1.5, 1.25, 1.25)), np.random.default_rng(0))
 
 
 def test_dciodvfy_finds_no_error(volume: Volume, tmp_path: Path) -> None:

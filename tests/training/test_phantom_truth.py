@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -106,7 +108,7 @@ def test_statistics_of_thoracic_vertebrae(columns: list[Column]) -> None:
         whole = [t for t in thoracic if t.deformity == "none"]
         ap += [t.heights_mm[A] / t.heights_mm[P] for t in whole]
         mp += [t.heights_mm[M] / t.heights_mm[P] for t in whole]
-        for upper, lower in zip(thoracic, thoracic[1:], strict=False):
+        for upper, lower in itertools.pairwise(thoracic):
             if upper.deformity == lower.deformity == "none":
                 gap = np.linalg.norm(upper.keypoints_lps_mm[[1, 5]] - lower.keypoints_lps_mm[[0, 4]], axis=1).mean()
                 disc.append(gap / upper.heights_mm[[A, P]].mean())
@@ -226,13 +228,13 @@ def test_bodies_do_not_meet() -> None:
     """Between the end plates of neighbours lies a disc of 1 mm at least, with any curve."""
     for make in (kyphotic_patient, gibbus_patient, scoliotic_patient):
         p = make(0)
-        for upper, lower in zip(p.vertebrae, p.vertebrae[1:], strict=False):
+        for upper, lower in itertools.pairwise(p.vertebrae):
             line = np.linspace(upper.keypoints_lps_mm[1::2], lower.keypoints_lps_mm[0::2], 9)[2:-2]
             assert not p.label(line.reshape(-1, 3)).any()
 
 
 def test_the_same_seed_gives_the_same_patient_and_another_a_different_one() -> None:
-    points = np.random.default_rng(0).uniform(-80, 80, (500, 3)) + [0, 0, 150]
+    points = np.random.default_rng(0).uniform((-80, -80, 70), (80, 80, 230), (500, 3))
     a, b, c = (sample_patient(np.random.default_rng(s)) for s in (5, 5, 6))
     np.testing.assert_array_equal(a.hu(points), b.hu(points))
     for v, w in zip(a.vertebrae, b.vertebrae, strict=True):

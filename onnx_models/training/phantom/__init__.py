@@ -1,14 +1,7 @@
 """A procedural phantom: patients with exact truth, and how a scanner would see them."""
 
-from onnx_models.training.phantom.acquire import (
-    Grid,
-    SliceTruth,
-    acquire,
-    canonical_grid,
-    render,
-    sample_grid,
-    slice_truth,
-)
+from onnx_models.training.phantom.acquire import acquire, render
+from onnx_models.training.phantom.bodies import VertebraTruth
 from onnx_models.training.phantom.cases import (
     demo_patient,
     demo_volume,
@@ -17,9 +10,10 @@ from onnx_models.training.phantom.cases import (
     sample_negative,
     scoliotic_patient,
 )
+from onnx_models.training.phantom.fields import Grid, SliceTruth, canonical_grid, sample_grid, slice_truth
 from onnx_models.training.phantom.patient import Patient, sample_patient
 from onnx_models.training.phantom.ranges import EVALUATION, TRAINING, Ranges
-from onnx_models.training.phantom.spine import Plan, VertebraTruth
+from onnx_models.training.phantom.spine import Plan
 
 __all__ = [
     "EVALUATION",

@@ -1,8 +1,8 @@
-"""From anatomy to images: grids, fields of view, partial volume, blur, kernel, noise; and the truth on a grid."""
+"""From anatomy to images: partial volume, blur, kernel, noise, streaks of metal, the reconstruction circle."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,133 +10,14 @@ from scipy import ndimage
 
 from inference.geometry import Volume
 from onnx_models.training.phantom import kernels as ker
+from onnx_models.training.phantom.fields import Grid
 from onnx_models.training.phantom.patient import Patient
 from onnx_models.training.phantom.ranges import TRAINING, Ranges
 from onnx_models.training.phantom.scene import F32
 
 F64 = NDArray[np.float64]
 AIR_HU = -1024
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels are: ``affine`` (4, 4) maps (slice, row, column, 1) to LPS mm; ``shape`` is (slices, rows,
-    columns)."""
-
-    affine: F64
-    shape: tuple[int, int, int]
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between neighbouring voxels along (slice, row, column)."""
-        s = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return (float(s[0]), float(s[1]), float(s[2]))
-
-
-def canonical_grid(low_mm: F64, high_mm: F64, spacing_mm: tuple[float, float, float]) -> Grid:
-    """An axis-aligned grid: slices from head to feet, rows from front to back, columns from right to left.
-
-    ``low_mm`` and ``high_mm`` are the corners (x, y, z) in LPS mm; spacing is along (slice, row, column).
-    """
-    low, high = np.asarray(low_mm, np.float64), np.asarray(high_mm, np.float64)
-    sk, sj, si = spacing_mm
-    shape = tuple(
-        max(1, round(float(n))) for n in ((high[2] - low[2]) / sk, (high[1] - low[1]) / sj, (high[0] - low[0]) / si)
-    )
-    affine = np.eye(4)
-    affine[:3, 0] = (0, 0, -sk)
-    affine[:3, 1] = (0, sj, 0)
-    affine[:3, 2] = (si, 0, 0)
-    affine[:3, 3] = (low[0] + si / 2, low[1] + sj / 2, high[2] - sk / 2)
-    return Grid(affine, (shape[0], shape[1], shape[2]))
-
-
-def sample_grid(
-    patient: Patient,
-    rng: np.random.Generator,
-    ranges: Ranges = TRAINING,
-    spacing_mm: tuple[float, float, float] = (3.0, 3.0, 3.0),
-    region: str | None = None,
-) -> Grid:
-    """A field of view as scanners choose them: chest, abdomen, both, whole spine, or a part; full, narrow, or cropped
-    close behind the spine; sometimes with the spine leaving it at the side or behind.
-
-    ``region`` is one of "chest", "abdomen", "chest-abdomen", "spine", "part", "off-spine" (a narrow field of view that
-    misses the spine: a negative), or ``None`` for any but the last.
-    """
-    bottom, top = patient.presence_mm
-    end_low, end_high = patient.extent_mm
-    if not patient.has_spine:
-        bottom, top = end_low, end_high
-    length = top - bottom
-    region = region or str(
-        rng.choice(["chest", "abdomen", "chest-abdomen", "spine", "part"], p=[0.25, 0.25, 0.25, 0.1, 0.15])
-    )
-    if region == "chest":
-        z0, z1 = bottom + length * rng.uniform(0.22, 0.42), bottom + length * rng.uniform(0.78, 0.95)
-    elif region == "abdomen":
-        z0, z1 = bottom - rng.uniform(0, 130), bottom + length * rng.uniform(0.38, 0.58)
-    elif region == "chest-abdomen":
-        z0, z1 = bottom - rng.uniform(-30, 130), bottom + length * rng.uniform(0.78, 0.95)
-    elif region == "spine":
-        z0, z1 = bottom - rng.uniform(10, 150), top + rng.uniform(-40, 60)
-    elif region in ("part", "off-spine"):
-        extent = rng.uniform(90, 260)
-        z0 = rng.uniform(bottom - 60, top - extent * 0.6)
-        z1 = z0 + extent
-    else:
-        raise ValueError(f"no such region: {region!r}")
-    z0, z1 = max(z0, end_low), min(z1, end_high)
-    z = np.arange(z0, z1, 3.0)
-    if patient.has_spine:
-        sx, sy = patient.centre_line(np.clip(z, *patient.presence_mm))
-    else:
-        sx, sy = np.zeros_like(z), np.zeros_like(z)
-    s = patient.scale
-    if region == "off-spine":
-        fov = rng.uniform(*ranges.narrow_fov_mm)
-        if rng.random() < 0.5:
-            side = rng.choice([-1.0, 1.0])
-            edge = float((side * sx).max()) + rng.uniform(22, 50) * s
-            x_mid, y1 = side * (edge + fov / 2), float(sy.mean()) + rng.uniform(0, 80)
-        else:
-            x_mid, y1 = float(sx.mean()) + rng.uniform(-60, 60), float(sy.min()) - rng.uniform(24, 60) * s
-    elif rng.random() < ranges.narrow_fov:
-        fov = rng.uniform(*ranges.narrow_fov_mm)
-        x_mid = float(sx.mean()) + rng.uniform(-0.2, 0.2) * fov
-        behind = max(rng.uniform(*ranges.posterior_margin) * fov, float(sy.max() - sy.mean()) + 18)
-        y1 = float(sy.mean()) + behind if rng.random() < 0.5 else float(sy.mean()) + rng.uniform(0.3, 0.6) * fov
-    else:
-        fov = rng.uniform(300, 460) * s
-        x_mid = rng.uniform(-25, 25)
-        y1 = float(sy.max()) + rng.uniform(70, 130) * s
-        if rng.random() < 0.2:
-            y1 = float(sy.max()) + max(18.0, rng.uniform(*ranges.posterior_margin) * fov)
-    depth = fov * rng.uniform(0.85, 1.0)
-    if patient.has_spine and region != "off-spine" and rng.random() < ranges.truncated_fov:
-        if rng.random() < 0.5:
-            edge = float(rng.choice(sx)) + rng.uniform(-10, 10)
-            x_mid = edge + rng.choice([-1.0, 1.0]) * fov / 2
-        else:
-            y1 = float(rng.choice(sy)) + rng.uniform(-10, 10)
-    low = np.array([x_mid - fov / 2, y1 - depth, z0])
-    high = np.array([x_mid + fov / 2, y1, z1])
-    grid = canonical_grid(low, high, spacing_mm)
-    most = rng.uniform(*ranges.oblique_deg)
-    return _turned(grid, rng, most) if most > 0 else grid
-
-
-def _turned(grid: Grid, rng: np.random.Generator, degrees: float) -> Grid:
-    axis = rng.standard_normal(3)
-    axis /= np.linalg.norm(axis)
-    t = np.radians(degrees)
-    k = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    turn = np.eye(3) + np.sin(t) * k + (1 - np.cos(t)) * (k @ k)
-    middle = grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3]
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ grid.affine[:3, :3]
-    affine[:3, 3] = middle + turn @ (grid.affine[:3, 3] - middle)
-    return Grid(affine, grid.shape)
+METAL_HU = 2200.0
 
 
 def render(patient: Patient, grid: Grid) -> F32:
@@ -169,6 +50,8 @@ def acquire(patient: Patient, grid: Grid, rng: np.random.Generator, ranges: Rang
     """
     hu = render(patient, grid)
     sk, sj, si = grid.spacing_mm
+    if hu.max() > METAL_HU:
+        _streaks(hu, rng, sj, si)
     in_plane, along = rng.uniform(*ranges.blur_mm), rng.uniform(*ranges.slice_blur_mm)
     sigma = [along / sk, in_plane / sj, in_plane / si]
     sigma = [x if x > 0.25 else 0.0 for x in sigma]
@@ -205,42 +88,26 @@ def acquire(patient: Patient, grid: Grid, rng: np.random.Generator, ranges: Rang
     return Volume(np.rint(hu, out=hu).astype(np.int16), grid.affine.copy(), padding=padding)
 
 
-@dataclass(frozen=True)
-class SliceTruth:
-    """The centre line on a canonical grid.
-
-    Attributes
-    ----------
-    centre
-        (D, 2) float32: (row, column) in voxels from 0 at voxel centres; beyond the spine's ends it is continued.
-    present
-        (D,) bool: the slice crosses the spine (top of C1 to bottom of S1) and its centre lies within the image.
-    inside_mm
-        (D,) float32: distance of the centre to the nearest edge of the image (negative outside).
-    """
-
-    centre: F32
-    present: NDArray[np.bool_]
-    inside_mm: F32
-
-
-def slice_truth(patient: Patient, grid: Grid) -> SliceTruth:
-    """Truth for a localizer on an axis-aligned grid; all absent for a patient without a spine."""
-    depth = grid.shape[0]
-    if not patient.has_spine:
-        nothing = np.zeros((depth, 2), np.float32)
-        return SliceTruth(nothing, np.zeros(depth, bool), np.full(depth, -1e3, np.float32))
-    if not np.allclose(grid.affine[2, 1:3], 0):
-        raise ValueError("the slices of an oblique grid cross the spine at several heights: use an axis-aligned grid")
-    z = grid.affine[2, 0] * np.arange(depth) + grid.affine[2, 3]
-    x, y = patient.centre_line(z)
-    index = np.stack([x, y, z, np.ones(depth)], 1) @ np.linalg.inv(grid.affine).T
-    centre = index[:, 1:3].astype(np.float32)
-    sj, si = grid.spacing_mm[1:]
-    edge = np.minimum(
-        np.minimum(centre[:, 0] + 0.5, grid.shape[1] - 0.5 - centre[:, 0]) * sj,
-        np.minimum(centre[:, 1] + 0.5, grid.shape[2] - 0.5 - centre[:, 1]) * si,
-    )
-    low, high = patient.presence_mm
-    present = (z >= low) & (z <= high) & (edge > 0)
-    return SliceTruth(centre, present, edge.astype(np.float32))
+def _streaks(hu: F32, rng: np.random.Generator, sj: float, si: float) -> None:
+    """Bright and dark rays from metal, and darkness between two pieces of it, slice by slice (in place)."""
+    strength = rng.uniform(20, 260)
+    rays = rng.standard_normal(180).astype(np.float32)
+    rows = np.arange(hu.shape[1], dtype=np.float32)[:, None] * np.float32(sj)
+    columns = np.arange(hu.shape[2], dtype=np.float32)[None, :] * np.float32(si)
+    for k in np.flatnonzero(hu.max((1, 2)) > METAL_HU):
+        image = hu[k]
+        pieces, count = ndimage.label(image > METAL_HU)
+        centres = ndimage.center_of_mass(pieces > 0, pieces, range(1, min(count, 6) + 1))
+        metal = pieces > 0
+        added = np.zeros_like(image)
+        for cj, ci in centres:
+            dy, dx = rows - cj * sj, columns - ci * si
+            angle = (np.arctan2(dy, dx) * (180 / (2 * np.pi)) + 180).astype(np.int64) % 180
+            added += np.roll(rays, int(rng.integers(0, 12)))[angle] / (1 + np.hypot(dy, dx) / 18)
+        for (aj, ai), (bj, bi) in itertools.pairwise(centres):
+            along = np.array([(bj - aj) * sj, (bi - ai) * si])
+            length = max(float(np.hypot(*along)), 1e-3)
+            across = np.abs((rows - aj * sj) * along[1] - (columns - ai * si) * along[0]) / length
+            share = ((rows - aj * sj) * along[0] + (columns - ai * si) * along[1]) / length**2
+            added -= 2.0 * np.exp(-0.5 * (across / 4.0) ** 2) * ((share > 0) & (share < 1))
+        image += np.where(metal, 0.0, strength * ndimage.gaussian_filter(added, 0.7)).astype(np.float32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import hashlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -60,63 +62,60 @@ def write_dicom_series(
         raise ValueError(f"order is ascending, descending or shuffled, not {order!r}")
     folder.mkdir(parents=True, exist_ok=True)
     key = ("spine-node phantom", patient_id, seed)
-    study, series = derived_uid(*key, "study"), derived_uid(*key, "series", series_number)
-    frame = volume.frame_of_reference_uid or derived_uid(*key, "frame of reference")
     when = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC) + dt.timedelta(days=seed % 200, minutes=7 * (seed % 60))
-    day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
+    common = Dataset()
+    _patient_and_study(common, when, patient_id, seed, age_years, sex)
+    common.StudyInstanceUID = derived_uid(*key, "study")
+    common.SeriesInstanceUID = derived_uid(*key, "series", series_number)
+    common.FrameOfReferenceUID = volume.frame_of_reference_uid or derived_uid(*key, "frame of reference")
+    common.StudyDescription, common.SeriesDescription = study_description, series_description
+    common.SeriesNumber, common.BodyPartExamined, common.ConvolutionKernel = series_number, body_part, kernel
+    common.SliceThickness = f"{sk:.6g}"
+    common.ImageOrientationPatient = [f"{v:.9g}" for v in (*across, *down)]
+    common.PixelSpacing = [f"{sj:.9g}", f"{si:.9g}"]
     stored = (np.clip(np.rint(volume.hu), INTERCEPT, 3071) - INTERCEPT).astype("<u2")
     paths = []
     for k in range(count):
-        uid = derived_uid(*key, "image", series_number, k)
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = uid
+        meta.MediaStorageSOPInstanceUID = derived_uid(*key, "image", series_number, k)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         path = folder / f"CT{int(numbers[k]):05d}.dcm"
-        ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.SpecificCharacterSet = "ISO_IR 192"
-        ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, uid
-        ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = day
-        ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
-        ds.AccessionNumber = f"A{seed:07d}"
-        ds.Modality = "CT"
-        ds.Manufacturer = "Procedural phantom"
-        ds.InstitutionName = "Phantom hospital"
-        ds.ReferringPhysicianName = ""
-        ds.StudyDescription, ds.SeriesDescription = study_description, series_description
-        ds.ManufacturerModelName = "phantom"
-        ds.PatientName, ds.PatientID = f"Phantom^Seed {seed}", patient_id
-        ds.PatientBirthDate = f"{when.year - age_years - 1}0701"
-        ds.PatientSex, ds.PatientAge = sex, f"{age_years:03d}Y"
-        ds.BodyPartExamined = body_part
-        ds.SliceThickness = f"{sk:.6g}"
-        ds.KVP = "120"
-        ds.DeviceSerialNumber = "1"
-        ds.SoftwareVersions = "1"
-        ds.ProtocolName = "phantom"
-        ds.ConvolutionKernel = kernel
-        ds.PatientPosition = "HFS"
-        ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series
-        ds.StudyID, ds.SeriesNumber = str(seed), series_number
-        ds.AcquisitionNumber, ds.InstanceNumber = 1, int(numbers[k])
+        ds = FileDataset(str(path), copy.deepcopy(common), file_meta=meta, preamble=b"\0" * 128)
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.InstanceNumber = int(numbers[k])
         position = affine[:3, 0] * k + affine[:3, 3]
         ds.ImagePositionPatient = [f"{v:.9g}" for v in position]
-        ds.ImageOrientationPatient = [f"{v:.9g}" for v in (*across, *down)]
-        ds.FrameOfReferenceUID = frame
-        ds.PositionReferenceIndicator = ""
         ds.SliceLocation = f"{float(position @ np.cross(across, down)):.9g}"
-        _pixels(ds, stored[k], sj, si)
+        _pixels(ds, stored[k])
         ds.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
 
 
-def _pixels(ds: Dataset, stored: np.ndarray, sj: float, si: float) -> None:
+def _patient_and_study(ds: Dataset, when: dt.datetime, patient_id: str, seed: int, age_years: int, sex: str) -> None:
+    """Modules Patient, General Study, General Series, General Equipment and what of CT Image is the same for all."""
+    day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = day
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
+    ds.AccessionNumber, ds.StudyID = f"A{seed:07d}", str(seed)
+    ds.Modality = "CT"
+    ds.Manufacturer, ds.ManufacturerModelName = "Procedural phantom", "phantom"
+    ds.DeviceSerialNumber, ds.SoftwareVersions = "1", "1"
+    ds.InstitutionName, ds.ReferringPhysicianName = "Phantom hospital", ""
+    ds.PatientName, ds.PatientID = f"Phantom^Seed {seed}", patient_id
+    ds.PatientBirthDate = f"{when.year - age_years - 1}0701"
+    ds.PatientSex, ds.PatientAge = sex, f"{age_years:03d}Y"
+    ds.KVP, ds.ProtocolName, ds.PatientPosition = "120", "phantom", "HFS"
+    ds.AcquisitionNumber, ds.PositionReferenceIndicator = 1, ""
+
+
+def _pixels(ds: Dataset, stored: NDArray[np.uint16]) -> None:
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = stored.shape
-    ds.PixelSpacing = [f"{sj:.9g}", f"{si:.9g}"]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.WindowCenter, ds.WindowWidth = "50", "400"
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(INTERCEPT), "1", "HU"

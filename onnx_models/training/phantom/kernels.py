@@ -5,6 +5,7 @@ the union of a group is one tissue with a shell. A coarse grid of cells lists th
 (skin, fat, muscle, cavity, lungs) is a background given per z. Partial volume is analytic: a surface at signed
 distance d covers ``clip(1/2 - d / w, 0, 1)`` of a sample of footprint w. Coordinates are LPS mm throughout.
 """
+# ruff: noqa: PLR0912, PLR0915 - one long inlined function per sample is what makes it fast
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ _OPTIONS = {"cache": True, "fastmath": True, "nogil": True, "error_model": "nump
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _noise(field, x, y, z, scale):  # type: ignore[no-untyped-def]
+def _noise(field, x, y, z, scale):
     """Trilinear look-up in a periodic 32^3 field of unit variance; ``scale`` in mm per cell."""
     fx = x / scale
     fy = y / scale
@@ -114,13 +115,13 @@ def _noise(field, x, y, z, scale):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _cover(d, w):  # type: ignore[no-untyped-def]
+def _cover(d, w):
     """Part of a sample of footprint w covered by a half-space at signed distance d."""
     return min(np.float32(1.0), max(np.float32(0.0), np.float32(0.5) - d / w))
 
 
 @nb.njit(**_OPTIONS)
-def plate_heights(u, v, b):  # type: ignore[no-untyped-def]
+def plate_heights(u, v, b):
     """(superior, inferior) z of the end plates at (u, v) in -1..1 (front to back, right to left); local mm."""
     one = np.float32(1.0)
     zero = np.float32(0.0)
@@ -146,8 +147,8 @@ def plate_heights(u, v, b):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(**_OPTIONS)
-def body_distance(x, y, z, b, field):  # type: ignore[no-untyped-def]
-    """(signed distance, depth below the nearer end plate) of a vertebral body, negative inside and outside respectively.
+def body_distance(x, y, z, b, field):
+    """(signed distance, depth below the nearer end plate) of a vertebral body; inside, only the first is negative.
 
     Exact on its surface, first order beside it.
     """
@@ -190,7 +191,7 @@ def body_distance(x, y, z, b, field):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _primitive_distance(kind, p, x, y, z):  # type: ignore[no-untyped-def]
+def _primitive_distance(kind, p, x, y, z):
     one = np.float32(1.0)
     zero = np.float32(0.0)
     if kind == CAPSULE:
@@ -217,7 +218,7 @@ def _primitive_distance(kind, p, x, y, z):  # type: ignore[no-untyped-def]
         r = math.sqrt(ax * ax + ay * ay + az * az)
         return np.float32(r * (one - one / max(q, np.float32(0.02))))
     if kind == BOX:
-        return np.float32(max(abs(bx) - p[12], max(abs(by) - p[13], abs(bz) - p[14])))
+        return np.float32(max(abs(bx) - p[12], abs(by) - p[13], abs(bz) - p[14]))
     # DISC: an elliptical plate, half axes p[12] (left), p[13] (back), half thickness p[14]
     ex = bx / p[12]
     ey = by / p[13]
@@ -227,7 +228,7 @@ def _primitive_distance(kind, p, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _background(x, y, z, w, table, z0, g, field):  # type: ignore[no-untyped-def]
+def _background(x, y, z, w, table, z0, g, field):
     """(HU, cover of the cavity, cover of the lungs) of the trunk without organs."""
     one = np.float32(1.0)
     zero = np.float32(0.0)
@@ -312,8 +313,7 @@ def _background(x, y, z, w, table, z0, g, field):  # type: ignore[no-untyped-def
         if xm > zero:
             medial += np.float32(18.0) * wide * m
         apex = g[G_APEX] - np.float32(60.0) * (np.float32(4.0) * lx * lx + ly * ly)
-        d_lung = max(max(d_cavity + np.float32(3.0), medial - abs(xm)), max(dome - z, z - apex))
-        d_lung = max(d_lung, np.float32(4.0) - d_keep)
+        d_lung = max(d_cavity + np.float32(3.0), medial - abs(xm), dome - z, z - apex, np.float32(4.0) - d_keep)
         lung = cavity * _cover(d_lung, w)
         if lung > zero:
             vessels = _noise(field, x, y + np.float32(17.0), z, np.float32(6.0))
@@ -325,7 +325,7 @@ def _background(x, y, z, w, table, z0, g, field):  # type: ignore[no-untyped-def
 
 
 @nb.njit(inline="always", **_OPTIONS)
-def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field):  # type: ignore[no-untyped-def]
+def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field):
     one = np.float32(1.0)
     zero = np.float32(0.0)
     hu, cavity, lung = _background(x, y, z, w, table, z0, g, field)
@@ -389,37 +389,21 @@ def _hu_at(x, y, z, w, table, z0, g, kinds, prims, groups, props, cell0, cell, d
 
 
 @nb.njit(**_OPTIONS)
-def hu_points(points, w, table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field):  # type: ignore[no-untyped-def]
+def hu_points(points, w, table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field):
     """HU at points (N, 3); ``w`` is the footprint of the samples in mm."""
     out = np.empty(points.shape[0], np.float32)
     for n in range(points.shape[0]):
         out[n] = _hu_at(
-            points[n, 0],
-            points[n, 1],
-            points[n, 2],
-            w,
-            table,
-            z0,
-            g,
-            kinds,
-            prims,
-            groups,
-            props,
-            cell0,
-            cell,
-            dims,
-            start,
-            items,
-            bodies,
-            field,
-        )
+            points[n, 0], points[n, 1], points[n, 2], w,
+            table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field,
+        )  # fmt: skip
     return out
 
 
 @nb.njit(**_OPTIONS)
 def hu_grid(
     affine, shape, w, table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field
-):  # type: ignore[no-untyped-def]
+):
     """HU on a grid of ``shape``; ``affine`` (3, 4) float32 maps (slice, row, column, 1) to LPS mm."""
     out = np.empty((shape[0], shape[1], shape[2]), np.float32)
     for k in range(shape[0]):
@@ -429,30 +413,14 @@ def hu_grid(
                 y = np.float32(affine[1, 0] * k + affine[1, 1] * j + affine[1, 2] * i + affine[1, 3])
                 z = np.float32(affine[2, 0] * k + affine[2, 1] * j + affine[2, 2] * i + affine[2, 3])
                 out[k, j, i] = _hu_at(
-                    x,
-                    y,
-                    z,
-                    w,
-                    table,
-                    z0,
-                    g,
-                    kinds,
-                    prims,
-                    groups,
-                    props,
-                    cell0,
-                    cell,
-                    dims,
-                    start,
-                    items,
-                    bodies,
-                    field,
-                )
+                    x, y, z, w,
+                    table, z0, g, kinds, prims, groups, props, cell0, cell, dims, start, items, bodies, field,
+                )  # fmt: skip
     return out
 
 
 @nb.njit(**_OPTIONS)
-def label_points(points, bodies, labels, field, distance):  # type: ignore[no-untyped-def]
+def label_points(points, bodies, labels, field, distance):
     """Label (1-based row of ``bodies`` through ``labels``) of the body that holds each point, and its distance."""
     out = np.zeros(points.shape[0], np.uint8)
     for n in range(points.shape[0]):
@@ -470,7 +438,7 @@ def label_points(points, bodies, labels, field, distance):  # type: ignore[no-un
 
 
 @nb.njit(cache=True)
-def fill_cells(boxes, cell0, cell, dims):  # type: ignore[no-untyped-def]
+def fill_cells(boxes, cell0, cell, dims):
     """Compressed lists of the primitives whose box (x0, y0, z0, x1, y1, z1) touches each cell, in paint order."""
     n_cells = dims[0] * dims[1] * dims[2]
     count = np.zeros(n_cells + 1, np.int64)
@@ -487,8 +455,8 @@ def fill_cells(boxes, cell0, cell, dims):  # type: ignore[no-untyped-def]
             lo = np.empty(3, np.int64)
             hi = np.empty(3, np.int64)
             for axis in range(3):
-                lo[axis] = max(0, int(math.floor((boxes[p, axis] - cell0[axis]) / cell)))
-                hi[axis] = min(dims[axis] - 1, int(math.floor((boxes[p, axis + 3] - cell0[axis]) / cell)))
+                lo[axis] = max(0, math.floor((boxes[p, axis] - cell0[axis]) / cell))
+                hi[axis] = min(dims[axis] - 1, math.floor((boxes[p, axis + 3] - cell0[axis]) / cell))
             for ck in range(lo[2], hi[2] + 1):
                 for cj in range(lo[1], hi[1] + 1):
                     for ci in range(lo[0], hi[0] + 1):

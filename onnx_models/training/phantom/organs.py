@@ -1,4 +1,5 @@
 """What lies in the trunk: bowel, psoas, solid organs, heart, vessels, and bright ellipsoids that stand for anything."""
+# ruff: noqa: RUF005 - points are arrays: they are added, not joined
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ def organs(
 ) -> None:
     """Fill the trunk, from the bowel (painted first) to the random bright ellipsoids."""
     inside = Inside(rng, scene, column, ranges, trunk, shift, bool(rng.random() < ranges.contrast), places(column))
-    parts: tuple[Callable[[Inside], None], ...] = (_small_bowel, _colon, _psoas, _solid_organs, _kidneys, _pelvis, _heart, _airway,
-                                                   _aorta, _vena_cava, _clutter)  # fmt: skip
+    upper = (_solid_organs, _kidneys, _pelvis, _heart, _airway)
+    parts: tuple[Callable[[Inside], None], ...] = (_small_bowel, _colon, _psoas, *upper, _aorta, _vena_cava, _clutter)
     for part in parts:
         part(inside)
 

@@ -10,19 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 from onnx_models.training.phantom import kernels as ker
-from onnx_models.training.phantom.bones import (
-    implants,
-    neck_and_head,
-    ribs,
-    sacrum_and_pelvis,
-    sample_bone,
-    shoulders,
-    spine_bones,
-)
+from onnx_models.training.phantom.bodies import VertebraTruth
+from onnx_models.training.phantom.bones import sample_bone, spine_bones
+from onnx_models.training.phantom.implants import implants
 from onnx_models.training.phantom.organs import organs
 from onnx_models.training.phantom.ranges import TRAINING, Ranges
 from onnx_models.training.phantom.scene import F32, Packed, Scene, noise_field
-from onnx_models.training.phantom.spine import Column, Plan, VertebraTruth, build_column, curve_of
+from onnx_models.training.phantom.skeleton import neck_and_head, pelvis, ribs, sacrum, shoulders
+from onnx_models.training.phantom.spine import Column, Plan, build_column, curve_of
 from onnx_models.training.phantom.trunk import sample_trunk, table_and_covers
 
 F64 = NDArray[np.float64]
@@ -111,7 +106,8 @@ def sample_patient(rng: np.random.Generator, ranges: Ranges = TRAINING, plan: Pl
     shoulders(rng, scene, column, bone, inner, down)
     ribs(rng, scene, column, bone, inner)
     neck_and_head(scene, column, bone, shift)
-    hips = sacrum_and_pelvis(rng, scene, column, bone)
+    sacrum(rng, scene, column, bone)
+    hips = pelvis(rng, scene, column, bone)
     spine_bones(rng, scene, column, ranges, bone, shift)
     implants(rng, scene, column, ranges, hips)
     packed = scene.pack(column.table, noise_field(rng), table, z0, g)
