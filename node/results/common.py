@@ -174,7 +174,7 @@ def stamp(
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = f"spine-node {ctx.pipeline}"
     result.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
-    result.DeviceSerialNumber = ctx.device_serial
+    result.DeviceSerialNumber = ascii_text(ctx.device_serial)[:64]
     result.InstanceCreatorUID = ctx.device_uid
     result.ContentQualification = "RESEARCH"
     result.ContributingEquipmentSequence = [_equipment(findings, identity, ctx)]
@@ -198,7 +198,7 @@ def _equipment(findings: Findings, identity: Identity, ctx: ResultContext) -> Da
         f"{ctx.pipeline} {findings.pipeline_version}",
         *(f"{m.name} {m.version}"[:64] for m in findings.models),
     ]
-    item.DeviceSerialNumber = ctx.device_serial
+    item.DeviceSerialNumber = ascii_text(ctx.device_serial)[:64]
     item.DeviceUID = identity.algorithm_uid()
     item.ContributionDescription = "Opportunistic screening for vertebral height loss. Research use only."
     return item

@@ -74,7 +74,7 @@ def build_details(
         findings,
         identity,
         ctx,
-        ctx.predecessor_details,
+        [ctx.predecessor_details],
     )
 
 

@@ -17,7 +17,7 @@ from node.results.identity import Identity
 from node.results.not_evaluable import build_not_evaluable
 from node.results.reformat import Ruler, build_reformat
 from node.results.report import build_report
-from node.results.segmentation import build_segmentation, segment_numbers
+from node.results.segmentation import SliceReference, build_segmentation, in_source_order, segment_numbers
 from node.results.wording import as_answered
 
 
@@ -34,7 +34,12 @@ class Screened(Protocol):
     def outlines(self) -> NDArray[np.uint8] | None: ...
 
 
-def encode(source: Sequence[Dataset], screening: Screened | Findings, context: ResultContext) -> list[Result]:
+def encode(
+    source: Sequence[Dataset],
+    screening: Screened | Findings,
+    context: ResultContext,
+    references: Sequence[SliceReference] | None = None,
+) -> list[Result]:
     """Every object of one answer, the reformat first: a report whose image is absent opens as a black view.
 
     Parameters
@@ -43,6 +48,9 @@ def encode(source: Sequence[Dataset], screening: Screened | Findings, context: R
         Headers of the analysed series, without pixels, in the slice order of the outlines; at least one.
     screening
         What the pipeline gave, or findings alone when the series is not evaluable.
+    references
+        The image behind each slice of the outlines (``LoadedSeries.references``). Needed where the source is one
+        multi-frame instance; without them such a series gets no segmentation.
 
     Raises
     ------
@@ -61,8 +69,9 @@ def encode(source: Sequence[Dataset], screening: Screened | Findings, context: R
         raise ResultError("vertebrae were measured, but there is no reformat to draw their heights on")
 
     reformat = build_reformat(ruler, source, findings, identity, context)
-    segmentation = build_segmentation(outlines, source, findings, identity, context) if outlines is not None else None
-    segments = segment_numbers(outlines, findings) if segmentation is not None else {}
+    labels = in_source_order(outlines, source, references) if outlines is not None else None
+    segmentation = build_segmentation(labels, source, findings, identity, context) if labels is not None else None
+    segments = segment_numbers(labels, findings) if segmentation is not None else {}
     results = [_result("reformat", reformat), _result("capture", capture)]
     if segmentation is not None:
         results.append(_result("segmentation", segmentation))

@@ -55,7 +55,7 @@ def build_not_evaluable(
         findings,
         identity,
         ctx,
-        ctx.predecessor_report,
+        [ctx.predecessor_report, ctx.predecessor_details],
     )
 
 

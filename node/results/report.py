@@ -69,7 +69,7 @@ def build_report(
         findings,
         identity,
         ctx,
-        ctx.predecessor_report,
+        [ctx.predecessor_report],
     )
 
 

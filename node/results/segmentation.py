@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Protocol
 
 import highdicom as hd
 import numpy as np
@@ -70,6 +71,51 @@ def tracking_identifier(vertebra: VertebraFinding) -> str:
     return f"spine-node {vertebra.name}"
 
 
+class SliceReference(Protocol):
+    """What is needed of ``node.gate.volume.SliceReference``: the image behind one slice; ``frame`` counts from 1."""
+
+    @property
+    def sop_instance_uid(self) -> str: ...
+
+    @property
+    def frame(self) -> int | None: ...
+
+
+def in_source_order(
+    outlines: NDArray[np.uint8], source: Sequence[Dataset], references: Sequence[SliceReference] | None
+) -> NDArray[np.uint8] | None:
+    """The label map in the order of the source's own frames.
+
+    Single-frame instances are already in the order of the slices. Of one multi-frame instance the slices are placed
+    at their frames, which only ``references`` know: without them, or over several multi-frame instances, which one
+    segmentation cannot refer to, the answer is ``None`` and there is no segmentation.
+
+    Raises
+    ------
+    ResultError
+        When outlines, headers and references do not belong together.
+    """
+    rows, columns = int(source[0].Rows), int(source[0].Columns)
+    if outlines.shape[1:] != (rows, columns):
+        raise ResultError(f"the outlines have the shape {outlines.shape}, the source images {rows} x {columns}")
+    if references is not None and len(references) != len(outlines):
+        raise ResultError(f"there are {len(outlines)} slices of outlines, but {len(references)} references")
+    if any("PerFrameFunctionalGroupsSequence" in header for header in source):
+        if references is None or len(source) > 1:
+            return None
+        frames = np.zeros((int(source[0].NumberOfFrames), rows, columns), np.uint8)
+        for outline, reference in zip(outlines, references, strict=True):
+            frames[(reference.frame or 1) - 1] = outline
+        return frames
+    if len(outlines) != len(source):
+        raise ResultError(f"the outlines have the shape {outlines.shape}, the source series {len(source)} images")
+    if references is not None and any(
+        r.sop_instance_uid != h.SOPInstanceUID for r, h in zip(references, source, strict=True)
+    ):
+        raise ResultError("the slices of the outlines are not in the order of the source headers")
+    return outlines
+
+
 def build_segmentation(
     outlines: NDArray[np.uint8],
     source: Sequence[Dataset],
@@ -82,15 +128,13 @@ def build_segmentation(
     Parameters
     ----------
     outlines
-        (slices, rows, columns), the label is the ordinal of the vertebra; slices in the order of ``source``, or of
-        the frames where the source is one multi-frame image.
+        (slices, rows, columns), the label is the ordinal of the vertebra; as `in_source_order` gives it.
 
     Returns ``None`` when no outline has a voxel.
     """
     numbers = segment_numbers(outlines, findings)
     if not numbers:
         return None
-    _check_grid(outlines, source)
     table = np.zeros(256, np.uint8)
     for ordinal, number in numbers.items():
         table[ordinal] = number
@@ -109,7 +153,7 @@ def build_segmentation(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=f"spine-node {ctx.pipeline}",
         software_versions=ctx.software_version,
-        device_serial_number=ctx.device_serial,
+        device_serial_number="-",
         content_label="OUTLINES",
         content_description="Six-point midline outlines, not volumes",
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -125,13 +169,6 @@ def build_segmentation(
     if "ContentCreatorName" not in file:
         file.ContentCreatorName = ""
     return file
-
-
-def _check_grid(outlines: NDArray[np.uint8], source: Sequence[Dataset]) -> None:
-    slices = int(source[0].get("NumberOfFrames", 1) or 1) if len(source) == 1 else len(source)
-    expected = (slices, int(source[0].Rows), int(source[0].Columns))
-    if outlines.shape != expected:
-        raise ResultError(f"the outlines have the shape {outlines.shape}, the source series {expected}")
 
 
 def _skeleton(header: Dataset) -> Dataset:

@@ -93,7 +93,7 @@ def document(
     findings: Findings,
     identity: Identity,
     ctx: ResultContext,
-    predecessor: DocumentReference | None,
+    predecessors: Sequence[DocumentReference | None],
 ) -> FileDataset:
     """An SR document around a content tree (PS3.3 A.35): complete, final, unverified.
 
@@ -115,8 +115,9 @@ def document(
     file.PerformedProcedureCodeSequence = []
     file.ReferencedPerformedProcedureStepSequence = []
     file.CurrentRequestedProcedureEvidenceSequence = [_evidence(evidence)]
-    if predecessor is not None:
-        file.PredecessorDocumentsSequence = [_predecessor(predecessor)]
+    superseded = [_predecessor(reference) for reference in predecessors if reference is not None]
+    if superseded:
+        file.PredecessorDocumentsSequence = superseded
     for element in content:
         file[element.tag] = element
     if "RelationshipType" in file:

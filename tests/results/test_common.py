@@ -154,3 +154,9 @@ def test_the_source_is_named_in_ascii() -> None:
     header.SeriesNumber = 4
     header.SeriesDescription = "Wirbelsäule ≤ 1 mm"
     assert source_text(header) == "series 4, Wirbelsa?ule <= 1 mm"
+
+
+def test_a_site_s_name_is_made_ascii_and_short_enough(small: Case) -> None:
+    for result in encode(small.source, small, context(device_serial="Städtisches Klinikum " * 5, site="Städtisch")):
+        assert result.dataset.DeviceSerialNumber.isascii()
+        assert len(result.dataset.DeviceSerialNumber) <= 64

@@ -11,9 +11,12 @@ import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 from results_synthetic import Case, context, make_case
 
 from inference.findings import Grade
+from node.gate.volume import SliceReference
 from node.results import Result, ResultError, encode
 from node.results.segmentation import segment_colour
 
@@ -123,3 +126,65 @@ def test_colours_differ_between_grades_and_between_neighbours(flagged: Case) -> 
         tuple(segment_colour(replace(vertebra, ordinal=o, grade=g)).value) for o in (1, 2) for g in (*Grade, None)
     }
     assert len(colours) == 10
+
+
+def _enhanced(case: Case, order: list[int]) -> Dataset:
+    """The case's series as one Enhanced CT header whose frames come in the given order of slices."""
+    first = case.source[0]
+    header = Dataset()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName"):
+        header[keyword] = first[keyword]
+    header.SOPClassUID, header.SOPInstanceUID = EnhancedCTImageStorage, f"{first.SOPInstanceUID}.77"
+    header.Modality, header.SeriesNumber = "CT", 4
+    header.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    header.Rows, header.Columns, header.NumberOfFrames = first.Rows, first.Columns, len(order)
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    header.SharedFunctionalGroupsSequence = [shared]
+    header.PerFrameFunctionalGroupsSequence = []
+    for slice_index in order:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = case.source[slice_index].ImagePositionPatient
+        group.PlanePositionSequence = [position]
+        header.PerFrameFunctionalGroupsSequence.append(group)
+    return header
+
+
+def test_outlines_of_a_multi_frame_source_go_to_the_frames_that_the_references_name(
+    validation_errors: Callable[[Result], list[str]], tmp_path: Path
+) -> None:
+    case = make_case({2: (0.55, 0.5, 0.8)}, count=3)
+    assert case.outlines is not None
+    order = np.random.default_rng(3).permutation(len(case.source)).tolist()
+    header = _enhanced(case, order)
+    references = [
+        SliceReference(header.SOPClassUID, header.SOPInstanceUID, order.index(k) + 1) for k in range(len(order))
+    ]
+    results = {r.kind: r for r in encode([header], case, context(), references)}
+    assert {kind: validation_errors(r) for kind, r in results.items()} == {kind: [] for kind in results}
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(results["segmentation"].encoded())
+    back = hd.seg.segread(path).get_volume(combine_segments=True)
+    index = np.argwhere(back.array)
+    points = np.round(back.map_indices_to_reference(index), 2)
+    found = {(int(back.array[tuple(i)]), *p.tolist()) for i, p in zip(index, points, strict=True)}
+    assert found == _labelled_points(case, case.outlines)
+
+
+def test_a_multi_frame_source_without_references_gets_no_segmentation_rather_than_a_wrong_one() -> None:
+    case = make_case(count=2)
+    header = _enhanced(case, list(range(len(case.source))))
+    assert [r.kind for r in encode([header], case, context())] == ["reformat", "capture", "report", "details"]
+
+
+def test_references_that_do_not_fit_are_an_error(small: Case) -> None:
+    references = [SliceReference(h.SOPClassUID, h.SOPInstanceUID, None) for h in small.source]
+    assert [r.encoded() for r in encode(small.source, small, context(), references)] == [
+        r.encoded() for r in encode(small.source, small, context())
+    ]
+    with pytest.raises(ResultError, match="not in the order"):
+        encode(small.source, small, context(), references[::-1])
+    with pytest.raises(ResultError, match="references"):
+        encode(small.source, small, context(), references[1:])

@@ -163,7 +163,7 @@ def test_without_outlines_there_is_no_segmentation_and_the_rest_is_valid(
     assert [validation_errors(r) for r in results] == [[], [], [], []]
 
 
-def test_a_large_series_as_one_multi_frame_source_is_not_confused_with_single_frames(flagged: Case) -> None:
+def test_outlines_of_another_number_of_slices_are_an_error(flagged: Case) -> None:
     with pytest.raises(ValueError, match="outlines have the shape"):
         encode(flagged.source[:-1], flagged, context())
 
@@ -189,3 +189,17 @@ def test_highdicom_reads_the_documents_and_the_segmentation_back(flagged_results
     path.write_bytes(flagged_results["segmentation"].encoded())
     segmentation = hd.seg.segread(path)
     assert segmentation.number_of_segments == 7
+
+
+def test_a_refusal_supersedes_both_documents_of_the_answer_before(small: Case, validation_errors: Validate) -> None:
+    first = {r.kind: r for r in encode(small.source, small, context())}
+    again = context(
+        revision=2, predecessor_report=first["report"].reference(), predecessor_details=first["details"].reference()
+    )
+    report = encode(small.source, refused(), again)[1]
+    assert validation_errors(report) == []
+    superseded = {
+        i.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for i in report.dataset.PredecessorDocumentsSequence
+    }
+    assert superseded == {first["report"].dataset.SOPInstanceUID, first["details"].dataset.SOPInstanceUID}
