@@ -123,13 +123,13 @@ class CropRanges:
     """How crops are varied. Lengths in voxels of 3 mm unless they say otherwise."""
 
     depths: tuple[int, ...] = (16, 48, 64, 80)
-    sides: tuple[int, ...] = (48, 56, 64, 72, 80, 88, 96, 104, 112, 120)
+    sides: tuple[int, ...] = (48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 136, 168)
     voxels: int = 420_000
     """Largest size of one crop; a wide one is made shorter."""
     absent: float = 0.10
-    truncated: float = 0.10
+    truncated: float = 0.14
     scale: float = 0.18
-    turn_degrees: float = 12.0
+    turn_degrees: float = 10.0
     shear: float = 0.15
     posterior_margin: tuple[float, float] = (0.06, 0.45)
     vessels: int = 4
@@ -192,7 +192,7 @@ def draw_window(
     _, rows, columns = scene.hu.shape
     wanted = 0.6 if rng.random() < 0.75 else 0.0  # mostly windows along the spine, some on head and thighs
     for _ in range(6):
-        slices = _draw_slices(len(scene.hu), step, depth, rng)
+        slices = _draw_slices(scene, step, depth, rng)
         curve = _curve_at(scene.centre, slices)
         known = np.isfinite(curve[:, 0])
         if known.mean() >= wanted:
@@ -208,7 +208,7 @@ def draw_window(
         column = float(np.clip(column, min(10, width / 3), width - min(10, width / 3)))
         row = float(min(row, height - 7))
     elif kind == "truncated":
-        row, column = height + rng.uniform(-5, 4), width * rng.uniform(0.1, 0.9)
+        row, column = height + rng.uniform(-5, 7), width * rng.uniform(0.1, 0.9)
         if rng.random() < 0.25:
             row, column = height * rng.uniform(0.4, 0.9), rng.choice([rng.uniform(-4, 5), width + rng.uniform(-5, 4)])
     else:
@@ -221,11 +221,18 @@ def draw_window(
     return _Window(float(slices[0]), step, matrix, centres, middle)
 
 
-def _draw_slices(total: int, step: float, depth: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Slices of the scene that the crop's slices fall on; one time in ten up to a third of them beyond its ends."""
-    first = rng.uniform(-4, max(total - step * depth + 4, -3.9))
-    if rng.random() < 0.1:
+def _draw_slices(scene: Scene, step: float, depth: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Slices of the scene that the crop's slices fall on: anywhere, across its ends, or across an end of the spine."""
+    total = len(scene.hu)
+    spine = np.flatnonzero(np.isfinite(scene.centre[:, 0]))
+    ends = [int(i) for i in (spine[:1].tolist() + spine[-1:].tolist()) if 0 < i < total - 1]
+    chance = rng.random()
+    if chance < 0.1:
         first = rng.uniform(-step * depth / 3, total - step * depth * 2 / 3)
+    elif chance < 0.35 and ends:
+        first = ends[-1 if rng.random() < 0.75 else 0] - step * depth * rng.uniform(0.15, 0.85)
+    else:
+        first = rng.uniform(-4, max(total - step * depth + 4, -3.9))
     slices: NDArray[np.float64] = first + step * np.arange(depth)
     return slices
 
@@ -313,7 +320,7 @@ def _changed(
     blur = (rng.uniform(0, 1.1) * (rng.random() < 0.4), *([rng.uniform(0, 0.8) * (rng.random() < 0.4)] * 2))
     if max(blur) > 0.1:
         hu = ndimage.gaussian_filter(hu, blur)
-    sd = float(np.exp(rng.uniform(np.log(2), np.log(90))))
+    sd = float(np.exp(rng.uniform(np.log(2), np.log(60))))
     noise = rng.standard_normal(hu.shape, np.float32)
     if rng.random() < 0.4:
         noise = ndimage.gaussian_filter(noise, (0.0, 0.8, 0.8))

@@ -14,10 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_models.training.localizer_data import CACHE, SPACING_MM, Scene, scene_files
-from onnx_models.training.phantom import TRAINING, sample_patient
+from onnx_models.training.phantom import TRAINING, Patient, sample_negative, sample_patient
 
+Floats = NDArray[np.float64]
+NEGATIVE_EVERY = 12
+"""One scene in so many holds no spine at all."""
 HELD_OUT_SEED = 9_000_000
 """Seeds from here on belong to held-out scenes."""
 
@@ -25,6 +29,8 @@ HELD_OUT_SEED = 9_000_000
 def make_scene(seed: int) -> Scene:
     """One phantom at 3 mm over a random part of its length, before noise and kernel, which each crop draws anew."""
     rng = np.random.default_rng([73, seed])
+    if seed % NEGATIVE_EVERY == NEGATIVE_EVERY - 1:
+        return _negative_scene(rng)
     patient = sample_patient(rng, TRAINING)
     low, high = patient.extent_mm
     length = min(float(rng.uniform(240, 480)), high - low)
@@ -37,8 +43,7 @@ def make_scene(seed: int) -> Scene:
     x_mid, y_mid = (float(np.median(a)) for a in patient.centre_line(np.clip(z, spine_low, spine_high)))
     y = y_mid + rng.uniform(-1.5, 1.5) + np.arange(-210.0, 111.0, SPACING_MM)
     x = x_mid + rng.uniform(-1.5, 1.5) + np.arange(-195.0, 196.0, SPACING_MM)
-    points = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
-    hu = patient.hu(points, footprint_mm=float(rng.uniform(1.5, 3.5))).reshape(len(z), len(y), len(x))
+    hu = _sampled(patient, z, y, x, rng)
     cx, cy = patient.centre_line(z)
     centre = np.stack([(cy - y[0]) / SPACING_MM, (cx - x[0]) / SPACING_MM], axis=1)
     centre[(z < spine_low) | (z > spine_high)] = np.nan
@@ -46,7 +51,24 @@ def make_scene(seed: int) -> Scene:
     at = at[(at[:, 2] <= z[0]) & (at[:, 2] >= z[-1])]
     vx, vy = patient.centre_line(at[:, 2])
     vertebrae = np.stack([(z[0] - at[:, 2]), vy - y[0], vx - x[0]], axis=1) / SPACING_MM
-    return Scene(np.clip(hu, -1024, 8000).astype(np.int16), centre.astype(np.float32), vertebrae.astype(np.float32))
+    return Scene(hu, centre.astype(np.float32), vertebrae.astype(np.float32))
+
+
+def _negative_scene(rng: np.random.Generator) -> Scene:
+    """Limbs, a head, a test object or nothing."""
+    patient = sample_negative(rng, TRAINING)
+    low, high = patient.extent_mm
+    z = high - SPACING_MM * np.arange(int(min(high - low, 360.0) / SPACING_MM))
+    half = float(rng.uniform(90, 200))
+    side = np.arange(-half, half, SPACING_MM)
+    hu = _sampled(patient, z, side, side, rng)
+    return Scene(hu, np.full((len(z), 2), np.nan, np.float32), np.zeros((0, 3), np.float32))
+
+
+def _sampled(patient: Patient, z: Floats, y: Floats, x: Floats, rng: np.random.Generator) -> NDArray[np.int16]:
+    points = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
+    hu = patient.hu(points, footprint_mm=float(rng.uniform(1.5, 3.5))).reshape(len(z), len(y), len(x))
+    return np.clip(hu, -1024, 8000).astype(np.int16)
 
 
 def fill(folder: Path, first_seed: int, count: int, deadline: float = float("inf"), every: int = 1) -> int:

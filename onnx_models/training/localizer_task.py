@@ -32,6 +32,8 @@ from onnx_models.training.train import averaged_network
 
 VERSION = "1.0.0"
 TARGET_SIGMA_VOXELS = 1.5
+FREEZE_AT = 0.15
+"""Part of the training after which batch statistics stay as they are."""
 HELD_OUT = 16
 """Scenes that are never trained on; the full evaluation is `evaluate.py`."""
 
@@ -56,6 +58,9 @@ class LocalizerTask:
         """One batch of crops."""
         self._generator.keep_running()
         assert isinstance(network, Localizer)
+        if progress > FREEZE_AT and not network.statistics_frozen:
+            network.statistics_frozen = True
+            network.train()
         batch = self._source.batch(rng, self.batch)
         return loss_of(network, batch, progress)
 
