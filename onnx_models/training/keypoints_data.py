@@ -11,7 +11,7 @@ The geometry is `inference.straightening`, the same for training and for patient
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ WHOLE_MM, CUT_MM = 1.0, 1.5
 """A vertebra is a positive when all its points lie this far inside the field of view, and a negative when one lies
 that far outside; in between nothing is taught."""
 POSITIVE, NEGATIVE, UNTAUGHT = 1, 0, 2
+DEFORMED = replace(TRAINING, deformed_patient=0.85, deformed_count=(1, 9))
+"""More deformed vertebrae than patients have: the network shall not learn that they are rare."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def _truth(
     return np.array(points, np.float64).reshape(-1, 6, 2), np.array(kinds, np.uint8)
 
 
-def make_slab(seed: int, ranges: Ranges = TRAINING) -> Slab:
+def make_slab(seed: int, ranges: Ranges = DEFORMED) -> Slab:
     """The slab of one seed."""
     rng = np.random.default_rng([2020, seed])
     while True:
