@@ -8,6 +8,7 @@ that, :mod:`~node.gate.choice` picks the series that is answered, :mod:`~node.ga
 from node.gate.choice import SeriesDecision, choose
 from node.gate.headers import HeaderReading, InstanceHeader, Unreadable, read_headers
 from node.gate.policy import GatePolicy
+from node.gate.receptions import latest
 from node.gate.volume import LoadedSeries, SliceReference, Unevaluable, load_volume
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Unevaluable",
     "Unreadable",
     "choose",
+    "latest",
     "load_volume",
     "read_headers",
 ]

@@ -80,6 +80,8 @@ def instance_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | No
         code, detail = RefusalCode.UNSUPPORTED_MODALITY, "(Modality and SOP class are missing.)"
     elif (integer(dataset, "SamplesPerPixel") or 1) != 1 or not _is_grey(text(dataset, "PhotometricInterpretation")):
         code = RefusalCode.COLOUR_IMAGE
+    elif integer(dataset, "BitsAllocated") == 8 or text(dataset, "BurnedInAnnotation").upper() == "YES":
+        code = RefusalCode.SCREEN_CAPTURE
     elif not has_valid_identifiers(header):
         code = RefusalCode.MISSING_IDENTIFIERS
     return Refusal(code, detail) if code else None

@@ -256,9 +256,13 @@ def _longest_block(stack: Sequence[Slice], policy: GatePolicy) -> Grid | Refusal
 
 
 def _interleaved(parts: Sequence[Slice]) -> bool:
-    """Whether two phases lie between each other, so that together they look like one finer grid."""
+    """Whether two phases lie between each other, so that together they look like one finer grid.
+
+    Each must span more than half of the stack and hold a quarter of its images; a value that only the first and the
+    last image share is no phase.
+    """
     half = 0.5 * _extent(parts)
-    return any(sum(_extent(p) > half for p in phases) > 1 for phases in _phases(parts))
+    return any(sum(4 * len(p) >= len(parts) and _extent(p) > half for p in phases) > 1 for phases in _phases(parts))
 
 
 def _phases(stack: Sequence[Slice]) -> Iterator[list[list[Slice]]]:

@@ -17,6 +17,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 
+from node.gate.deflated import inflates_too_far
 from node.gate.tags import HEADER_KEYWORDS
 from node.gate.values import integer, is_uid, item, items, number, numbers, permissive, text, texts, tidy, uid
 
@@ -117,6 +118,8 @@ def read_header(path: Path) -> InstanceHeader | Unreadable:
     """Read one file's header; a file without file meta information is read as well."""
     with permissive():
         try:
+            if inflates_too_far(path):
+                return Unreadable(path, "the deflated data set is larger than this node takes")
             dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
             tidy(dataset)
             return instance_header(path, dataset)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.gate.geometry import Slice
+from node.gate.headers import InstanceHeader
 from node.gate.values import text
 
 IDENTIFYING = (
@@ -70,9 +71,14 @@ def _record(part: Slice, digest: str) -> list[object]:
         _rounded(image.pixel_spacing, 6),
         [image.rows, image.columns],
         _rounded((image.slope, image.intercept), 6),
-        image.rescale_type,
-        [_normalised(text(part.header.dataset, keyword)) for keyword in IDENTIFYING],
+        image.rescale_type.upper() or "HU",
+        identifiers(part.header),
     ]
+
+
+def identifiers(header: InstanceHeader) -> list[str]:
+    """The values of :data:`IDENTIFYING`, without what archives add and drop around them."""
+    return [_normalised(text(header.dataset, keyword)) for keyword in IDENTIFYING]
 
 
 def _rounded(values: Iterable[float | None] | None, digits: int) -> list[str] | None:

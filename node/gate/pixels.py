@@ -32,6 +32,8 @@ from node.gate.values import integer, permissive, text
 NATIVE_LITTLE_ENDIAN = frozenset(
     {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(DeflatedExplicitVRLittleEndian)}
 )
+ALLOCATED = 16
+"""Bits Allocated of every image that is read: eight bits cannot hold Hounsfield units."""
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 JPEG_EXTENDED = str(JPEGExtended12Bit)
 ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), JPEG_EXTENDED, str(JPEGLSNearLossless)})
@@ -67,7 +69,7 @@ def is_lossy(header: InstanceHeader) -> bool:
 
 
 def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
-    """Stored values of some images of one instance, each (rows, columns), int16 or uint16 (uint8 kept as it is).
+    """Stored values of some images of one instance, each (rows, columns), int16 or uint16.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[ND
 
 
 def _is_wide_jpeg(header: InstanceHeader) -> bool:
-    return header.transfer_syntax_uid == JPEG_EXTENDED and integer(header.dataset, "BitsAllocated") == 16
+    return header.transfer_syntax_uid == JPEG_EXTENDED and integer(header.dataset, "BitsAllocated") == ALLOCATED
 
 
 def _single(header: InstanceHeader) -> NDArray[np.integer]:
@@ -120,16 +122,14 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
     if "PixelData" not in dataset:
         raise PixelError("The instance has no pixel data")
-    allocated = integer(header.dataset, "BitsAllocated")
     big = header.transfer_syntax_uid == BIG_ENDIAN or dataset.original_encoding[1] is False
     native = header.transfer_syntax_uid in NATIVE_LITTLE_ENDIAN or header.transfer_syntax_uid in ("", BIG_ENDIAN)
-    if native and (allocated == 16 or (allocated == 8 and not big)):
+    if native and integer(header.dataset, "BitsAllocated") == ALLOCATED:
         data = dataset["PixelData"].value
-        wanted = rows * columns * (allocated // 8)
+        wanted = rows * columns * 2
         if len(data) < wanted:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
-        kind = "u1" if allocated == 8 else ">u2" if big else "<u2"
-        return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
+        return np.frombuffer(data, ">u2" if big else "<u2", rows * columns).reshape(rows, columns)
     if _is_wide_jpeg(header):
         array: NDArray[np.integer] = _by_gdcm(header)[0]
     else:
@@ -147,7 +147,7 @@ def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:
         raise PixelError("GDCM cannot decode this JPEG")
     image = reader.GetImage()
     if image.GetPixelFormat().GetPixelSize() != 2:
-        raise PixelError("Only 8 and 16 bits per pixel are read")
+        raise PixelError("Only 16 bits per pixel are read")
     # the binding gives the bytes as text, each undecodable one as a surrogate
     data = image.GetBuffer().encode("utf-8", "surrogateescape")
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
@@ -156,21 +156,15 @@ def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:
 
 def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     """Only the stored bits, with their sign."""
-    allocated = integer(dataset, "BitsAllocated")
-    if allocated not in (8, 16) or array.dtype.itemsize * 8 != allocated:
-        raise PixelError("Only 8 and 16 bits per pixel are read")
-    stored = integer(dataset, "BitsStored") or allocated
-    signed = integer(dataset, "PixelRepresentation") == 1
-    if not 1 <= stored <= allocated:
+    if integer(dataset, "BitsAllocated") != ALLOCATED or array.dtype.itemsize != 2:
+        raise PixelError("Only 16 bits per pixel are read")
+    stored = integer(dataset, "BitsStored") or ALLOCATED
+    if not 1 <= stored <= ALLOCATED:
         raise PixelError("Bits Stored is larger than Bits Allocated")
     high = integer(dataset, "HighBit")
-    unused_above = allocated - 1 - (high if high is not None else stored - 1)
-    unused = allocated - stored
+    unused, unused_above = ALLOCATED - stored, ALLOCATED - 1 - (high if high is not None else stored - 1)
     if not 0 <= unused_above <= unused:
         raise PixelError("High Bit lies outside the allocated bits")
-    unsigned_type, signed_type = (np.uint8, np.int8) if allocated == 8 else (np.uint16, np.int16)
-    bits: NDArray[np.integer] = array.astype(array.dtype.newbyteorder("="), copy=False).view(unsigned_type)
-    if unused:
-        bits = np.left_shift(bits, unused_above)
-        bits = np.right_shift(bits.view(signed_type) if signed else bits, unused)
-    return bits.view(signed_type) if signed else bits
+    signed = integer(dataset, "PixelRepresentation") == 1
+    bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(np.int16 if signed else np.uint16)
+    return np.right_shift(np.left_shift(bits, unused_above), unused) if unused else bits

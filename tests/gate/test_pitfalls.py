@@ -164,6 +164,14 @@ def test_interleaved_phases_do_not_pass_for_one_finer_grid(headers_of: HeadersOf
     assert result.quality == (Quality.SPLIT_SERIES,)
 
 
+def test_a_value_that_only_the_ends_share_is_no_phase(headers_of: HeadersOf) -> None:
+    def ends(index: int, ds: FileDataset) -> None:
+        ds.AcquisitionNumber = 2 if index in (0, 11) else 1
+
+    result = loaded(headers_of(Ct(edit=ends)))
+    assert (result.volume.hu.shape[0], result.quality) == (12, ())
+
+
 def test_gantry_tilt_becomes_a_sheared_affine(headers_of: HeadersOf) -> None:
     angle = math.radians(20)
     orientation = (1.0, 0.0, 0.0, 0.0, math.cos(angle), -math.sin(angle))
@@ -455,6 +463,22 @@ def test_colour_images_are_not_eligible(headers_of: HeadersOf, photometric: str)
 
     (decision,) = choose(headers_of(Ct(edit=colour)), POLICY)
     assert (decision.outcome, decision.refusal.code) == (Outcome.NOT_ELIGIBLE, RefusalCode.COLOUR_IMAGE)  # type: ignore[union-attr]
+
+
+def eight_bits(_: int, ds: FileDataset) -> None:
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit = 7
+    ds.PixelData = np.arange(80, dtype=np.uint8).tobytes()
+
+
+def burned_in(_: int, ds: FileDataset) -> None:
+    ds.BurnedInAnnotation = "YES"
+
+
+@pytest.mark.parametrize("edit", [eight_bits, burned_in])
+def test_pictures_of_a_screen_are_not_eligible(headers_of: HeadersOf, edit: Callable[[int, FileDataset], None]) -> None:
+    (decision,) = choose(headers_of(Ct(edit=edit)), POLICY)
+    assert (decision.outcome, decision.refusal.code) == (Outcome.NOT_ELIGIBLE, RefusalCode.SCREEN_CAPTURE)  # type: ignore[union-attr]
 
 
 def test_monochrome1_changes_nothing_about_hounsfield_units(headers_of: HeadersOf) -> None:

@@ -228,15 +228,3 @@ def test_a_file_that_vanished_says_nothing_about_the_images(tmp_path: Path, seri
     paths[2].unlink()
     with pytest.raises(FileNotFoundError):
         load_volume(headers, POLICY)
-
-
-def test_eight_bit_pixels_are_read(headers_of: HeadersOf) -> None:
-    def eight(_: int, ds: FileDataset) -> None:
-        ds.BitsAllocated = ds.BitsStored = 8
-        ds.HighBit = 7
-        ds.RescaleSlope, ds.RescaleIntercept = 10, -1000
-        ds.PixelData = np.arange(80, dtype=np.uint8).tobytes()
-
-    result = load_volume(headers_of(Ct(edit=eight)), POLICY)
-    assert isinstance(result, LoadedSeries)
-    assert result.volume.hu[3].ravel().tolist() == [10 * v - 1000 for v in range(80)]
