@@ -6,9 +6,12 @@ and outputs. A file that is missing, changed or of another contract stops the st
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +156,8 @@ def _open(folder: Path, entry: Mapping[str, Any], provider: Provider, threads: i
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     try:
-        session = ort.InferenceSession(content, options, providers=_providers(provider))
+        with _quiet(provider):
+            session = ort.InferenceSession(content, options, providers=_providers(provider))
     except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
         raise ModelError(f"model {entry['name']}: {path} cannot be loaded: {error}") from error
     _check_contract(entry, "inputs", session.get_inputs())
@@ -165,6 +169,19 @@ def _providers(provider: Provider) -> list[Any]:
     if provider == "cpu" or CUDA not in ort.get_available_providers():
         return [CPU]
     return [(CUDA, {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}), CPU]
+
+
+@contextmanager
+def _quiet(provider: Provider) -> Iterator[None]:
+    """Without onnxruntime's own lines on the console: what was obtained is read from the session afterwards."""
+    ort.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            if provider != "cpu" and CUDA in ort.get_available_providers():
+                ort.preload_dlls()  # CUDA and cuDNN from Python packages, where they are installed
+            yield
+    finally:
+        ort.set_default_logger_severity(2)
 
 
 def _check_contract(entry: Mapping[str, Any], kind: str, found: Sequence[Any]) -> None:
