@@ -82,9 +82,9 @@ def healthy_row(rng: np.random.Generator, ranges: Ranges, position: float, scale
     else:
         lumbar = [11.5, 12, 13, 14, 15, 16, 17, 18] if position > 0 else [-5, -0.5]
         ratio = [0.93, 0.935, 0.975, 1.015, 1.07, 1.19, 1.17, 1.0] if position > 0 else [1.0, 0.97]
-        ap = float(np.interp(position, lumbar, ratio)) + rng.normal(0, 0.045)
-        share = 0.815 if position > 0 else 0.88
-        mp = rng.normal(share, 0.028) * max(1.0, ap)
+        ap = float(np.interp(position, lumbar, ratio)) + rng.normal(0, 0.055)
+        share = 0.83 if position > 0 else 0.88
+        mp = rng.normal(share, 0.038) * max(1.0, ap)
     ap = float(np.clip(ap, 0.74, 1.35))
     mp = float(np.clip(mp, 0.70, 0.97 * 0.5 * (1 + ap) + 0.0))
     ha, hm = ap * hp, mp * hp

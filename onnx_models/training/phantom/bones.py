@@ -80,8 +80,8 @@ def posterior_elements(rng: np.random.Generator, scene: Scene, column: Column, i
     length = (27 if lumbar else 26 if not cervical else float(np.interp(p, [-5, -1], [14, 30]))) * s
     a = column.at(i, 0.0, back + 2 * s, -0.34 * h)
     b = column.at(i, float(rng.normal(0, 1.5)), back + length, -0.34 * h - drop)
-    tall = 0.36 if lumbar else 0.62
-    scene.capsule(group, a, b, 3.0 * s, (4.4 if lumbar else 3.2) * s, up, tall)
+    tall = 0.44 if lumbar else 0.62
+    scene.capsule(group, a, b, 3.0 * s, (4.0 if lumbar else 3.2) * s, up, tall)
 
 
 def spine_bones(

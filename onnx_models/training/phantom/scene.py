@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnx_models.training.phantom import kernels as ker
+from onnx_models.training.phantom.cells import fill_cells
 
 F32 = NDArray[np.float32]
 CELL_MM = 14.0
@@ -117,7 +118,7 @@ class Scene:
         low = boxes[:, :3].min(0) if len(boxes) else np.zeros(3)
         high = boxes[:, 3:].max(0) if len(boxes) else np.ones(3)
         dims = np.maximum(1, np.ceil((high - low) / CELL_MM)).astype(np.int64)
-        start, items = ker.fill_cells(boxes, low, CELL_MM, dims)
+        start, items = fill_cells(boxes, low, CELL_MM, dims)
         return (
             table,
             np.float32(z0),

@@ -19,8 +19,8 @@ F64 = NDArray[np.float64]
 # envelope (mm, average adult), distance of the spine's centre from the back of that envelope
 _AT = np.array([-0.75, -0.35, -0.12, 0.05, 0.2, 0.38, 0.6, 0.8, 0.93, 1.0, 1.06, 1.15, 1.5])
 _WIDE = np.array([172, 172, 165, 148, 134, 138, 146, 142, 138, 128, 100, 62, 58.0])
-_DEEP = np.array([92, 100, 104, 100, 95, 101, 110, 102, 88, 76, 66, 58, 56.0])
-_BACK = np.array([66, 72, 72, 66, 62, 62, 64, 68, 66, 62, 56, 52, 52.0])
+_DEEP = np.array([92, 100, 104, 100, 95, 101, 110, 103, 91, 81, 71, 61, 57.0])
+_BACK = np.array([66, 72, 72, 66, 62, 62, 64, 70, 72, 71, 66, 58, 54.0])
 _HANN = np.hanning(61) / np.hanning(61).sum()
 
 
