@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+import onnx_models
 from inference.findings import Findings, PatientFinding
 from inference.grading import RULE, GradingRule
 from inference.refusal import Refusal
@@ -66,6 +68,11 @@ def screening_settings(settings: Settings) -> ScreeningSettings:
     return ScreeningSettings(
         rule=GradingRule(moderate_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
     )
+
+
+def models_folder(settings: Settings) -> Path:
+    """Where the networks are: the site's choice, or those shipped."""
+    return settings.models.folder or Path(onnx_models.__file__).parent
 
 
 def device_uid(settings: Settings) -> str:

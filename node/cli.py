@@ -1,5 +1,6 @@
 """The command line: ``spine-node run | demo | analyze | send | echo | jobs | models | config``.
 
+Each command imports what it needs when it runs, so that ``echo`` does not wait for the networks' libraries.
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 nothing could be evaluated. A traceback never reaches a user; with
 ``SPINE_NODE_DEBUG=1`` it does.
 """
@@ -10,25 +11,25 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from inference.runtime import ModelError, load_models
 from node import __version__
-from node.analyze import AnalyzedSeries, analyze, dicom_files
-from node.deliver.sender import UnreachableError, echo, send
-from node.deliver.status import Reply, Verdict
-from node.ledger import DatabaseError, overview
 from node.logs import configure_logs
-from node.queue import Queue
-from node.service import AlreadyRunningError, ledger_of, models_folder, run
 from node.settings import ConfigurationError, load_settings
 
+if TYPE_CHECKING:
+    from node.analyze import AnalyzedSeries
+    from node.deliver.status import Reply
+
 FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
+
+EXPLAINED = ("DatabaseError", "ModelError", "AlreadyRunningError", "UnreachableError", "StageError")
+"""Errors whose message says what a person can do; known by name, since their modules are imported only when used."""
 
 app = typer.Typer(
     help="Measures vertebrae on CT and returns SEG, SR and secondary capture. Research use only.",
@@ -53,18 +54,20 @@ def main() -> None:
     configure_logs()
     try:
         app()
-    except (ConfigurationError, DatabaseError, ModelError, AlreadyRunningError, UnreachableError) as error:
-        _fail(str(error))
+    except ConfigurationError as error:
+        _fail(str(error), WRONG_USE)
     except KeyboardInterrupt:
         _fail("interrupted")
     except Exception as error:
         if os.environ.get("SPINE_NODE_DEBUG"):
             raise
+        if type(error).__name__ in EXPLAINED:
+            _fail(str(error))
         _fail(f"internal error ({type(error).__name__}: {error}); set SPINE_NODE_DEBUG=1 for the traceback")
 
 
 def _fail(sentence: str, code: int = FAILED) -> None:
-    err_console.print(f"[red]spine-node:[/red] {sentence}", highlight=False)
+    err_console.print(f"[red]spine-node:[/red] {sentence}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -75,6 +78,8 @@ def _print_json(value: Any) -> None:
 @app.command("run")
 def run_command(config: Config = None) -> None:
     """Run the node: listen, analyse, deliver, until it is told to stop."""
+    from node.service import run
+
     run(load_settings(config))
 
 
@@ -86,7 +91,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Where the received objects go.")] = Path("build/demo"),
 ) -> None:
     """Start a node and a small PACS, send a phantom CT with known fractures, show and validate what comes back."""
-    from node.demo import run_demo  # noqa: PLC0415 (needs the phantom, which a production install may lack)
+    from node.demo import run_demo
 
     sys.exit(run_demo(input_folder, out, out_console))
 
@@ -99,6 +104,10 @@ def analyze_command(
     as_json: AsJson = False,
 ) -> None:
     """Analyse a folder without any network or database."""
+    from inference.runtime import load_models
+    from node.analyze import analyze
+    from node.answering import models_folder
+
     settings = load_settings(config)
     models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
     with Progress(
@@ -139,6 +148,10 @@ def send_command(
     as_json: AsJson = False,
 ) -> None:
     """C-STORE every DICOM file of a folder."""
+    from node.analyze import dicom_files
+    from node.deliver.sender import send
+    from node.deliver.status import Verdict
+
     host, port = _peer(peer)
     files = [path for path in dicom_files(dicom_dir) if _is_dicom(path)] if dicom_dir.is_dir() else [dicom_dir]
     if not files:
@@ -181,6 +194,8 @@ def echo_command(
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "SPINENODE",
 ) -> None:
     """C-ECHO a peer."""
+    from node.deliver.sender import echo
+
     host, port = _peer(peer)
     echo(host, port, called_ae=called, calling_ae=calling)
     out_console.print(f"{peer} ({called}) answers")
@@ -189,6 +204,9 @@ def echo_command(
 @app.command("models")
 def models_command(config: Config = None, as_json: AsJson = False) -> None:
     """Check and list the networks and where they would run."""
+    from inference.runtime import load_models
+    from node.answering import models_folder
+
     settings = load_settings(config)
     models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
     if as_json:
@@ -220,6 +238,9 @@ def config_show(config: Config = None) -> None:
 @jobs_app.command("list")
 def jobs_list(config: Config = None, as_json: AsJson = False, limit: int = 50) -> None:
     """Studies, newest first, with their state."""
+    from node.ledger import overview
+    from node.service import ledger_of
+
     with ledger_of(load_settings(config)) as database, database.transaction() as connection:
         rows = overview.studies(connection, limit)
     if as_json:
@@ -238,6 +259,9 @@ def jobs_list(config: Config = None, as_json: AsJson = False, limit: int = 50) -
 @jobs_app.command("show")
 def jobs_show(study_uid: str, config: Config = None) -> None:
     """Everything the ledger knows of a study, as JSON."""
+    from node.ledger import overview
+    from node.service import ledger_of
+
     with ledger_of(load_settings(config)) as database, database.transaction() as connection:
         found = overview.study(connection, study_uid)
     if found is None:
@@ -248,6 +272,10 @@ def jobs_show(study_uid: str, config: Config = None) -> None:
 @jobs_app.command("retry")
 def jobs_retry(study_uid: str, config: Config = None) -> None:
     """Take a parked study and its parked deliveries up again."""
+    from node.ledger import overview
+    from node.queue import Queue
+    from node.service import ledger_of
+
     settings = load_settings(config)
     with ledger_of(settings) as database, database.transaction() as connection:
         changed = overview.retry(connection, study_uid)
@@ -259,6 +287,9 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
 @jobs_app.command("cancel")
 def jobs_cancel(study_uid: str, config: Config = None) -> None:
     """Stop working on a study; what was not sent is not sent."""
+    from node.ledger import overview
+    from node.service import ledger_of
+
     with ledger_of(load_settings(config)) as database, database.transaction() as connection:
         changed = overview.cancel(connection, study_uid)
     out_console.print(f"{changed} cancelled" if changed else "nothing of this study is outstanding")

@@ -14,7 +14,7 @@ import structlog
 
 from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
-from node.ledger import Database, deliveries, intake
+from node.ledger import Database, answers, deliveries, intake
 from node.queue import Queue
 from node.settings import Destination, Settings
 
@@ -92,7 +92,8 @@ class Courier:
             return True
         with self._database.transaction() as connection:
             state = deliveries.state_of(connection, answer_id, target.name, needed)
-        if state in ("stored", "confirmed"):
+            has_it = any(result["kind"] == needed for result in answers.results_of(connection, answer_id))
+        if state in ("stored", "confirmed") or not has_it:
             return True
         if state == "pending":
             note(row, Reply(Verdict.PASSING, f"waits for the {needed} that its lines lie on"))

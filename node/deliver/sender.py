@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def _associate(
         host, port, contexts=contexts, ae_title=called_ae, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
     )
     if association.is_established:
+        _ParkedReactor(association).until_parked()
         return association
     if association.is_rejected:
         primitive = association.acceptor.primitive
@@ -135,6 +137,37 @@ def _associate(
             f"{host}:{port} rejected the association (called {called_ae}, calling {calling_ae}): {reason}"
         )
     raise UnreachableError(f"no association with {host}:{port} ({called_ae}): nothing listens there, or it hung up")
+
+
+class _ParkedReactor(threading.Event):
+    """Parks pynetdicom's reactor thread for the life of an association that only sends.
+
+    Stock pynetdicom pauses that thread before each message by a flag that it can miss; on a busy machine it then takes
+    the peer's response off the queue, and the sender waits for it until the time-out. Here the thread says itself that
+    it is parked, and nothing but the end of the association lets it go.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association = association
+        self._parked = threading.Event()
+        association._reactor_checkpoint = self
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Called by the reactor thread in each of its rounds."""
+        self._parked.set()
+        return super().wait(timeout)
+
+    def set(self) -> None:
+        """Called by pynetdicom after each message; heeded only when the association ends."""
+        if self._association._kill or not self._association.is_established:
+            super().set()
+
+    def until_parked(self) -> None:
+        """Return once the reactor thread stands still."""
+        while not self._parked.wait(0.1):
+            if not self._association.is_alive():
+                return
 
 
 def _without_delay(event: evt.Event) -> None:
@@ -146,3 +179,4 @@ def _without_delay(event: evt.Event) -> None:
 def _end(association: Association) -> None:
     if association.is_established:
         association.release()
+    association._reactor_checkpoint.set()

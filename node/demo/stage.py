@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from node.service import read_state
+from node.process import read_state
 from node.settings import Settings, load_settings
 
 START_PATIENCE_S = 120.0

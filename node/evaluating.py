@@ -1,0 +1,25 @@
+"""The evaluating process: one study at a time, because the networks use all cores."""
+
+from __future__ import annotations
+
+from inference.runtime import load_models
+from node.answering import models_folder
+from node.ledger import Database
+from node.queue import EVALUATE, run_worker
+from node.settings import Settings
+from node.workflow import Workflow
+
+
+def run(settings: Settings, dsn: str) -> None:
+    """Answer studies until told to stop."""
+    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    with Database(dsn) as database:
+        workflow = Workflow(settings, database, models)
+        run_worker(
+            dsn,
+            {EVALUATE: workflow.evaluate_study},
+            concurrency=1,
+            stalled_after_s=settings.work.stalled_after_s,
+            drain_s=settings.work.drain_s,
+            name="evaluate",
+        )

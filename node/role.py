@@ -1,0 +1,44 @@
+"""One process of the node: ``python -m node.role receive``. Its supervisor tells it everything over standard input.
+
+The order is one line of JSON; after it the pipe stays open, and its end means that the supervisor is gone. Each role's
+modules are imported in its own process only: the listener needs no networks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TextIO
+
+import structlog
+
+from node.logs import configure_logs
+from node.settings import Settings
+
+ROLES = {"receive": "node.receive.role", "evaluate": "node.evaluating", "deliver": "node.deliver.role"}
+"""Role to the module whose ``run(settings, dsn)`` is the process."""
+
+
+def main(role: str, orders: TextIO) -> None:
+    """Read the order and run the role until SIGTERM or until the supervisor is gone."""
+    configure_logs()
+    structlog.contextvars.bind_contextvars(role=role)
+    order = json.loads(orders.readline())
+
+    def follow_supervisor() -> None:
+        while orders.read(1):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow_supervisor, name="follow supervisor", daemon=True).start()
+    run: Callable[[Settings, str], None] = importlib.import_module(ROLES[role]).run
+    run(Settings.model_validate(order["settings"]), order["dsn"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.stdin)
