@@ -30,9 +30,9 @@ def _head(told: Record, command: str) -> list[str]:
     part = "" if told["patients"] >= told["patients_of_the_set"] else f" of {told['patients_of_the_set']}"
     return [
         f"Date {told['date']}; `{command.strip()}`; models {hashes}.",
-        f"Set {told['set']} (SHA-256 `{told['set_sha256'][:12]}`, phantom `{told['phantom_sha256'][:12]}`): {told['patients']}{part} patients, "
-        f"{told['vertebrae']} whole vertebrae, {told['negatives']} images that must be refused. "
-        "Intervals are 95 %, by drawing patients again.",
+        f"Set {told['set']} (SHA-256 `{told['set_sha256'][:12]}`, phantom `{told['phantom_sha256'][:12]}`): "
+        f"{told['patients']}{part} patients, {told['vertebrae']} whole vertebrae, {told['negatives']} images that must "
+        "be refused. Intervals are 95 %, by drawing patients again.",
     ]
 
 

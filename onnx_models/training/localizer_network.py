@@ -57,7 +57,7 @@ class _Convolution(nn.Sequential):
 
 
 class _Windows(nn.Module):
-    """The image beside itself through soft windows, so that 60 HU between marrow and muscle are seen beside 1,500 HU."""
+    """The image beside itself through soft windows: 60 HU between marrow and muscle are seen beside 1,500 HU."""
 
     count = 4
 
