@@ -30,7 +30,8 @@ def picture(findings: Findings, ruler: Ruler | None, source: Sequence[Dataset], 
     caption = Caption(
         source=source_text(source[0]),
         software=f"spine-node {ctx.software_version}, {findings.pipeline} {findings.pipeline_version}",
-        date=local_start(source[0], ctx).strftime("%Y-%m-%d %H:%M"),
+        date=local_start(source[0], ctx).strftime("%Y-%m-%d %H:%M")
+        + (f", revision {ctx.revision}" if ctx.revision > 1 else ""),
     )
     return draw_picture(findings, ruler, caption)
 

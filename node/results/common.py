@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -23,6 +24,9 @@ from node.results.wording import ascii_text
 MANUFACTURER = "spine-node"
 IMPLEMENTATION_CLASS_UID = "2.25.188246073951104326190412236127302943411"
 IMPLEMENTATION_VERSION = "SPINE-NODE-1"
+
+_TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
+"""Value representations whose text depends on SpecificCharacterSet (PS3.5 6.1.2.3)."""
 
 _TYPE_2 = (
     "PatientName",
@@ -154,7 +158,7 @@ def stamp(
             setattr(result, keyword, "")
         elif keyword in result:
             del result[keyword]
-    _copy_or_drop(result, first, "SpecificCharacterSet")
+    _set_character_set(result, first)
     if source_zone(first) is not None:
         _copy_or_drop(result, first, "TimezoneOffsetFromUTC")
 
@@ -175,9 +179,29 @@ def stamp(
     result.ManufacturerModelName = f"spine-node {ctx.pipeline}"
     result.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
     result.DeviceSerialNumber = ascii_text(ctx.device_serial)[:64]
+    result.DeviceUID = ctx.device_uid
     result.InstanceCreatorUID = ctx.device_uid
     result.ContentQualification = "RESEARCH"
     result.ContributingEquipmentSequence = [_equipment(findings, identity, ctx)]
+
+
+def _set_character_set(result: Dataset, source: Dataset) -> None:
+    """The source's character set with the source's names; a lawful one where the source's is not.
+
+    A source that names none although its text is not ASCII is read as Latin-1 everywhere, so Latin-1 is declared and
+    the bytes stay as they are. Text under an unknown name of a character set is written in UTF-8.
+    """
+    declared = source.get("SpecificCharacterSet")
+    names = [declared] if isinstance(declared, str) else list(declared or [])
+    if "SpecificCharacterSet" in result:
+        del result.SpecificCharacterSet
+    if not any(names):
+        if any(not str(element.value).isascii() for element in result.iterall() if element.VR in _TEXT):
+            result.SpecificCharacterSet = "ISO_IR 100"
+    elif all(str(name) in python_encoding for name in names):
+        result.SpecificCharacterSet = declared
+    else:
+        result.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _copy_or_drop(result: Dataset, source: Dataset, keyword: str) -> None:

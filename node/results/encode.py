@@ -59,6 +59,9 @@ def encode(
     """
     if not source:
         raise ResultError("no source header was given: results cannot be filed without patient and study")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        if not all(header.get(keyword) for header in source):
+            raise ResultError(f"a source header has no {keyword}: results can neither be filed nor refer to it")
     findings, ruler, outlines = _parts(screening)
     identity = Identity.of(findings, context)
     capture = build_capture(picture(findings, ruler, source, context), source, findings, identity, context)

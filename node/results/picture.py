@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inference.findings import Findings, Grade, Quality, VertebraFinding
 from node.results import wording
-from node.results.reformat import WINDOW_CENTRE, WINDOW_WIDTH, Ruler
+from node.results.reformat import Ruler
 from node.results.report import height_lines
 
 WIDTH, HEIGHT = 1280, 1024
@@ -53,6 +53,8 @@ BELOW = 58
 """Room under the image for the mark F and the scale bar below it."""
 GUTTER = 26
 """Room right of the image for the mark P, before the names."""
+WINDOW = (250.0, 1000.0)
+"""Centre and width in HU: narrower than the reformat's, a picture cannot be windowed by its reader."""
 AROUND_MM = (50.0, 25.0)
 """Shown in front and behind, above and below the vertebrae; the whole is in the reformat."""
 TABLE_LEFT = 648
@@ -177,10 +179,10 @@ def _scale_bar(draw: ImageDraw.ImageDraw, at: tuple[int, int], pixels_per_mm: fl
 
 
 def windowed(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """HU to grey by the reformat's own window (linear, PS3.3 C.11.2.1.2)."""
-    low = WINDOW_CENTRE - 0.5 - (WINDOW_WIDTH - 1) / 2
-    grey = (hu.astype(np.float32) - low) / (WINDOW_WIDTH - 1)
-    return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
+    """HU to grey by `WINDOW` (linear, PS3.3 C.11.2.1.2)."""
+    centre, width = WINDOW
+    grey = (hu.astype(np.float32) - (centre - 0.5 - (width - 1) / 2)) / (width - 1)
+    return np.asarray(np.clip(grey, 0, 1) * 255 + 0.5, np.uint8)
 
 
 def _rendered(

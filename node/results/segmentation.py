@@ -13,6 +13,7 @@ from typing import Protocol
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -34,6 +35,7 @@ _GRADE_HUES: dict[Grade | None, float] = {
 _HEADER = (
     "SOPClassUID",
     "SOPInstanceUID",
+    "Modality",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
@@ -58,7 +60,7 @@ def segment_numbers(outlines: NDArray[np.integer] | None, findings: Findings) ->
     """Ordinal of a vertebra to its segment number: consecutive from 1, vertebrae without a voxel left out."""
     if outlines is None:
         return {}
-    present = set(np.flatnonzero(np.bincount(outlines.ravel()))) - {0}
+    present = set(np.unique(outlines[outlines > 0]).tolist())  # most of a volume is 0: looked at once, sorted never
     ordinals = [v.ordinal for v in findings.vertebrae]
     unknown = present - set(ordinals)
     if unknown:
@@ -140,7 +142,7 @@ def build_segmentation(
         table[ordinal] = number
     vertebrae = {v.ordinal: v for v in findings.vertebrae}
     built = hd.seg.Segmentation(
-        source_images=[_skeleton(header) for header in source],
+        source_images=_skeletons(source),
         pixel_array=table[outlines],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -171,18 +173,22 @@ def build_segmentation(
     return file
 
 
-def _skeleton(header: Dataset) -> Dataset:
-    """What the segmentation library needs of a source image, with empty patient and study."""
-    bare = Dataset()
-    for keyword in _HEADER:
-        if keyword in header:
-            bare[keyword] = header[keyword]
+def _skeletons(source: Sequence[Dataset]) -> list[Dataset]:
+    """What the segmentation library needs of the source images, with empty patient and study."""
+    empty = Dataset()
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(bare, keyword, "")
-    bare.StudyDate = bare.StudyTime = bare.ReferringPhysicianName = ""
-    bare.Modality = header.get("Modality", "CT")
-    if hasattr(header, "file_meta"):
-        bare.file_meta = header.file_meta
+        setattr(empty, keyword, "")
+    empty.StudyDate = empty.StudyTime = empty.ReferringPhysicianName = ""
+    tags = [tag_for_keyword(keyword) for keyword in _HEADER]
+    bare = []
+    for header in source:
+        skeleton = Dataset({element.tag: element for element in empty})
+        for tag in tags:
+            if tag is not None and tag in header:
+                skeleton.add(header[tag])
+        if hasattr(header, "file_meta"):
+            skeleton.file_meta = header.file_meta
+        bare.append(skeleton)
     return bare
 
 

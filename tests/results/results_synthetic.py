@@ -94,7 +94,7 @@ def make_case(
     vertebrae = []
     arc = 30.0
     for i in range(count):
-        vertebrae.append(_vertebra(i, arc, body[i], crushed.get(i + 1, (1.0, 1.0, 1.0)), line, surface))
+        vertebrae.append(upright_vertebra(i, arc, body[i], crushed.get(i + 1, (1.0, 1.0, 1.0)), line, surface))
         arc += body[i] + GAP_MM
     levels = list(Level)
     vertebrae = [
@@ -112,11 +112,11 @@ def make_case(
     graded = grade(vertebrae, spacing_mm)
     volume = _volume(line, graded)
     picture = reformat(volume, line, surface)
-    findings = _findings(graded, spacing_mm)
+    findings = findings_of(graded, spacing_mm)
     return Case(findings, picture, _outlines(volume, picture, surface, findings), volume, headers(volume))
 
 
-def _vertebra(
+def upright_vertebra(
     i: int, arc: float, height: float, factors: tuple[float, float, float], line: CentreLine, surface: CurvedSurface
 ) -> VertebraFinding:
     """Six points on the surface, upright to the centre line; heights are their distances."""
@@ -152,7 +152,7 @@ def _vertebra(
     )
 
 
-def _findings(vertebrae: Sequence[VertebraFinding], spacing_mm: float) -> Findings:
+def findings_of(vertebrae: Sequence[VertebraFinding], spacing_mm: float) -> Findings:
     graded = [v for v in vertebrae if v.grade is not None]
     flag = any(
         v.grade.rank >= (Grade.SEVERE if Quality.G_ONLY in v.quality else Grade.MODERATE).rank

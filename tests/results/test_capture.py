@@ -198,7 +198,7 @@ def test_many_vertebrae_and_many_notes_still_fit(monkeypatch: pytest.MonkeyPatch
 
 
 def test_window() -> None:
-    grey = windowed(np.array([[-3000, -450, 300, 1050, 3000]], np.int16))
+    grey = windowed(np.array([[-3000, -250, 250, 750, 3000]], np.int16))
     assert grey.tolist() == [[0, 0, 128, 255, 255]]
 
 
@@ -214,3 +214,8 @@ def test_window() -> None:
 )
 def test_names_keep_apart_and_in_order(wanted: list[float], expected: list[float]) -> None:
     assert spread(wanted, 20, 0, 100) == expected
+
+
+def test_a_later_revision_says_so_on_the_picture(normal: Case) -> None:
+    first, second = (capture_png(normal.source, normal, context(revision=n)) for n in (1, 2))
+    assert first != second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pydicom
 import pytest
@@ -125,7 +126,7 @@ def test_every_object_says_who_made_it_and_that_it_is_research(flagged: Case) ->
         assert "(research)" in read.SeriesDescription
         assert read.Manufacturer == "spine-node"
         assert read.SoftwareVersions[0] == "0.1.0"
-        assert read.InstanceCreatorUID == "2.25.1234567890"
+        assert (read.InstanceCreatorUID, read.DeviceUID) == ("2.25.1234567890",) * 2
         (equipment,) = read.ContributingEquipmentSequence
         assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert equipment.DeviceUID.startswith("2.25.")
@@ -160,3 +161,42 @@ def test_a_site_s_name_is_made_ascii_and_short_enough(small: Case) -> None:
     for result in encode(small.source, small, context(device_serial="Städtisches Klinikum " * 5, site="Städtisch")):
         assert result.dataset.DeviceSerialNumber.isascii()
         assert len(result.dataset.DeviceSerialNumber) <= 64
+
+
+def test_names_without_a_character_set_keep_their_bytes_and_are_declared_latin_1(
+    small: Case, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    source = []
+    for header in small.source:
+        changed = from_disk(header)
+        changed.SpecificCharacterSet = "ISO_IR 100"
+        changed = from_disk(changed)
+        del changed.SpecificCharacterSet  # the bytes stay Latin-1, as many old scanners write them
+        source.append(from_disk(changed))
+    bytes_before = from_disk(source[0]).get_item("PatientName").value
+    assert not bytes_before.isascii()
+    for result in _all(source, small):
+        read = _read(result)
+        assert read.get_item("PatientName").value == bytes_before
+        assert read.SpecificCharacterSet == "ISO_IR 100"
+        assert validation_errors(result) == []
+
+
+def test_an_unknown_character_set_becomes_utf_8(small: Case, validation_errors: Callable[[Result], list[str]]) -> None:
+    source = [from_disk(header) for header in small.source]
+    for header in source:
+        assert header.PatientName == "Müller^Jürgen"
+        header.SpecificCharacterSet = "ISO_IR 999"
+    for result in _all(source, small):
+        assert _read(result).SpecificCharacterSet == "ISO_IR 192"
+        assert _read(result).PatientName == "Müller^Jürgen"
+        assert validation_errors(result) == []
+
+
+def test_ascii_names_without_a_character_set_need_none(small: Case) -> None:
+    source = [from_disk(header) for header in small.source]
+    for header in source:
+        header.PatientName, header.ReferringPhysicianName = "Miller^John", ""
+        del header.SpecificCharacterSet
+    for result in _all(source, small):
+        assert "SpecificCharacterSet" not in _read(result)

@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from results_synthetic import Case, context, from_disk, make_case, refused
 
 from inference.findings import ModelIdentity
-from node.results import Identity, Result, capture_png, derived_uid, encode
+from node.results import Identity, Result, ResultError, capture_png, derived_uid, encode
 
 
 def _uids(dataset: Dataset) -> set[str]:
@@ -140,3 +140,12 @@ def test_the_context_refuses_what_cannot_be_stated() -> None:
         context(revision=0)
     with pytest.raises(ValueError, match="negative"):
         context(series_number_base=-1)
+
+
+def test_a_source_that_cannot_be_named_is_an_error(small: Case) -> None:
+    with pytest.raises(ResultError, match="no source header"):
+        encode([], small, context())
+    header = from_disk(small.source[0])
+    header.StudyInstanceUID = ""
+    with pytest.raises(ResultError, match="has no StudyInstanceUID"):
+        encode([header], refused(), context())

@@ -132,7 +132,14 @@ def _enhanced(case: Case, order: list[int]) -> Dataset:
     """The case's series as one Enhanced CT header whose frames come in the given order of slices."""
     first = case.source[0]
     header = Dataset()
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName"):
+    for keyword in (
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "SpecificCharacterSet",
+        "PatientID",
+        "PatientName",
+    ):
         header[keyword] = first[keyword]
     header.SOPClassUID, header.SOPInstanceUID = EnhancedCTImageStorage, f"{first.SOPInstanceUID}.77"
     header.Modality, header.SeriesNumber = "CT", 4
