@@ -13,7 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from node.answering import models_folder
 from node.ledger import Database, migrate, private_database
+from node.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -39,6 +41,14 @@ def program() -> object:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def shipped_models() -> Path:
+    """Folder of the models in force; the node cannot start without them."""
+    folder = models_folder(load_settings())
+    assert (folder / "manifest.json").is_file(), f"the shipped models are missing from {folder}"
+    return folder
 
 
 @pytest.fixture(scope="session")

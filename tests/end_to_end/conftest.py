@@ -8,19 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node.answering import models_folder
-from node.settings import load_settings
 from tests.conftest import REPOSITORY
 
 CACHE = REPOSITORY / "build" / "tests"
-
-
-@pytest.fixture(scope="session")
-def shipped_models() -> Path:
-    """Folder of the models in force; the node cannot start without them."""
-    folder = models_folder(load_settings())
-    assert (folder / "manifest.json").is_file(), f"the shipped models are missing from {folder}"
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,124 @@
+"""A real CT by storescu into the node, results into Orthanc, validated by strangers' tools."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from node.demo.stage import stage
+from node.demo.validation import errors_of
+from node.ledger import overview
+from node.service import ledger_of
+from tests.conftest import wait_until
+
+pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.debian]
+
+
+class Orthanc:
+    """Orthanc on loopback ports of its own."""
+
+    def __init__(self, dicom_port: int, http_port: int) -> None:
+        self.dicom_port = dicom_port
+        self._url = f"http://127.0.0.1:{http_port}"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self._url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def file(self, instance: str) -> bytes:
+        with urllib.request.urlopen(f"{self._url}/instances/{instance}/file", timeout=30) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def answers(self) -> bool:
+        try:
+            self.get("/system")
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def orthanc(folder: Path, program: str) -> Iterator[Orthanc]:
+    running = Orthanc(free_port(), free_port())
+    http_port = int(running._url.rsplit(":", 1)[1])
+    configuration = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "DicomAet": "ORTHANC",
+        "DicomPort": running.dicom_port,
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "orthanc.json").write_text(json.dumps(configuration), encoding="ascii")
+    with (folder / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        try:
+            wait_until(running.answers, 60, "Orthanc to start")
+            yield running
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_real_ct_comes_back_as_valid_objects_in_the_same_study(
+    tmp_path: Path, real_data: Path, program: Callable[[str], str], shipped_models: Path
+) -> None:
+    storescu, dsrdump, tid1500reader = program("storescu"), program("dsrdump"), program("tid1500reader")
+    dciodvfy = Path(program("dciodvfy"))
+    source = real_data / "totalsegmentator" / "example_ct_series"
+    files = sorted(str(path) for path in source.iterdir() if path.suffix == ".dcm")
+    study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    with orthanc(tmp_path / "orthanc", program("Orthanc")) as pacs:
+        destination = {"name": "orthanc", "host": "127.0.0.1", "port": pacs.dicom_port, "ae_title": "ORTHANC"}
+        sections: dict[str, Any] = {"study": {"quiet_s": 1.0}, "receive": {"port": 0}, "destinations": [destination]}
+        with stage(site="test", **sections) as node:
+            for port, title in ((pacs.dicom_port, "ORTHANC"), (node.port, "SPINENODE")):
+                command = [storescu, "-aec", title, "127.0.0.1", str(port), *files]
+                subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+            def delivered() -> bool:
+                with ledger_of(node.settings) as database, database.transaction() as connection:
+                    counts = overview.counts(connection)
+                return counts["results"] > 0 and counts["deliveries_stored"] == counts["results"]
+
+            wait_until(delivered, 240, f"all results in Orthanc: {node.tail()}")
+        studies = pacs.get("/studies?expand")
+        assert [study["MainDicomTags"]["StudyInstanceUID"] for study in studies] == [study_uid]
+        results = []
+        for series in pacs.get("/series?expand"):
+            if str(series["MainDicomTags"].get("SeriesDescription", "")).startswith("AI spine"):
+                results += series["Instances"]
+        assert len(results) == 5
+        documents = 0
+        for instance in results:
+            path = tmp_path / f"{instance}.dcm"
+            path.write_bytes(pacs.file(instance))
+            assert errors_of(path, dciodvfy) == []
+            if "Comprehensive 3D SR" in dcmread(path, stop_before_pixels=True).SOPClassUID.name:
+                documents += 1
+                subprocess.run([dsrdump, str(path)], check=True, capture_output=True, timeout=60)
+                out = tmp_path / f"{instance}.json"
+                command = [tid1500reader, "--inputDICOM", str(path), "--outputMetadata", str(out)]
+                if "report" in dcmread(path, stop_before_pixels=True).SeriesDescription:
+                    subprocess.run(command, check=True, capture_output=True, timeout=60)
+                    assert json.loads(out.read_text())["Measurements"]
+        assert documents == 2

@@ -1,0 +1,86 @@
+"""The command line: exit codes, one sentence per error, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node.demo.pacs import AE_TITLE, SmallPacs
+from tests.dicom import write_series
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+def spine_node(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "node.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=HERE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("echo", "127.0.0.1:1"), 1, "nothing listens there"),
+        (("echo", "nowhere"), 2, "is not HOST:PORT"),
+        (("echo", "host:99999"), 2, "is not HOST:PORT"),
+        (("config", "check", "--config", "/nonexistent.yaml"), 2, "cannot read the configuration"),
+        (("nonsense",), 2, "No such command"),
+        (("analyze", "/nonexistent", "--out", "x"), 2, "does not exist"),
+    ],
+)
+def test_errors_are_one_sentence(arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = spine_node(*arguments)
+    assert done.returncode == code
+    assert said in " ".join((done.stderr + done.stdout).split())
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_echo_and_send(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 3)
+    (tmp_path / "in" / "readme.txt").write_text("no DICOM")
+    with SmallPacs(tmp_path / "pacs") as pacs:
+        peer = f"127.0.0.1:{pacs.port}"
+        assert spine_node("echo", peer, "--called", AE_TITLE).returncode == 0
+        done = spine_node("send", str(tmp_path / "in"), peer, "--called", AE_TITLE, "--json")
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"stored": 3, "refused": []})
+        assert len(pacs.received) == 3
+
+
+def test_send_of_nothing_is_wrong_use(tmp_path: Path) -> None:
+    assert spine_node("send", str(tmp_path), "127.0.0.1:1").returncode == 2
+
+
+def test_show_never_prints_a_password(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text("database_dsn: postgresql://spine:geheim@db/spine", encoding="utf-8")
+    done = spine_node("config", "show", "--config", str(path))
+    assert done.returncode == 0
+    assert "geheim" not in done.stdout
+    assert json.loads(done.stdout)["receive"]["port"] == 11112
+
+
+def test_jobs_of_a_node_that_does_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text(f"data_dir: {tmp_path / 'data'}", encoding="utf-8")
+    done = spine_node("jobs", "list", "--config", str(path), "--json")
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert spine_node("jobs", "show", "1.2.3", "--config", str(path)).returncode == 1
+
+
+def test_a_folder_without_a_spine_is_exit_code_3(tmp_path: Path, shipped_models: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "readme.txt").write_text("no DICOM")
+    done = spine_node("analyze", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json")
+    assert done.returncode == 3, done.stderr
+    listing = json.loads((tmp_path / "out" / "series.json").read_text())
+    assert listing["series"] == []
+    assert len(listing["unreadable"]) == 1
