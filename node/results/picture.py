@@ -112,9 +112,14 @@ def _subtitle(findings: Findings) -> str:
         return f"{wording.FLAG_SENTENCE}: please check on the reformat and the source images"
     if findings.patient.flag is None:
         return "Heights were measured, but no vertebra could be graded"
-    lesser = [f"{v.name} {v.grade}" for v in findings.vertebrae if v.grade is not None and v.grade is not Grade.NORMAL]
-    said = f"{graded} graded, none raises the flag" + (f" (below it: {', '.join(lesser)})" if lesser else "")
+    lesser = [_below_the_flag(v) for v in findings.vertebrae if v.grade is not None and v.grade is not Grade.NORMAL]
+    said = f"{graded} graded, none raises the flag" + (f" (not by itself: {', '.join(lesser)})" if lesser else "")
     return f"{said}; nothing is said of any other vertebra"
+
+
+def _below_the_flag(vertebra: VertebraFinding) -> str:
+    by = " by G only" if Quality.G_ONLY in vertebra.quality else ""
+    return f"{vertebra.name} {vertebra.grade}{by}"
 
 
 def _fitted(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int) -> None:

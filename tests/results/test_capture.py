@@ -219,3 +219,13 @@ def test_names_keep_apart_and_in_order(wanted: list[float], expected: list[float
 def test_a_later_revision_says_so_on_the_picture(normal: Case) -> None:
     first, second = (capture_png(normal.source, normal, context(revision=n)) for n in (1, 2))
     assert first != second
+
+
+def test_no_flag_names_what_is_deformed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case({1: (0.7, 0.75, 1.0), 3: (0.78, 0.95, 1.0)}, count=6)
+    words = [text for text, _ in drawn_words(monkeypatch, case)]
+    assert "NO FLAG" in words
+    assert (
+        "6 graded, none raises the flag (not by itself: V1 moderate by G only, V3 mild); "
+        "nothing is said of any other vertebra" in words
+    )
