@@ -142,6 +142,42 @@ def decode(
     return sorted(_distinct(found, keep_overlap), key=lambda d: d.centre[0])
 
 
+def refined(
+    detection: Detection, nearby: NDArray[np.float32], *, rounds: int = 2, reach: int = 2, furthest_mm: float = 6.0
+) -> Detection:
+    """The same vertebra with each point moved to where the pixels around it say it is.
+
+    Points told from the middle of a body drift towards the mean shape; the pixels at the end plate see it.
+
+    Parameters
+    ----------
+    nearby
+        (12, rows, columns): (x, y) from each pixel to the nearest key point of each kind.
+    rounds
+        So often every point is replaced by the mean vote of the pixels up to ``reach`` away from it.
+    furthest_mm
+        A point that would move farther than this stays where it was.
+    """
+    shape = np.array(nearby.shape[1:])
+    around = np.stack(np.meshgrid(*(np.arange(-reach, reach + 1),) * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    points = detection.points.copy()
+    spread = 0.0
+    for k in range(6):
+        at = points[k]
+        votes = at[None]
+        for _ in range(rounds):
+            pixel = np.clip(np.rint(at).astype(int) + around, 0, shape - 1)
+            way = nearby[2 * k : 2 * k + 2, pixel[:, 0], pixel[:, 1]].T[:, ::-1]
+            votes = pixel + way.astype(np.float64)
+            at = votes.mean(axis=0)
+        if np.linalg.norm(at - points[k]) <= furthest_mm:
+            points[k] = at
+            spread = max(spread, float(np.sqrt(votes.var(axis=0).sum())))
+    if not plausible(points):
+        return detection
+    return Detection(points, detection.confidence, spread)
+
+
 def _distinct(found: list[Detection], keep_overlap: float) -> list[Detection]:
     """Of two detections that cover each other, the more confident one."""
     kept: list[Detection] = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference.findings import KEYPOINTS, Findings, Heights, Keypoints, PatientFinding, Quality, VertebraFinding
 from inference.geometry import Volume
 from inference.grading import RULE, GradingRule, grade, height_uncertainty_mm, patient_finding
-from inference.keypoints import Detection, decode, normalised
+from inference.keypoints import Detection, decode, normalised, refined
 from inference.localization import LocalizationSettings, localize
 from inference.outline import outlines
 from inference.reformat import CurvedReformat, reformat
@@ -160,7 +160,9 @@ class _Run:
             found_on_it = decode(
                 maps["objectness"][0], maps["keypoints"][0], threshold=self.settings.candidate_objectness
             )
-            detections = [d for d in found_on_it if d.confidence >= self.settings.detection_confidence]
+            detections = [
+                refined(d, maps["nearby"][0]) for d in found_on_it if d.confidence >= self.settings.detection_confidence
+            ]
 
         with self._step("grade"):
             vertebrae, places = self._measured(volume, line, straight, detections)

@@ -53,6 +53,8 @@ class Positives(NamedTuple):
         (n,) int64: the vertebra each belongs to, counted over the batch.
     points
         (vertebrae, 6, 2) float32 as (row, column).
+    owner
+        (vertebrae,) int64: the image each vertebra is in.
     """
 
     image: NDArray[np.int64]
@@ -61,6 +63,7 @@ class Positives(NamedTuple):
     column: NDArray[np.int64]
     vertebra: NDArray[np.int64]
     points: NDArray[np.float32]
+    owner: NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -155,6 +158,7 @@ def batch_of(crops: list[Crop]) -> Batch:
     best = np.zeros_like(taught, dtype=np.float32)
     owner = np.full(taught.shape, -1, np.int32)
     points: list[NDArray[np.float64]] = []
+    images: list[int] = []
     for b, crop in enumerate(crops):
         for corners, kind in zip(crop.points, crop.kind, strict=True):
             if kind not in (POSITIVE, UNTAUGHT):
@@ -178,6 +182,7 @@ def batch_of(crops: list[Crop]) -> Batch:
             best[at] = covered[anchor, pixel][more]
             owner[at] = len(points)
             points.append(corners)
+            images.append(b)
     image, anchor, row, column = np.nonzero(owner >= 0)
     taught[image, anchor, row, column] = True
     return Batch(
@@ -191,6 +196,7 @@ def batch_of(crops: list[Crop]) -> Batch:
             column,
             owner[image, anchor, row, column].astype(np.int64),
             np.array(points, np.float32).reshape(-1, 6, 2),
+            np.array(images, np.int64),
         ),
     )
 

@@ -1,8 +1,10 @@
 """The network that finds vertebrae and their six key points on the straightened picture (Pisov et al. 2020, 3.2).
 
 A two-dimensional U-Net over 1 mm pixels whose channels are neighbouring sagittal planes. For each of 16 anchor boxes
-at every pixel it predicts objectness and twelve encoded coordinates. Beside them it learns which pixels are body and
-which are sacrum; that head teaches only and is not exported.
+at every pixel it predicts objectness and twelve encoded coordinates. These are told from the middle of the body and
+drift towards the mean shape; so a further head, which sees the end plate itself, tells at every pixel how far the
+nearest key point of each kind is. A last head learns which pixels are body and which are sacrum; it teaches only and is
+not exported.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ BOXES = len(ANCHORS)
 WIDTHS = (16, 32, 64, 96, 128)
 """Channels at 1, 2, 4, 8 and 16 mm."""
 MULTIPLE = 16
+NEARBY_MM = 7.0
+"""So near to a key point a pixel is taught the way to it."""
 
 
 class KeypointFeatures(NamedTuple):
@@ -34,11 +38,15 @@ class KeypointFeatures(NamedTuple):
         (batch, channels, rows, columns): what the key point head reads.
     tissue
         (batch, 2, rows, columns), logits of "vertebral body" and "sacrum".
+    nearby
+        (batch, 12, rows, columns): (x, y) in pixels from each pixel to the nearest key point of each kind; means
+        something within `NEARBY_MM` of one.
     """
 
     objectness: Tensor
     hidden: Tensor
     tissue: Tensor
+    nearby: Tensor
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -77,6 +85,7 @@ class KeypointNetwork(nn.Module):
         self.objectness = nn.Conv2d(head, BOXES, 1)
         self.keypoints = nn.Conv2d(head, BOXES * 12, 1)
         self.tissue = nn.Conv2d(widths[0], 2, 1)
+        self.nearby = nn.Sequential(_convolution(widths[0], 24), nn.Conv2d(24, 12, 1))
         nn.init.constant_(self.objectness.bias, -4.0)  # most pixels are no vertebra
         nn.init.normal_(self.keypoints.weight, std=0.05)
         with torch.no_grad():
@@ -92,7 +101,7 @@ class KeypointNetwork(nn.Module):
             skip = levels.pop()
             x = up(skip + _doubled(lift(x)))
         hidden = self.hidden(x)
-        return KeypointFeatures(self.objectness(hidden), hidden, self.tissue(x))
+        return KeypointFeatures(self.objectness(hidden), hidden, self.tissue(x), self.nearby(x))
 
     def keypoints_at(self, hidden: Tensor, anchor: Tensor) -> Tensor:
         """Encoded key points (n, 12) of the anchors (n,) from the hidden features (n, channels) of their pixels.
@@ -102,11 +111,16 @@ class KeypointNetwork(nn.Module):
         every = nn.functional.linear(hidden, self.keypoints.weight[:, :, 0, 0], self.keypoints.bias)
         return every.reshape(-1, BOXES, 12)[torch.arange(len(anchor)), anchor]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(objectness (b, 16, rows, columns) 0 to 1, encoded key points (b, 16, 12, rows, columns)): the export."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is exported.
+
+        objectness (b, 16, rows, columns) 0 to 1, encoded key points (b, 16, 12, rows, columns), and the way to the
+        nearest key point of each kind (b, 12, rows, columns).
+        """
         found = self.features(image)
         b, _, h, w = found.hidden.shape
-        return torch.sigmoid(found.objectness), self.keypoints(found.hidden).reshape(b, BOXES, 12, h, w)
+        keypoints = self.keypoints(found.hidden).reshape(b, BOXES, 12, h, w)
+        return torch.sigmoid(found.objectness), keypoints, found.nearby
 
 
 _MEAN_SHAPE = [-0.45, -0.4, -0.45, 0.4, 0.0, -0.35, 0.0, 0.35, 0.45, -0.45, 0.45, 0.45]

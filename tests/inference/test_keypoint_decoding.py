@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from toy_spine import way_to
 
-from inference.keypoints import ANCHORS, boxes_of, candidates, decode, normalised, overlap, plausible
+from inference.keypoints import (
+    ANCHORS,
+    Detection,
+    boxes_of,
+    candidates,
+    decode,
+    normalised,
+    overlap,
+    plausible,
+    refined,
+)
 
 SHAPE = (700, 80)
 
@@ -130,3 +141,40 @@ def test_normalisation_is_a_fixed_window() -> None:
     said = normalised(np.array([-1024.0, 150, 350, 5000]))
     assert said.dtype == np.float32
     assert said.tolist() == [-1.75, 0, 1, 4.25]
+
+
+def test_points_go_where_the_pixels_around_them_say() -> None:
+    truth = [vertebra(100.3, 40.6), vertebra(128.8, 41.2, height=11)]
+    nearby = way_to(truth, (200, 80))
+    drifted = vertebra(127.5, 40.0, height=16)
+    said = refined(Detection(drifted, 0.9, 1.0), nearby)
+    assert said.points == pytest.approx(truth[1], abs=1e-3)
+    assert said.confidence == 0.9 and said.spread_mm == pytest.approx(0, abs=1e-3)
+
+
+def test_votes_are_averaged_and_their_spread_is_told() -> None:
+    truth = vertebra(100.0)
+    noise = np.random.default_rng(5).normal(0, 1.0, (12, 200, 80)).astype(np.float32)
+    said = refined(Detection(vertebra(101.0), 0.9, 0.0), way_to([truth], (200, 80)) + noise)
+    assert np.abs(said.points - truth).max() < 0.8
+    assert 0.7 < said.spread_mm < 2.5
+
+
+def test_a_point_that_would_run_away_stays() -> None:
+    start = vertebra(100.0)
+    said = refined(Detection(start, 0.9, 0.0), np.full((12, 200, 80), 20, np.float32))
+    assert said.points == pytest.approx(start)
+
+
+def test_refinement_never_makes_an_impossible_body() -> None:
+    """Upper and lower points that are told to meet: what was found from the middle stays."""
+    start = vertebra(100.0, height=8)
+    nearby = np.zeros((12, 200, 80), np.float32)
+    nearby[1::4], nearby[3::4] = 4, -4
+    detection = Detection(start, 0.9, 0.5)
+    assert refined(detection, nearby) is detection
+
+
+def test_refinement_at_the_edge_of_the_picture() -> None:
+    start = vertebra(8.0)
+    assert refined(Detection(start, 0.9, 0.0), way_to([start], (200, 80))).points == pytest.approx(start, abs=1e-3)

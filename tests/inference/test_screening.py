@@ -269,7 +269,13 @@ def test_numbers_that_are_not_finite_stop_the_analysis() -> None:
     broken = failing({"centre": nan, "peak": nan[..., 0], "presence": nan[..., 0]})
     refusal = screen(volume, models(localizer=broken)).findings.refusal
     assert refusal.code is RefusalCode.MODEL_FAILED and "not finite" in refusal.detail
-    broken = failing({"objectness": np.full((1, 16, 16, 80), np.inf), "keypoints": np.zeros((1, 16, 12, 16, 80))})
+    broken = failing(
+        {
+            "objectness": np.full((1, 16, 16, 80), np.inf),
+            "keypoints": np.zeros((1, 16, 12, 16, 80)),
+            "nearby": np.zeros((1, 12, 16, 80)),
+        }
+    )
     answer = screen(volume, models(volume, blocks, keypoints=broken))
     assert answer.findings.refusal.code is RefusalCode.MODEL_FAILED
     assert answer.findings.spine_found and answer.reformat is not None
@@ -290,12 +296,10 @@ def test_a_spine_without_a_vertebra_is_not_evaluable_but_found() -> None:
 
     def nothing(inputs):
         shape = inputs["image"].shape[2:]
-        return {
-            "objectness": np.zeros((1, 16, *shape), np.float32),
-            "keypoints": np.zeros((1, 16, 12, *shape), np.float32),
-        }
+        sizes = {"objectness": (16,), "keypoints": (16, 12), "nearby": (12,)}
+        return {name: np.zeros((1, *size, *shape), np.float32) for name, size in sizes.items()}
 
-    blind = ToySession({n: (lambda inputs, n=n: nothing(inputs)[n]) for n in ("objectness", "keypoints")})
+    blind = ToySession({n: (lambda inputs, n=n: nothing(inputs)[n]) for n in ("objectness", "keypoints", "nearby")})
     answer = screen(volume, models(volume, blocks, keypoints=blind))
     assert answer.findings.refusal.code is RefusalCode.NO_VERTEBRA_FOUND
     assert answer.findings.spine_found and answer.outlines is None

@@ -162,6 +162,7 @@ def keypoints() -> ToySession:
     def answer(inputs):
         hu = inputs["image"][0, 2] * SCALE_HU + CENTRE_HU
         labels, count = ndimage.label(hu > (BONE + SOFT) / 2)
+        found = []
         objectness = np.zeros((1, 16, *hu.shape), np.float32)
         encoded = np.zeros((1, 16, 12, *hu.shape), np.float32)
         for n in range(1, count + 1):
@@ -169,6 +170,7 @@ def keypoints() -> ToySession:
             if len(row) < 80:
                 continue
             points = corners(hu, labels == n)
+            found.append(points)
             width, height = np.ptp(points[:, 1]), np.ptp(points[:, 0])
             anchor = int(np.argmin(np.abs(np.log(ANCHORS / [width, height])).sum(axis=1)))
             r, c = int(row.mean()), int(column.mean())
@@ -178,9 +180,24 @@ def keypoints() -> ToySession:
                 rr, cc = np.meshgrid(np.arange(r - 3, r + 4), np.arange(c - 3, c + 4), indexing="ij")
                 encoded[0, anchor, 2 * k][block] = (x - cc) / ANCHORS[anchor, 0]
                 encoded[0, anchor, 2 * k + 1][block] = (y - rr) / ANCHORS[anchor, 1]
-        return {"objectness": objectness, "keypoints": encoded}
+        return {"objectness": objectness, "keypoints": encoded, "nearby": way_to(found, hu.shape)[None]}
 
-    return ToySession({name: (lambda inputs, n=name: answer(inputs)[n]) for name in ("objectness", "keypoints")})
+    names = ("objectness", "keypoints", "nearby")
+    return ToySession({name: (lambda inputs, n=name: answer(inputs)[n]) for name in names})
+
+
+def way_to(vertebrae: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """(12, rows, columns): (x, y) from each pixel to the nearest point of each kind."""
+    way = np.zeros((12, *shape), np.float32)
+    row, column = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    for k in range(6):
+        nearest = np.full(shape, np.inf)
+        for points in vertebrae:
+            y, x = points[k][0] - row, points[k][1] - column
+            closer = np.hypot(x, y) < nearest
+            way[2 * k][closer], way[2 * k + 1][closer] = x[closer], y[closer]
+            nearest = np.minimum(nearest, np.hypot(x, y))
+    return way
 
 
 def corners(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
