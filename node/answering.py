@@ -133,9 +133,10 @@ def answer(
     findings = screening.findings
     sent = findings.evaluable or series.spine_expected or findings.spine_found
     context = result_context(settings, series, identity)
+    references = series.references if isinstance(series, LoadedSeries) else None
     if progress is not None:
         progress("results")
-    results = tuple(encode(series.datasets, screening, context)) if sent else ()
+    results = tuple(encode(series.datasets, screening, context, references)) if sent else ()
     timings_s = {
         **findings.timings_s,
         "gate": gate_s,

@@ -51,12 +51,16 @@ class Keeper:
                 self._queue.wake_delivery(connection, row["answer_id"], row["destination"], row["wait_s"])
 
     def expire(self) -> None:
-        """Delete images past their retention: first the ledger says so, then the file goes."""
+        """Delete images and results past their retention: first the ledger says so, then the file goes."""
         rules = self._settings.retention
         with self._database.transaction() as connection:
             rows = intake.expired(connection, rules.answered_hours, rules.not_eligible_hours, RETENTION_BATCH)
             intake.mark_erased(connection, [row["id"] for row in rows])
+            results = intake.expired_results(connection, rules.answered_hours, RETENTION_BATCH)
+            intake.mark_results_erased(connection, [row["id"] for row in results])
         for row in rows:
             self._spool.remove(row["spool_name"])
-        if rows:
-            log.info("images past their retention deleted", instances=len(rows))
+        for row in results:
+            (self._settings.outbox_dir / row["outbox_name"]).unlink(missing_ok=True)
+        if rows or results:
+            log.info("past their retention and deleted", images=len(rows), results=len(results))

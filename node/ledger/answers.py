@@ -145,8 +145,8 @@ def claim_answer(
     """Claim the answer to this input; ``None`` when it was answered already.
 
     An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
-    same UIDs and dates come out; its attempt number fences off the former worker. ``per_series`` counts revisions per
-    series instead of per study.
+    same UIDs and dates come out; its attempt number fences off the former worker. Revisions count what was sent: per
+    study, or ``per_series``.
     """
     found = connection.execute(
         """
@@ -174,8 +174,8 @@ def claim_answer(
     )
     last = connection.execute(
         """
-        SELECT max(revision) AS revision, max(id) FILTER (WHERE state = 'done' AND sent) AS predecessor FROM answer
-         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid)
+        SELECT max(revision) AS revision, max(id) AS predecessor FROM answer
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid) AND state = 'done' AND sent
         """,
         (study_uid, pipeline, scope),
     ).fetchone()

@@ -127,6 +127,26 @@ def expired(
     ).fetchall()
 
 
+def expired_results(connection: Connection, hours: float, limit: int) -> list[dict[str, Any]]:
+    """Results whose outbox file may go: every destination has had them for that long, or they were cancelled."""
+    return connection.execute(
+        """
+        SELECT r.id, r.outbox_name FROM result r JOIN answer a ON a.id = r.answer_id
+         WHERE r.erased_at IS NULL AND a.finished_at < now() - make_interval(secs => 3600 * %s)
+           AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.result_id = r.id
+                            AND (d.state IN ('pending', 'parked')
+                                 OR d.last_try_at >= now() - make_interval(secs => 3600 * %s)))
+         ORDER BY r.id LIMIT %s
+        """,
+        (hours, hours, limit),
+    ).fetchall()
+
+
+def mark_results_erased(connection: Connection, ids: list[int]) -> None:
+    """Say that these results' outbox files are to go; UIDs and digests outlive them."""
+    connection.execute("UPDATE result SET erased_at = now() WHERE id = ANY(%s)", (ids,))
+
+
 def mark_erased(connection: Connection, ids: list[int]) -> None:
     """Say that these instances' files are to go; the file follows, so that a crash leaves no file without a row."""
     connection.execute("UPDATE instance SET erased_at = now() WHERE id = ANY(%s)", (ids,))

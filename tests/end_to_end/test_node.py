@@ -171,6 +171,7 @@ def test_a_gap_is_answered_not_evaluable(tmp_path: Path, phantom_series: Path, s
         assert row == {"status": "not_evaluable", "sent": True, "flag": None, "reason_code": "GAP_IN_SERIES"}
 
 
+@pytest.mark.chaos
 def test_nothing_is_lost_and_nothing_comes_twice_when_each_process_is_killed(
     tmp_path: Path, phantom_series: Path, shipped_models: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_each_process_is_killed(
         assert len(digests(pacs)) == len(EVALUATED)
 
 
+@pytest.mark.chaos
 def test_killed_while_delivering_sends_the_same_bytes(
     tmp_path: Path, phantom_series: Path, shipped_models: Path
 ) -> None:

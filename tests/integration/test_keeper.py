@@ -142,6 +142,23 @@ def test_images_go_after_their_time_and_not_before_everything_is_delivered(house
     assert house.value("SELECT count(*) FROM instance WHERE erased_at IS NOT NULL") == 3
 
 
+def test_results_leave_the_outbox_after_their_time_and_not_before_they_are_delivered(house: House) -> None:
+    house.answered()
+    house.settings.outbox_dir.mkdir()
+    file = house.settings.outbox_dir / "x.dcm"
+    file.touch()
+    house.run("UPDATE answer SET finished_at = now() - interval '100 hours'")
+    house.keeper.expire()
+    assert file.exists(), "a delivery is outstanding"
+    house.run("UPDATE delivery SET state = 'stored', last_try_at = now()")
+    house.keeper.expire()
+    assert file.exists(), "delivered a moment ago"
+    house.run("UPDATE delivery SET last_try_at = now() - interval '100 hours'")
+    house.keeper.expire()
+    assert not file.exists()
+    assert house.value("SELECT sha256 FROM result") == "aa", "UID and digest stay"
+
+
 def test_young_images_stay(house: House) -> None:
     house.evaluated()
     house.run("UPDATE instance SET received_at = now()")

@@ -20,6 +20,11 @@ def test_default_file_says_what_the_program_does_anyway() -> None:
     assert load_settings(shipped) == load_settings()
 
 
+def test_the_example_site_can_be_used() -> None:
+    example = Path(__file__).resolve().parents[2] / "config" / "hospital.example.yaml"
+    assert [destination.name for destination in load_settings(example).destinations] == ["pacs", "reading-room"]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -69,7 +69,8 @@ CREATE TABLE answer (
 );
 CREATE UNIQUE INDEX one_answer_per_input
     ON answer (study_uid, pipeline, series_uid, input_sha256) WHERE state <> 'superseded';
-CREATE UNIQUE INDEX one_answer_per_revision ON answer (study_uid, pipeline, series_uid, revision);
+CREATE UNIQUE INDEX one_sent_answer_per_revision
+    ON answer (study_uid, pipeline, series_uid, revision) WHERE state <> 'superseded' AND sent IS NOT false;
 
 CREATE TABLE result (
     id                bigserial PRIMARY KEY,
@@ -82,6 +83,7 @@ CREATE TABLE result (
     outbox_name       text NOT NULL,                 -- relative to the outbox
     bytes             bigint NOT NULL,
     sha256            text NOT NULL,
+    erased_at         timestamptz,                   -- the outbox file is gone; UID and digest stay
     UNIQUE (answer_id, position)
 );
 
