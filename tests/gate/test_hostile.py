@@ -25,7 +25,7 @@ from tests.gate.conftest import Ct, raw, save
 
 POLICY = GatePolicy()
 FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
 )
 
 
@@ -34,6 +34,12 @@ def originals() -> tuple[tuple[Path, bytes], ...]:
     """Twelve good instances: where they lie, and their bytes."""
     folder = Path(tempfile.mkdtemp(prefix="gate-hostile-"))
     return tuple((path, path.read_bytes()) for path in Ct().write(folder))
+
+
+@functools.cache
+def unchanged() -> tuple[InstanceHeader, ...]:
+    """The headers of the good instances."""
+    return tuple(read_headers(path for path, _ in originals()).headers)
 
 
 TEXT = [
@@ -125,6 +131,9 @@ def changed(edits: list[tuple[str, str | None, bytes, int | None]]) -> list[Inst
     """The good headers with some raw elements replaced, in one instance or (index ``None``) in all."""
     headers = []
     for index, (path, content) in enumerate(originals()):
+        if not any(only in (None, index) for *_, only in edits):
+            headers.append(unchanged()[index])
+            continue
         with permissive():
             ds = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
             for keyword, vr, value, only in edits:
@@ -174,9 +183,9 @@ def test_flipped_bytes_and_cut_files_never_raise(flips: list[tuple[int, int]], c
     with tempfile.TemporaryDirectory() as folder:
         broken = Path(folder) / "broken.dcm"
         broken.write_bytes(bytes(content[: len(content) - cut if cut > 1000 else None]))
-        headers, unreadable = read_headers([broken, *(path for k, (path, _) in enumerate(files) if k != 3)])
-        assert len(headers) + len(unreadable) == 12
-        check(headers)
+        headers, unreadable = read_headers([broken])
+        assert len(headers) + len(unreadable) == 1
+        check([*headers, *unchanged()[:3], *unchanged()[4:]])
 
 
 @FUZZ
