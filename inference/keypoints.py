@@ -7,7 +7,7 @@ candidate above the threshold belongs to exactly one cluster, so that a long spi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,15 @@ class Detection:
     confidence
         0 to 1: the best objectness of its cluster, less where few candidates agree.
     spread_mm
-        Largest standard deviation of a key point over the cluster's candidates.
+        Largest standard deviation of a key point over what voted for it.
+    disagreement_mm
+        Largest difference of a height as told from the middle of the body and as told at the end plates.
     """
 
     points: Floats
     confidence: float
     spread_mm: float
+    disagreement_mm: float = 0.0
 
     @property
     def centre(self) -> Floats:
@@ -143,7 +146,13 @@ def decode(
 
 
 def refined(
-    detection: Detection, nearby: NDArray[np.float32], *, rounds: int = 2, reach: int = 2, furthest_mm: float = 6.0
+    detection: Detection,
+    nearby: NDArray[np.float32],
+    *,
+    rounds: int = 2,
+    reach: int = 2,
+    furthest_mm: float = 8.0,
+    weight: float = 0.75,
 ) -> Detection:
     """The same vertebra with each point moved to where the pixels around it say it is.
 
@@ -157,6 +166,8 @@ def refined(
         So often every point is replaced by the mean vote of the pixels up to ``reach`` away from it.
     furthest_mm
         A point that would move farther than this stays where it was.
+    weight
+        Share of the votes in the result; the rest is where the point was (held-out phantoms: .7 to .9 are best).
     """
     shape = np.array(nearby.shape[1:])
     around = np.stack(np.meshgrid(*(np.arange(-reach, reach + 1),) * 2, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -173,9 +184,17 @@ def refined(
         if np.linalg.norm(at - points[k]) <= furthest_mm:
             points[k] = at
             spread = max(spread, float(np.sqrt(votes.var(axis=0).sum())))
+    heights = heights_of(detection.points)
+    disagreement = float(np.abs(heights_of(points) - heights).max())
+    points = weight * points + (1 - weight) * detection.points
     if not plausible(points):
-        return detection
-    return Detection(points, detection.confidence, spread)
+        return replace(detection, disagreement_mm=disagreement)
+    return Detection(points, detection.confidence, spread, disagreement)
+
+
+def heights_of(points: Floats) -> Floats:
+    """(..., 3) anterior, middle and posterior height of points (..., 6, 2), in pixels."""
+    return np.asarray(np.linalg.norm(points[..., 0::2, :] - points[..., 1::2, :], axis=-1))
 
 
 def _distinct(found: list[Detection], keep_overlap: float) -> list[Detection]:
@@ -201,7 +220,7 @@ def plausible(points: Floats) -> NDArray[np.bool_]:
     Upper points above lower ones, anterior in front of middle in front of posterior, heights of 4 to 50 mm.
     """
     upper, lower = points[..., 0::2, :], points[..., 1::2, :]
-    heights = np.linalg.norm(upper - lower, axis=-1)
+    heights = heights_of(points)
     upright = np.all(lower[..., 0] > upper[..., 0], axis=-1)
     columns = (upper[..., 1] + lower[..., 1]) / 2
     ordered = np.all(np.diff(columns, axis=-1) > 4, axis=-1)

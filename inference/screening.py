@@ -50,10 +50,15 @@ class ScreeningSettings:
         A vertebra is reported from this confidence on.
     sure_confidence
         Below it a reported vertebra is flagged ``LOW_CONFIDENCE``.
-    sure_spread_mm
-        Above this spread of a key point over its candidates likewise.
+    sure_spread_mm, sure_agreement_mm
+        Above this spread of the votes for a key point, or this difference between a height told from the middle of
+        the body and told at the end plates, likewise.
     sure_centre_line
         Below this mean confidence of the centre line at a vertebra: ``OFF_CENTRE_LINE``.
+    sure_spine
+        A centre line of this mean confidence is a spine even if no vertebra is found on it.
+    least_vertebrae
+        Fewer than these on a centre line are not evaluated: a single one may be a ventricle of the heart.
     metal_hu, metal_voxels
         So many samples (2 mm apart) above this attenuation in or beside the body: ``METAL``.
     partial_mm
@@ -67,7 +72,10 @@ class ScreeningSettings:
     detection_confidence: float = 0.5
     sure_confidence: float = 0.7
     sure_spread_mm: float = 2.5
+    sure_agreement_mm: float = 2.5
     sure_centre_line: float = 0.3
+    sure_spine: float = 0.6
+    least_vertebrae: int = 2
     metal_hu: float = 1800.0
     metal_voxels: int = 3
     partial_mm: float = 1.5
@@ -146,7 +154,7 @@ class _Run:
         if isinstance(found, Refusal):
             self.spine_found = found.code is RefusalCode.TOO_LITTLE_SPINE
             return self.refused(found)
-        self.spine_found = True
+        self.spine_found = float(found.confidence.mean()) >= self.settings.sure_spine
 
         with self._step("straighten"):
             line, straight = straighten(found)
@@ -163,6 +171,11 @@ class _Run:
             detections = [
                 refined(d, maps["nearby"][0]) for d in found_on_it if d.confidence >= self.settings.detection_confidence
             ]
+
+        if len(detections) < self.settings.least_vertebrae:
+            code = RefusalCode.TOO_LITTLE_SPINE if detections else RefusalCode.NO_VERTEBRA_FOUND
+            return self.refused(Refusal(code, "(A vertebra is told from other bright bodies by its neighbours.)"))
+        self.spine_found = True
 
         with self._step("grade"):
             vertebrae, places = self._measured(volume, line, straight, detections)
@@ -215,7 +228,8 @@ class _Run:
         if not inside(volume, points, settings.partial_mm).all():
             return replace(finding, quality=(Quality.PARTIAL,))
         quality = []
-        if detection.confidence < settings.sure_confidence or detection.spread_mm > settings.sure_spread_mm:
+        unsure = detection.confidence < settings.sure_confidence or detection.spread_mm > settings.sure_spread_mm
+        if unsure or detection.disagreement_mm > settings.sure_agreement_mm:
             quality.append(Quality.LOW_CONFIDENCE)
         if not inside(volume, points, settings.partial_mm + self.spacing_mm).all():
             quality.append(Quality.NEAR_EDGE)

@@ -147,15 +147,18 @@ def test_points_go_where_the_pixels_around_them_say() -> None:
     truth = [vertebra(100.3, 40.6), vertebra(128.8, 41.2, height=11)]
     nearby = way_to(truth, (200, 80))
     drifted = vertebra(127.5, 40.0, height=16)
-    said = refined(Detection(drifted, 0.9, 1.0), nearby)
+    said = refined(Detection(drifted, 0.9, 1.0), nearby, weight=1.0)
     assert said.points == pytest.approx(truth[1], abs=1e-3)
+    assert said.disagreement_mm == pytest.approx(5.0, abs=1e-3)
+    partly = refined(Detection(drifted, 0.9, 1.0), nearby)
+    assert partly.points == pytest.approx(0.75 * truth[1] + 0.25 * drifted, abs=1e-3)
     assert said.confidence == 0.9 and said.spread_mm == pytest.approx(0, abs=1e-3)
 
 
 def test_votes_are_averaged_and_their_spread_is_told() -> None:
     truth = vertebra(100.0)
     noise = np.random.default_rng(5).normal(0, 1.0, (12, 200, 80)).astype(np.float32)
-    said = refined(Detection(vertebra(101.0), 0.9, 0.0), way_to([truth], (200, 80)) + noise)
+    said = refined(Detection(vertebra(101.0), 0.9, 0.0), way_to([truth], (200, 80)) + noise, weight=1.0)
     assert np.abs(said.points - truth).max() < 0.8
     assert 0.7 < said.spread_mm < 2.5
 
@@ -172,7 +175,8 @@ def test_refinement_never_makes_an_impossible_body() -> None:
     nearby = np.zeros((12, 200, 80), np.float32)
     nearby[1::4], nearby[3::4] = 4, -4
     detection = Detection(start, 0.9, 0.5)
-    assert refined(detection, nearby) is detection
+    said = refined(detection, nearby, weight=1.0)
+    assert said.points is start and said.disagreement_mm == pytest.approx(6.0, abs=2.1)
 
 
 def test_refinement_at_the_edge_of_the_picture() -> None:

@@ -305,6 +305,17 @@ def test_a_spine_without_a_vertebra_is_not_evaluable_but_found() -> None:
     assert answer.findings.spine_found and answer.outlines is None
 
 
+def test_a_single_bright_body_on_a_doubtful_line_is_no_spine() -> None:
+    """As the left atrium of a contrast-filled heart once was."""
+    shape = (110, 50, 40)
+    blocks = blocks_along(none, none, [30.0], top=15.0)
+    volume = render(blocks, axial_affine(shape, SPACING), shape)
+    doubtful = sees_spine_everywhere(peak=0.15)
+    findings = screen(volume, models(volume, blocks, localizer=doubtful)).findings
+    assert findings.refusal.code is RefusalCode.TOO_LITTLE_SPINE
+    assert findings.spine_found is False and findings.vertebrae == ()
+
+
 def test_padding_inside_the_volume_is_air_not_bone() -> None:
     volume, blocks = spine(heights=[24] * 5)
     padding = np.zeros(volume.hu.shape, bool)

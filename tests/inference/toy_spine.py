@@ -140,8 +140,8 @@ def sees_nothing() -> ToySession:
     )
 
 
-def sees_spine_everywhere() -> ToySession:
-    """A localizer that is sure of the middle of every slice."""
+def sees_spine_everywhere(peak: float = 1.0) -> ToySession:
+    """A localizer that is sure of the middle of every slice, or not so sure."""
 
     def answer(inputs):
         _, _, depth, height, width = inputs["volume"].shape
@@ -150,7 +150,7 @@ def sees_spine_everywhere() -> ToySession:
     return ToySession(
         {
             "centre": lambda inputs: answer(inputs)[0],
-            "peak": lambda inputs: answer(inputs)[1],
+            "peak": lambda inputs: answer(inputs)[1] * np.float32(peak),
             "presence": lambda inputs: answer(inputs)[1],
         }
     )
