@@ -37,6 +37,7 @@ class RefusalCode(StrEnum):
     NO_PATIENT_ID = "NO_PATIENT_ID"
     MISSING_IDENTIFIERS = "MISSING_IDENTIFIERS"
     UNREADABLE = "UNREADABLE"
+    IMAGES_DELETED = "IMAGES_DELETED"
     # a better series of the same study
     BETTER_SERIES = "BETTER_SERIES"
     # answered: not evaluable
@@ -75,6 +76,9 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.NO_PATIENT_ID: "The images carry no patient ID, so a result could not be filed safely.",
     RefusalCode.MISSING_IDENTIFIERS: "A study, series or instance UID is missing or malformed: no result can name it.",
     RefusalCode.UNREADABLE: "The object could not be read as DICOM.",
+    RefusalCode.IMAGES_DELETED: (
+        "Earlier images of this series were deleted after their retention; send the whole series again."
+    ),
     RefusalCode.BETTER_SERIES: "Another series of this study suits the analysis better and was chosen instead.",
     RefusalCode.GAP_IN_SERIES: "Slices are missing inside the series.",
     RefusalCode.UNEVEN_SPACING: "The distance between slices is not constant.",

@@ -64,7 +64,7 @@ def analyze(
     headers, unreadable = gate.read_headers(dicom_files(folder))
     analyzed: list[AnalyzedSeries] = []
     for study_uid in dict.fromkeys(header.study_uid for header in headers):
-        of_study = [header for header in headers if header.study_uid == study_uid]
+        of_study = gate.latest(header for header in headers if header.study_uid == study_uid)
         for decision in gate.choose(of_study, policy):
             built, target = None, None
             if decision.outcome is Outcome.ANSWERED:

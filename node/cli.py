@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int = FAILED) -> None:
-    err_console.print(f"[red]spine-node:[/red] {sentence}", highlight=False, soft_wrap=True)
+    err_console.print(f"[red]spine-node:[/red] {escape(sentence)}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -86,7 +87,8 @@ def run_command(config: Config = None) -> None:
 @app.command("demo")
 def demo_command(
     input_folder: Annotated[
-        Path | None, typer.Option("--input", help="Folder of DICOM files instead of a phantom.")
+        Path | None,
+        typer.Option("--input", exists=True, file_okay=False, help="Folder of DICOM files instead of a phantom."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the received objects go.")] = Path("build/demo"),
 ) -> None:
@@ -134,7 +136,8 @@ def _print_analyzed(analyzed: list[AnalyzedSeries], out: Path) -> None:
         else:
             verdict = "FLAG" if built.findings.patient.flag else "no flag"
             what = f"{verdict}, {len(built.findings.vertebrae)} vertebrae → {item.folder}"
-        table.add_row(item.description or item.series_uid[-12:], item.modality, str(item.instances), item.outcome, what)
+        name = escape(item.description or item.series_uid[-12:])
+        table.add_row(name, escape(item.modality), str(item.instances), item.outcome, escape(what))
     out_console.print(table)
     out_console.print(f"listing: {out / 'series.json'}")
 
@@ -267,6 +270,24 @@ def jobs_show(study_uid: str, config: Config = None) -> None:
     if found is None:
         _fail(f"the ledger has no study {study_uid}")
     _print_json(found)
+
+
+@jobs_app.command("events")
+def jobs_events(config: Config = None, as_json: AsJson = False, limit: int = 50) -> None:
+    """What happened that nobody asked for: refused contexts, unreadable objects, parked work; newest first."""
+    from node.ledger import intake
+    from node.service import ledger_of
+
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        rows = intake.events(connection, limit)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("at", "what", "whom", "detail")
+    for row in rows:
+        at = row["at"].strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(at, escape(row["kind"]), escape(row["subject"]), escape(json.dumps(row["detail"])))
+    out_console.print(table)
 
 
 @jobs_app.command("retry")

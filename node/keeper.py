@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import structlog
+from procrastinate.exceptions import ConnectorException
 from psycopg_pool import PoolTimeout
 
 from node.ledger import Database, answers, deliveries, intake
@@ -14,6 +15,7 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 RETENTION_BATCH = 500
+EVENT_DAYS = 365.0
 
 
 class Keeper:
@@ -26,13 +28,15 @@ class Keeper:
         self._spool = Spool(settings.spool_dir)
 
     def round(self) -> None:
-        """One look at everything; a database that is away is looked for again in the next round."""
+        """One look at everything; whatever fails is tried again in the next round."""
         try:
             self.take_over()
             self.wake_outstanding()
             self.expire()
-        except (psycopg.Error, PoolTimeout, OSError) as error:
+        except (psycopg.Error, PoolTimeout, ConnectorException, OSError) as error:
             log.warning("the ledger is away", reason=type(error).__name__)
+        except Exception:
+            log.exception("a round of the keeper failed")
 
     def take_over(self) -> None:
         """End the jobs of dead workers, so that ``wake_outstanding`` gives their work to others."""
@@ -58,6 +62,7 @@ class Keeper:
             intake.mark_erased(connection, [row["id"] for row in rows])
             results = intake.expired_results(connection, rules.answered_hours, RETENTION_BATCH)
             intake.mark_results_erased(connection, [row["id"] for row in results])
+            intake.forget_events(connection, EVENT_DAYS)
         for row in rows:
             self._spool.remove(row["spool_name"])
         for row in results:

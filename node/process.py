@@ -45,6 +45,6 @@ def write_state(settings: Settings, **changes: Any) -> None:
     with (settings.data_dir / "state.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         temporary = path.with_suffix(".new")
+        temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(read_state(settings) | changes), encoding="ascii")
-        temporary.chmod(0o600)
         temporary.replace(path)

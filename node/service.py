@@ -17,13 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 import structlog
 
 from inference.runtime import load_models
 from node.answering import models_folder
 from node.keeper import Keeper
-from node.ledger import Database, migrate, private_database
+from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
 from node.process import read_state, state_path, stop_event, write_state
 from node.role import ROLES
 from node.settings import Settings
@@ -32,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 KEEPER_PERIOD_S = 5.0
 RESTART_PAUSE_S = 1.0
+START_PATIENCE_S = 60.0
 
 
 class AlreadyRunningError(Exception):
@@ -95,23 +95,36 @@ def run(settings: Settings, stop: threading.Event | None = None) -> None:
         migrate(dsn)
         _check_models(settings)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
+        if not settings.destinations:
+            log.warning("no destination is configured: answers stay in the outbox")
         children = [Child(role, settings, dsn) for role in ROLES]
-        _tell(settings, dsn, children)
-        with Database(dsn, connections=2) as database:
-            keeper = Keeper(settings, database)
-            next_round = time.monotonic() + 1.0
+        try:
+            _tell(settings, dsn, children)
+            threading.Thread(target=_keep, args=(settings, dsn, stop), name="keeper", daemon=True).start()
             while not stop.wait(0.2):
                 if [child for child in children if child.restart_if_ended()]:
                     _tell(settings, dsn, children)
-                if time.monotonic() >= next_round:
-                    keeper.round()
-                    next_round = time.monotonic() + KEEPER_PERIOD_S
-        for child in children:
-            child.process.terminate()
-        deadline = time.monotonic() + settings.work.drain_s + 5.0
-        for child in children:
-            child.stop(deadline)
-        state_path(settings).unlink(missing_ok=True)
+        finally:
+            for child in children:
+                child.process.terminate()
+            deadline = time.monotonic() + settings.work.drain_s + 5.0
+            for child in children:
+                child.stop(deadline)
+            state_path(settings).unlink(missing_ok=True)
+
+
+def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:
+    """The keeper's rounds, in a thread of their own: a database that hangs must not hold up the supervisor."""
+    with Database(dsn, connections=2) as database:
+        keeper = Keeper(settings, database)
+        while not stop.wait(KEEPER_PERIOD_S):
+            if settings.database_dsn is None:
+                try:
+                    revive_private_database(settings.data_dir, dsn)
+                except DatabaseError as error:
+                    log.error("the private database does not come back", reason=str(error))
+                    continue
+            keeper.round()
 
 
 def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
@@ -147,20 +160,27 @@ def _database(settings: Settings) -> Iterator[str]:
 @contextmanager
 def ledger_of(settings: Settings) -> Iterator[Database]:
     """The ledger, whether the node runs or not (then its private database is started for as long as this takes)."""
-    running = read_state(settings).get("dsn")
-    if settings.database_dsn is None and isinstance(running, str) and _answers(running):
-        with Database(running, connections=1) as database:
+    if settings.database_dsn is not None:
+        migrate(settings.database_dsn)
+        with Database(settings.database_dsn, connections=1) as database:
             yield database
         return
-    with _database(settings) as dsn:
-        migrate(dsn)
-        with Database(dsn, connections=1) as database:
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with _only_node(settings), private_database(settings.data_dir) as dsn:
+            migrate(dsn)
+            with Database(dsn, connections=1) as database:
+                yield database
+    except AlreadyRunningError:  # its private database is joined, never started or stopped by us
+        with Database(_dsn_of_running(settings), connections=1) as database:
             yield database
 
 
-def _answers(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn, connect_timeout=3).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+def _dsn_of_running(settings: Settings) -> str:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while time.monotonic() < deadline:
+        dsn = read_state(settings).get("dsn")
+        if isinstance(dsn, str):
+            return dsn
+        time.sleep(0.1)
+    raise DatabaseError(f"a node works on {settings.data_dir}, but its database is not ready")

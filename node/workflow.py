@@ -10,11 +10,17 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import structlog
+from procrastinate.exceptions import ConnectorException
+from psycopg_pool import PoolTimeout
 
-from inference.refusal import Outcome
+from inference.refusal import Outcome, Refusal, RefusalCode
 from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, Identity, answer, gate_policy
@@ -29,6 +35,11 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 UNREGISTERED_RECHECK_S = 1.0
+REGISTERED_WITHIN_S = 5.0
+"""The registrar enters what it is told of within a second; a file that is older and unknown is worth waiting for."""
+POSTPONED_S = 30.0
+PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
+"""Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart."""
 
 
 class Workflow:
@@ -42,27 +53,44 @@ class Workflow:
         self._queue = Queue(database.dsn)
 
     def evaluate_study(self, study_uid: str) -> None:
-        """Answer a study once it is complete; look again later when it is not."""
+        """Answer a study once it is complete; look again later when it is not, or when something passing went wrong."""
         evaluation = self._begin_when_complete(study_uid)
         if evaluation is None:
             return
+        try:
+            self._evaluate(study_uid)
+        except PASSING as error:
+            log.warning("evaluation postponed", study=_short(study_uid), reason=type(error).__name__)
+            with self._database.transaction() as connection:
+                answers.postpone_evaluation(connection, evaluation)
+                self._queue.wake_evaluation(connection, study_uid, POSTPONED_S)
+            return
+        with self._database.transaction() as connection:
+            answers.end_evaluation(connection, evaluation)
+
+    def _evaluate(self, study_uid: str) -> None:
         with self._database.transaction() as connection:
             rows = intake.instances_of(connection, study_uid)
+            fragments = intake.fragments(connection, study_uid)
         headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
-        decisions = gate.choose(headers, gate_policy(self._settings))
-        self._record_outcomes(study_uid, decisions)
+        if any(file.may_pass for file in unreadable):
+            raise OSError("an image of the spool could not be read for the moment")
+        headers = gate.latest(headers)
+        decisions = [
+            _deleted(decision) if decision.series_uid in fragments else decision
+            for decision in gate.choose(headers, gate_policy(self._settings))
+        ]
+        self._record_outcomes(study_uid, decisions, len(unreadable))
         for decision in decisions:
             if decision.outcome is Outcome.ANSWERED:
                 self._answer(study_uid, decision, headers)
-        with self._database.transaction() as connection:
-            answers.end_evaluation(connection, evaluation)
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
 
     def _begin_when_complete(self, study_uid: str) -> Evaluation | None:
         """Claim the study when its quiet time is over and the ledger knows every file; else look again later."""
         with self._database.transaction() as connection:
             wait_s = answers.seconds_until_quiet(connection, study_uid, self._settings.study.quiet_s)
-            if wait_s == 0 and self._unregistered_files(intake.registered_per_hour(connection)):
+            if wait_s == 0 and self._unregistered_files(connection):
                 wait_s = UNREGISTERED_RECHECK_S
             if wait_s:
                 self._queue.wake_evaluation(connection, study_uid, wait_s)
@@ -74,11 +102,18 @@ class Workflow:
                 log.error("study parked", study=_short(study_uid))
             return evaluation
 
-    def _unregistered_files(self, registered: dict[str, int]) -> bool:
-        return any(files > registered.get(hour, 0) for hour, files in self._spool.hours().items())
+    def _unregistered_files(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
+        """Whether acknowledged files wait for the registrar; younger ones are late images like any other."""
+        registered = intake.registered_per_hour(connection)
+        if all(files <= registered.get(hour, 0) for hour, files in self._spool.hours().items()):
+            return False
+        names = self._spool.names_older_than(REGISTERED_WITHIN_S)
+        return len(intake.registered(connection, names)) < len(names)
 
-    def _record_outcomes(self, study_uid: str, decisions: Iterable[SeriesDecision]) -> None:
+    def _record_outcomes(self, study_uid: str, decisions: Iterable[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:
+            if unreadable:
+                intake.record_event(connection, "unreadable_images", study_uid, {"instances": unreadable})
             for decision in decisions:
                 answers.record_outcome(
                     connection,
@@ -97,15 +132,19 @@ class Workflow:
         """Gate to outbox for one series; nothing is done for an input that has its answer."""
         assert self._models is not None, "this worker was started without models"
         begun = time.perf_counter()
+        step = partial(_log_step, study_uid)
+        step("gate")
         mine = [header for header in headers if header.series_uid == decision.series_uid]
         series = gate.load_volume(mine, gate_policy(self._settings))
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
             return
         identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
-        built = answer(series, self._models, self._settings, identity, gate_s=time.perf_counter() - begun)
+        gate_s = time.perf_counter() - begun
+        built = answer(series, self._models, self._settings, identity, gate_s=gate_s, progress=step)
+        step("outbox")
         rows = self._write_outbox(claimed, built)
-        self._finish(claimed, built, rows)
+        self._finish(study_uid, claimed, built, rows)
         log.info(
             "series answered",
             study=_short(study_uid),
@@ -171,7 +210,7 @@ class Workflow:
         _sync(target.parent)
         return rows
 
-    def _finish(self, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow]) -> None:
+    def _finish(self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow]) -> None:
         """Results, their deliveries and the jobs that send them become true in one transaction."""
         findings = built.findings
         with self._database.transaction() as connection:
@@ -186,11 +225,12 @@ class Workflow:
                 reason_code=str(findings.refusal.code) if findings.refusal else None,
                 timings_s=findings.timings_s,
             )
+            cancelled = answers.is_parked(connection, study_uid)
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:
                 for row_id, row in zip(ids, rows, strict=True):
                     if not destination.kinds or row.kind in destination.kinds:
-                        deliveries.plan(connection, row_id, destination.name)
+                        deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)
 
@@ -201,6 +241,16 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _deleted(decision: SeriesDecision) -> SeriesDecision:
+    """A fragment of a series must not supersede the answer that the whole series had."""
+    refusal = Refusal(RefusalCode.IMAGES_DELETED)
+    return replace(decision, outcome=Outcome.NOT_ELIGIBLE, refusal=refusal, better_series_uid=None)
+
+
+def _log_step(study_uid: str, step: str) -> None:
+    log.info("step", study=_short(study_uid), step=step)
 
 
 def _short(uid: str) -> str:

@@ -4,6 +4,6 @@
 read it. Each function takes an open connection, so that a caller decides what is one transaction.
 """
 
-from node.ledger.database import Database, DatabaseError, migrate, private_database
+from node.ledger.database import Database, DatabaseError, migrate, private_database, revive_private_database
 
-__all__ = ["Database", "DatabaseError", "migrate", "private_database"]
+__all__ = ["Database", "DatabaseError", "migrate", "private_database", "revive_private_database"]

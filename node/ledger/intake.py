@@ -34,7 +34,8 @@ class InstanceRow:
 def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     """Enter receptions; those already entered are left as they are. Returns the studies that changed.
 
-    A reception with the UID and the bytes of an earlier one is a duplicate: kept in the ledger, no news for the study.
+    A reception with the UID and the bytes of the one before it is a duplicate: kept in the ledger, no news for the
+    study. A correction that is taken back is news again.
     """
     changed: set[str] = set()
     for row in rows:
@@ -46,8 +47,8 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
             VALUES (%(spool_name)s, %(received_at)s, %(calling_ae)s, %(called_ae)s, %(transfer_syntax)s,
                     %(sop_class_uid)s, %(sop_instance_uid)s, %(study_uid)s, %(series_uid)s, %(patient_id)s,
                     %(modality)s, %(bytes)s, %(sha256)s,
-                    (SELECT min(id) FROM instance
-                      WHERE sop_instance_uid = %(sop_instance_uid)s AND sha256 = %(sha256)s AND erased_at IS NULL))
+                    (SELECT CASE WHEN sha256 = %(sha256)s THEN coalesce(duplicate_of, id) END FROM instance
+                      WHERE sop_instance_uid = %(sop_instance_uid)s AND erased_at IS NULL ORDER BY id DESC LIMIT 1))
             ON CONFLICT (spool_name) DO NOTHING
             RETURNING duplicate_of
             """,
@@ -94,6 +95,32 @@ def instances_of(connection: Connection, study_uid: str) -> list[dict[str, Any]]
     ).fetchall()
 
 
+def fragments(connection: Connection, study_uid: str) -> set[str]:
+    """Series of a study of which images were deleted after their retention: what is left must not be answered."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT series_uid FROM instance gone
+         WHERE study_uid = %s AND erased_at IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM instance here
+                            WHERE here.sop_instance_uid = gone.sop_instance_uid AND here.erased_at IS NULL)
+        """,
+        (study_uid,),
+    )
+    return {row["series_uid"] for row in rows}
+
+
+def events(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """The newest audit events, newest first."""
+    return connection.execute(
+        "SELECT at, kind, subject, detail FROM event ORDER BY id DESC LIMIT %s", (limit,)
+    ).fetchall()
+
+
+def forget_events(connection: Connection, days: float) -> None:
+    """Delete audit events older than that."""
+    connection.execute("DELETE FROM event WHERE at < now() - make_interval(secs => 86400 * %s)", (days,))
+
+
 def record_event(connection: Connection, kind: str, subject: str = "", detail: dict[str, Any] | None = None) -> None:
     """Write one audit event. ``subject`` is an AE title or a UID, never a patient's name."""
     connection.execute(
@@ -114,7 +141,8 @@ def expired(
         SELECT i.id, i.spool_name FROM instance i LEFT JOIN study s USING (study_uid)
          WHERE i.erased_at IS NULL
            AND (s.study_uid IS NULL
-                OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL)
+                OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL
+                OR s.parked = 'cancelled by hand')
            AND i.received_at < now() - make_interval(secs => 3600 *
                CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid) THEN %s ELSE %s END)
            AND NOT EXISTS (

@@ -1,4 +1,4 @@
-"""Writes ``findings.schema.json``: ``python -m node.results.schema``; with ``--check`` says whether it is up to date."""
+"""Writes ``findings.schema.json``: ``python -m node.results.schema``; ``--check`` says whether it is up to date."""
 
 import sys
 

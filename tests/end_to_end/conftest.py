@@ -32,6 +32,8 @@ def phantom_series() -> Path:
         scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
         write_dicom_series(volume, scratch, order="shuffled")
         (scratch / "complete").touch()
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another run was faster
+            shutil.rmtree(scratch)
     return folder
