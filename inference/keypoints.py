@@ -145,6 +145,35 @@ def decode(
     return sorted(_distinct(found, keep_overlap), key=lambda d: d.centre[0])
 
 
+def chained(found: list[Detection], *, longest_gap: float = 3.2, few: int = 2) -> list[Detection]:
+    """Vertebrae that follow each other; a few that lie far from all others (in the pelvis, in the skull) are dropped.
+
+    Parameters
+    ----------
+    found
+        From the head downward.
+    longest_gap
+        Two neighbours belong together when their centres are at most this many times their mean height apart; a
+        vertebra that was missed makes it up to 2.9.
+    few
+        A group of so many or fewer is dropped where there is a larger one.
+    """
+    groups: list[list[Detection]] = []
+    for detection in found:
+        if groups and _apart(groups[-1][-1], detection) <= longest_gap:
+            groups[-1].append(detection)
+        else:
+            groups.append([detection])
+    most = max((len(g) for g in groups), default=0)
+    return [d for g in groups if len(g) > few or len(g) == most for d in g]
+
+
+def _apart(upper: Detection, lower: Detection) -> float:
+    """Distance of their centres in units of their mean posterior height."""
+    height = (heights_of(upper.points)[2] + heights_of(lower.points)[2]) / 2
+    return float(np.linalg.norm(lower.centre - upper.centre) / max(height, 1.0))
+
+
 def refined(
     detection: Detection,
     nearby: NDArray[np.float32],

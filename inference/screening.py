@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference.findings import KEYPOINTS, Findings, Heights, Keypoints, PatientFinding, Quality, VertebraFinding
 from inference.geometry import Volume
 from inference.grading import RULE, GradingRule, grade, height_uncertainty_mm, patient_finding
-from inference.keypoints import Detection, decode, normalised, refined
+from inference.keypoints import Detection, chained, decode, normalised, refined
 from inference.localization import LocalizationSettings, localize
 from inference.outline import outlines
 from inference.reformat import CurvedReformat, reformat
@@ -69,8 +69,8 @@ class ScreeningSettings:
     localization: LocalizationSettings = field(default_factory=LocalizationSettings)
     screening_age_years: float = 50.0
     candidate_objectness: float = 0.3
-    detection_confidence: float = 0.5
-    sure_confidence: float = 0.7
+    detection_confidence: float = 0.6
+    sure_confidence: float = 0.8
     sure_spread_mm: float = 2.5
     sure_agreement_mm: float = 2.5
     sure_centre_line: float = 0.3
@@ -168,9 +168,8 @@ class _Run:
             found_on_it = decode(
                 maps["objectness"][0], maps["keypoints"][0], threshold=self.settings.candidate_objectness
             )
-            detections = [
-                refined(d, maps["nearby"][0]) for d in found_on_it if d.confidence >= self.settings.detection_confidence
-            ]
+            sure = [d for d in found_on_it if d.confidence >= self.settings.detection_confidence]
+            detections = [refined(d, maps["nearby"][0]) for d in chained(sure)]
 
         if len(detections) < self.settings.least_vertebrae:
             code = RefusalCode.TOO_LITTLE_SPINE if detections else RefusalCode.NO_VERTEBRA_FOUND

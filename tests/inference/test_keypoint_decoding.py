@@ -11,6 +11,7 @@ from inference.keypoints import (
     Detection,
     boxes_of,
     candidates,
+    chained,
     decode,
     normalised,
     overlap,
@@ -182,3 +183,26 @@ def test_refinement_never_makes_an_impossible_body() -> None:
 def test_refinement_at_the_edge_of_the_picture() -> None:
     start = vertebra(8.0)
     assert refined(Detection(start, 0.9, 0.0), way_to([start], (200, 80))).points == pytest.approx(start, abs=1e-3)
+
+
+def chain_of(rows: list[float]) -> list[Detection]:
+    return [Detection(vertebra(r), 0.9, 0.5) for r in rows]
+
+
+def test_a_find_far_from_the_others_is_dropped() -> None:
+    spine = [100.0, 128, 156, 184, 212]
+    assert [d.centre[0] for d in chained(chain_of([*spine, 330.0]))] == spine
+    assert [d.centre[0] for d in chained(chain_of([8.0, *spine]))] == spine
+
+
+def test_a_missed_vertebra_does_not_break_the_chain() -> None:
+    assert len(chained(chain_of([100.0, 128, 182, 210]))) == 4
+
+
+def test_two_long_parts_are_both_kept() -> None:
+    assert len(chained(chain_of([100.0, 128, 156, 300, 328, 356]))) == 6
+
+
+def test_few_are_kept_where_there_are_no_more() -> None:
+    assert len(chained(chain_of([100.0, 128]))) == 2
+    assert chained([]) == []
