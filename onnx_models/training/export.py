@@ -103,6 +103,7 @@ def export(
         weights = f"training/weights/{contract.name}.safetensors"
         _save_weights(network, Path(temporary) / "weights.safetensors")
         (folder / weights).parent.mkdir(parents=True, exist_ok=True)
+        (Path(temporary) / "weights.safetensors").chmod(0o644)
         (Path(temporary) / "weights.safetensors").replace(folder / weights)
         onnx_file.replace(folder / onnx_file.name)
     entry = {

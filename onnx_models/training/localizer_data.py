@@ -308,6 +308,9 @@ def _changed(
     hu = hu.copy()
     for _ in range(rng.integers(0, ranges.vessels + 1)):
         _add_ellipsoid(hu, centre, rng, rng.uniform(120, 540), clear_mm=28.0)
+    if rng.random() < 0.4:
+        for _ in range(rng.integers(1, 5)):
+            _add_ellipsoid(hu, centre, rng, rng.uniform(20, 300), clear_mm=25.0, shell_hu=rng.uniform(250, 900))
     if rng.random() < 0.15:
         for _ in range(rng.integers(1, 5)):
             _add_ellipsoid(hu, centre, rng, rng.uniform(1500, 6000), clear_mm=8.0, largest_mm=9.0)
@@ -338,11 +341,18 @@ def _add_ellipsoid(
     value: float,
     clear_mm: float,
     largest_mm: float = 45.0,
+    shell_hu: float | None = None,
 ) -> None:
-    """Paint a soft-edged ellipsoid or tube, nowhere nearer to the curve than its own radius and `clear_mm`."""
+    """Paint a soft-edged ellipsoid or tube, nowhere nearer to the curve than its own radius and `clear_mm`.
+
+    With `shell_hu` it is a bone that is no vertebra: marrow of `value` in a shell. Without these the map chose the
+    ilium beside the sacroiliac joint of the real pelvis.
+    """
     place = rng.uniform(0, 1, 3) * (np.array(hu.shape) - 1)
     radii = rng.uniform(3.0, largest_mm, 3) / SPACING_MM
-    if rng.random() < 0.4:
+    if shell_hu is not None:
+        radii = np.array([rng.uniform(9, 60), rng.uniform(7, 28), rng.uniform(7, 28)]) / SPACING_MM
+    elif rng.random() < 0.4:
         radii = np.array([rng.uniform(20, 120), *([rng.uniform(3.0, 16.0)] * 2)]) / SPACING_MM
     k = round(float(place[0]))
     near = centre[max(k - int(radii[0]), 0) : k + int(radii[0]) + 1]
@@ -359,6 +369,9 @@ def _add_ellipsoid(
     weight = np.clip((1 - radius) * float(radii.min()) + 0.5, 0, 1).astype(np.float32)
     block = hu[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     block += weight * (np.float32(value) - block)
+    if shell_hu is not None:
+        rim = np.clip(1.2 - np.abs((radius - 1) * float(radii.min()) + 0.3), 0, 1).astype(np.float32)
+        block += 0.8 * rim * np.clip(np.float32(shell_hu) - block, 0, None)
 
 
 def _rounded(hu: NDArray[np.float32], centre: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -24,6 +24,12 @@ MOMENTUM = 0.02
 """Of the running batch statistics; two crops a step are few, so they are averaged long."""
 
 
+SHARPER = 8.0
+"""Factor on the logits when the mode of a map is looked for."""
+WINDOW_VOXELS = 5.0
+"""Standard deviation of the window around the mode in which the centre is taken, 15 mm."""
+
+
 class LocalizerOutput(NamedTuple):
     """What the network says of each slice.
 
@@ -156,8 +162,7 @@ class Localizer(nn.Module):
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(centre, peak, presence) of a normalised volume (batch, 1, D, H, W); see `LocalizerOutput`."""
         logits, presence = self.features(volume)
-        probability = map_probability(logits)
-        return centre_of(probability), peak_of(probability), torch.sigmoid(presence)
+        return local_centre_of(logits), peak_of(map_probability(logits)), torch.sigmoid(presence)
 
 
 def _strided(inputs: int, outputs: int) -> nn.Sequential:
@@ -209,6 +214,20 @@ def centre_of(probability: Tensor) -> Tensor:
     rows = torch.arange(h, dtype=probability.dtype, device=probability.device)
     columns = torch.arange(w, dtype=probability.dtype, device=probability.device)
     return torch.stack([(probability.sum(3) * rows).sum(2), (probability.sum(2) * columns).sum(2)], dim=2)
+
+
+def local_centre_of(logits: Tensor) -> Tensor:
+    """Soft-argmax near the strongest place of each slice's map (batch, D, H, W): (batch, D, 2), as `centre_of`.
+
+    Training takes the mean of the whole map, which teaches it to have one place. In use a faint second place far away
+    would pull that mean off the spine, so the map is first weighted with a Gaussian around its mode; the mode is the
+    soft-argmax of a much sharper map, so that nothing jumps.
+    """
+    _, _, h, w = logits.shape
+    mode = centre_of(map_probability(SHARPER * logits))
+    axes = [torch.arange(n, dtype=logits.dtype, device=logits.device) for n in (h, w)]
+    near = [-((axis - mode[..., a, None]) ** 2) / (2 * WINDOW_VOXELS**2) for a, axis in enumerate(axes)]
+    return centre_of(map_probability(logits + near[0][..., :, None] + near[1][..., None, :]))
 
 
 def peak_of(probability: Tensor) -> Tensor:
