@@ -72,7 +72,7 @@ class ScreeningSettings:
     detection_confidence: float = 0.6
     sure_confidence: float = 0.8
     sure_spread_mm: float = 2.5
-    sure_agreement_mm: float = 2.5
+    sure_agreement_mm: float = 2.0
     sure_centre_line: float = 0.3
     sure_spine: float = 0.6
     least_vertebrae: int = 2
@@ -178,7 +178,7 @@ class _Run:
 
         with self._step("grade"):
             vertebrae, places = self._measured(volume, line, straight, detections)
-            graded = grade(vertebrae, self.spacing_mm, self.settings.rule, places)
+            graded = safely_graded(grade(vertebrae, self.spacing_mm, self.settings.rule, places))
         if not any(v.heights_mm for v in graded):
             return self.refused(Refusal(RefusalCode.NO_VERTEBRA_FOUND))
 
@@ -268,6 +268,15 @@ class _Run:
         began = time.perf_counter()
         yield
         self.timings_s[name] = time.perf_counter() - began
+
+
+def safely_graded(vertebrae: tuple[VertebraFinding, ...]) -> tuple[VertebraFinding, ...]:
+    """No grade where it would rest on nothing but heights that the network itself is unsure of.
+
+    That is a vertebra with both ``G_ONLY`` (no neighbours to compare with) and ``LOW_CONFIDENCE``; its heights stay.
+    """
+    doubtful = {Quality.G_ONLY, Quality.LOW_CONFIDENCE}
+    return tuple(replace(v, grade=None, rule=None) if doubtful <= set(v.quality) else v for v in vertebrae)
 
 
 def measured_only(volume: Volume) -> Volume:

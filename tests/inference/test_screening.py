@@ -16,11 +16,11 @@ from toy_spine import (
     sees_spine_everywhere,
 )
 
-from inference.findings import KEYPOINTS, Grade, Quality
+from inference.findings import KEYPOINTS, Grade, Heights, Quality, VertebraFinding
 from inference.geometry import Volume
 from inference.grading import GradingRule
 from inference.refusal import RefusalCode
-from inference.screening import ScreeningSettings, screen
+from inference.screening import ScreeningSettings, safely_graded, screen
 
 HEIGHTS = [24.0] * 9
 
@@ -314,6 +314,17 @@ def test_a_single_bright_body_on_a_doubtful_line_is_no_spine() -> None:
     findings = screen(volume, models(volume, blocks, localizer=doubtful)).findings
     assert findings.refusal.code is RefusalCode.TOO_LITTLE_SPINE
     assert findings.spine_found is False and findings.vertebrae == ()
+
+
+def test_no_grade_rests_on_doubtful_heights_alone() -> None:
+    both = (Quality.LOW_CONFIDENCE, Quality.G_ONLY)
+    given = tuple(
+        VertebraFinding(n, (0, 0, 0), heights_mm=Heights(25, 15, 25), grade=Grade.SEVERE, rule="r", quality=q)
+        for n, q in enumerate([both, both[:1], both[1:]], start=1)
+    )
+    said = safely_graded(given)
+    assert [v.grade for v in said] == [None, Grade.SEVERE, Grade.SEVERE]
+    assert said[0].rule is None and said[0].heights_mm == given[0].heights_mm
 
 
 def test_padding_inside_the_volume_is_air_not_bone() -> None:
