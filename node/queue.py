@@ -7,15 +7,33 @@ job waits per key (``queueing_lock``) and one runs per key (``lock``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import procrastinate
 import psycopg
 from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.signals import on_stop
 
 EVALUATE = "evaluate"
 DELIVER = "deliver"
+
+LONGEST_QUEUE_NAME = 40
+"""PostgreSQL refuses a notification on a channel of 64 bytes, and Procrastinate's prefix has 23 of them."""
+MOST_CONNECTIONS = 10
+"""Of a process to the queue: each is needed for milliseconds."""
+
+
+def delivery_queue(destination: str) -> str:
+    """The queue of one destination, so that one that hangs delays no other; a long name is cut and digested."""
+    name = f"{DELIVER}:{destination}"
+    if len(name) <= LONGEST_QUEUE_NAME:
+        return name
+    digest = hashlib.sha256(destination.encode("utf-8")).hexdigest()[:12]
+    return f"{name[: LONGEST_QUEUE_NAME - 13]}#{digest}"
 
 
 class Queue:
@@ -26,21 +44,22 @@ class Queue:
 
     def wake_evaluation(self, connection: psycopg.Connection[Any], study_uid: str, delay_s: float) -> None:
         """Have a worker look at a study after ``delay_s``."""
-        self._defer(connection, EVALUATE, f"study:{study_uid}", delay_s, study_uid=study_uid)
+        self._defer(connection, EVALUATE, EVALUATE, f"study:{study_uid}", delay_s, study_uid=study_uid)
 
     def wake_delivery(
         self, connection: psycopg.Connection[Any], answer_id: int, destination: str, delay_s: float = 0.0
     ) -> None:
         """Have a worker send an answer's outstanding results to one destination after ``delay_s``."""
         key = f"delivery:{destination}:{answer_id}"
-        self._defer(connection, DELIVER, key, delay_s, answer_id=answer_id, destination=destination)
+        queue = delivery_queue(destination)
+        self._defer(connection, DELIVER, queue, key, delay_s, answer_id=answer_id, destination=destination)
 
     def _defer(
-        self, connection: psycopg.Connection[Any], task: str, key: str, delay_s: float, **arguments: Any
+        self, connection: psycopg.Connection[Any], task: str, queue: str, key: str, delay_s: float, **arguments: Any
     ) -> None:
         configured = self._app.configure_task(
             task,
-            queue=task,
+            queue=queue,
             lock=key,
             queueing_lock=key,
             schedule_in={"seconds": max(delay_s, 0.0)},
@@ -62,24 +81,51 @@ def run_worker(
     stalled_after_s: float,
     drain_s: float,
     name: str,
+    queues: Sequence[str] | None = None,
 ) -> None:
-    """Work on the queues of ``tasks`` until SIGTERM or SIGINT; then finish what runs within ``drain_s``."""
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn, max_size=concurrency + 3))
+    """Work on ``queues`` until SIGTERM or SIGINT; then finish what runs within ``drain_s``.
+
+    Each queue has a worker, and so ``concurrency`` places, of its own; without ``queues`` each task's queue is the one
+    of its name. When one worker ends by itself (its connection broke), all end.
+    """
+    queues = list(tasks) if queues is None else queues
+    places = concurrency * len(queues)
+    connector = procrastinate.PsycopgConnector(
+        conninfo=dsn, max_size=max(concurrency + 3, min(places + 3, MOST_CONNECTIONS))
+    )
+    app = procrastinate.App(connector=connector)
     for task_name, function in tasks.items():
         app.task(name=task_name, queue=task_name)(function)
 
+    async def work_on(queue: str) -> None:
+        await app.run_worker_async(
+            queues=[queue],
+            name=name,
+            concurrency=concurrency,
+            fetch_job_polling_interval=2.0,
+            shutdown_graceful_timeout=drain_s,
+            install_signal_handlers=False,  # each worker's would replace those of the one before
+            update_heartbeat_interval=max(stalled_after_s / 3, 0.5),
+            stalled_worker_timeout=stalled_after_s,
+            delete_jobs="successful",
+        )
+
     async def work() -> None:
-        async with app.open_async():
-            await app.run_worker_async(
-                queues=list(tasks),
-                name=name,
-                concurrency=concurrency,
-                fetch_job_polling_interval=2.0,
-                shutdown_graceful_timeout=drain_s,
-                update_heartbeat_interval=max(stalled_after_s / 3, 0.5),
-                stalled_worker_timeout=stalled_after_s,
-                delete_jobs="successful",
-            )
+        # asyncio's own threads are as few as the machine's cores: a hanging destination would take them all
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(places, thread_name_prefix=name))
+        stop = asyncio.Event()
+        with on_stop(stop.set):
+            async with app.open_async():
+                workers = [asyncio.create_task(work_on(queue)) for queue in queues]
+                stopped = asyncio.create_task(stop.wait())
+                await asyncio.wait([stopped, *workers], return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
+                for worker in workers:
+                    worker.cancel()  # to Procrastinate: take no more, finish what runs
+                await asyncio.wait(workers)
+                for worker in workers:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        worker.result()
 
     asyncio.run(work())
 

@@ -50,6 +50,19 @@ class Courier:
             if waiting:
                 self._queue.wake_delivery(connection, answer_id, destination, min(waiting))
 
+    def park_unconfigured(self) -> None:
+        """Park what is pending for destinations that left the configuration: nobody works on their queues."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                """
+                SELECT DISTINCT r.answer_id, d.destination FROM delivery d JOIN result r ON r.id = d.result_id
+                 WHERE d.state = 'pending' AND d.destination <> ALL(%s)
+                """,
+                (list(self._destinations),),
+            ).fetchall()
+        for row in rows:
+            self.deliver(row["answer_id"], row["destination"])
+
     def _send(self, rows: list[dict[str, Any]], answer_id: int, target: Destination) -> None:
         """Images first, then what refers to them; each reply is noted as soon as it is there."""
         unanswered = {row["id"]: row for row in rows}

@@ -1,22 +1,30 @@
-"""The delivering process; one destination that hangs holds up one of many places."""
+"""The delivering process: places of their own for each destination, so that one that hangs delays no other."""
 
 from __future__ import annotations
 
 from node.deliver.courier import Courier
 from node.ledger import Database
-from node.queue import DELIVER, run_worker
+from node.queue import DELIVER, delivery_queue, run_worker
 from node.settings import Settings
+
+PLACES_PER_DESTINATION = 2
+MOST_CONNECTIONS = 10
+"""To the ledger: a transaction takes milliseconds, none is open while something is sent."""
 
 
 def run(settings: Settings, dsn: str) -> None:
     """Send results until told to stop."""
-    places = max(4, 2 * len(settings.destinations))
-    with Database(dsn, connections=places + 1) as database:
+    # the first queue is the one that all destinations shared in former versions: an upgrade finds its jobs there
+    queues = [DELIVER, *(delivery_queue(destination.name) for destination in settings.destinations)]
+    connections = min(PLACES_PER_DESTINATION * len(queues) + 1, MOST_CONNECTIONS)
+    with Database(dsn, connections=connections) as database:
         courier = Courier(settings, database)
+        courier.park_unconfigured()
         run_worker(
             dsn,
             {DELIVER: courier.deliver},
-            concurrency=places,
+            concurrency=PLACES_PER_DESTINATION,
+            queues=queues,
             stalled_after_s=settings.work.stalled_after_s,
             drain_s=settings.work.drain_s,
             name="deliver",

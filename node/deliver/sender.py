@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
 from node.deliver.status import Reply, Verdict, classify
@@ -20,6 +21,19 @@ MOST_CONTEXTS = 128
 
 class UnreachableError(Exception):
     """No association could be had; the message says at which point it failed and what to look at."""
+
+
+class NothingAcceptedError(UnreachableError):
+    """The peer takes the association, but nothing of what it was offered."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the DICOM preamble (PS3.10 7.1); one that cannot be read has not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def send(
@@ -89,16 +103,17 @@ def _send_batch(
     # one context per (SOP class, transfer syntax): files are sent as they are, nothing is transcoded
     wanted = dict.fromkeys((sop_class, syntax) for _, _, sop_class, syntax in batch)
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s)
+    try:
+        association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s)
+    except NothingAcceptedError:
+        for index, _, sop_class, syntax in batch:
+            replied(index, _not_taken(sop_class, syntax))
+        return
     accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
     try:
         for index, path, sop_class, syntax in batch:
             if (sop_class, syntax) not in accepted:
-                sentence = (
-                    f"the destination does not take {sop_class.name} in {syntax.name}: allow it there, "
-                    "or leave this kind out of the destination's `kinds`"
-                )
-                replied(index, Reply(Verdict.PERMANENT, sentence))
+                replied(index, _not_taken(sop_class, syntax))
                 continue
             if not association.is_established:
                 raise UnreachableError(f"{host}:{port} ({called_ae}) ended the association in the middle")
@@ -113,8 +128,16 @@ def _send_batch(
         _end(association)
 
 
+def _not_taken(sop_class: UID, syntax: UID) -> Reply:
+    sentence = (
+        f"the destination does not take {sop_class.name} in {syntax.name}: allow it there, "
+        "or leave this kind out of the destination's `kinds`"
+    )
+    return Reply(Verdict.PERMANENT, sentence)
+
+
 def _associate(
-    host: str, port: int, contexts: list[object], called_ae: str, calling_ae: str, timeout_s: float
+    host: str, port: int, contexts: list[PresentationContext], called_ae: str, calling_ae: str, timeout_s: float
 ) -> Association:
     _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
     _config.STORE_SEND_CHUNKED_DATASET = True
@@ -136,6 +159,9 @@ def _associate(
         raise UnreachableError(
             f"{host}:{port} rejected the association (called {called_ae}, calling {calling_ae}): {reason}"
         )
+    if association.rejected_contexts and not association.accepted_contexts:  # pynetdicom then aborts by itself
+        offered = ", ".join(dict.fromkeys(str(context.abstract_syntax.name) for context in contexts))
+        raise NothingAcceptedError(f"{host}:{port} ({called_ae}) accepts the association but not {offered}")
     raise UnreachableError(f"no association with {host}:{port} ({called_ae}): nothing listens there, or it hung up")
 
 

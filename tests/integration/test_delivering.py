@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,12 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.deliver.courier import Courier
+from node.deliver.status import classify
 from node.demo.pacs import AE_TITLE, Received, SmallPacs
 from node.ledger import Database, answers, deliveries, overview
+from node.queue import DELIVER, Queue, delivery_queue
 from node.settings import Settings, load_settings
+from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice
 
 KINDS = ("reformat", "report", "capture")
@@ -36,12 +44,18 @@ class Desk:
             deliver={"backoff_s": [1, 2, 4], **deliver},
         )
         self.courier = Courier(self.settings, database)
-        rows = []
         self.settings.outbox_dir.mkdir(parents=True)
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO study (study_uid, last_instance_at) VALUES (%s, now())", (STUDY,))
+        self.answer_id = self.answer(0, "pacs")
+
+    def answer(self, ordinal: int, destination: str) -> int:
+        """An answer of the study that is to go to a destination; returns its id."""
+        rows = []
         for number, kind in enumerate(KINDS):
-            data_set = ct_slice(number)
+            data_set = ct_slice(number + ordinal * len(KINDS))
             data_set.SOPClassUID = data_set.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-            path = self.settings.outbox_dir / f"{kind}.dcm"
+            path = self.settings.outbox_dir / (f"{kind}-{ordinal}.dcm" if ordinal else f"{kind}.dcm")
             data_set.save_as(path, enforce_file_format=True)
             content = path.read_bytes()
             rows.append(
@@ -55,9 +69,10 @@ class Desk:
                     sha256=hashlib.sha256(content).hexdigest(),
                 )
             )
-        with database.transaction() as connection:
-            connection.execute("INSERT INTO study (study_uid, last_instance_at) VALUES (%s, now())", (STUDY,))
-            claimed = answers.claim_answer(connection, STUDY, "ct", "1.2", "in", "conf", "0", per_series=False)
+        with self.database.transaction() as connection:
+            claimed = answers.claim_answer(
+                connection, STUDY, "ct", "1.2", f"in{ordinal}", "conf", "0", per_series=False
+            )
             assert claimed is not None
             ids = answers.finish_answer(
                 connection,
@@ -71,8 +86,8 @@ class Desk:
                 timings_s={},
             )
             for row_id in ids:
-                deliveries.plan(connection, row_id, "pacs")
-        self.answer_id = claimed.id
+                deliveries.plan(connection, row_id, destination)
+        return claimed.id
 
     def deliver(self) -> list[tuple[str, str, int]]:
         """Deliver once; (kind, state, attempts) of each result."""
@@ -156,9 +171,12 @@ def test_a_class_that_the_destination_does_not_take_is_said_so(
     for server in pacs._ae._servers:
         server.contexts = pacs._ae.supported_contexts
     desk = Desk(tmp_path / "other", database, pacs.port)
-    desk.deliver()
-    assert desk.rows()[0]["state"] in ("parked", "pending")
-    assert desk.rows()[0]["reason"]
+    assert [state for _, state, _ in desk.deliver()] == ["parked"] * 3
+    reasons = {row["kind"]: row["reason"] for row in desk.rows()}
+    assert "does not take Secondary Capture Image Storage" in reasons["reformat"]
+    assert "does not take Secondary Capture Image Storage" in reasons["capture"]
+    assert "reformat" in reasons["report"]
+    assert pacs.received == []
 
 
 def test_a_pacs_that_is_down_is_waited_for(tmp_path: Path, database: Database) -> None:
@@ -198,6 +216,71 @@ def test_a_destination_that_left_the_configuration_is_parked_and_can_be_retried(
     with database.transaction() as connection:
         assert overview.retry(connection, STUDY) == 3
     assert {state for _, state, _ in desk.deliver()} == {"stored"}
+
+
+def test_what_waits_for_a_destination_that_left_the_configuration_is_parked_at_the_start(
+    desk: Desk, database: Database
+) -> None:
+    elsewhere = desk.answer(1, "former")
+    with database.transaction() as connection:
+        Queue(database.dsn).wake_delivery(connection, elsewhere, "former")  # nobody works on this queue any more
+    desk.courier.park_unconfigured()
+    states = {row["destination"]: row["state"] for row in desk.rows()}
+    assert states == {"pacs": "pending", "former": "parked"}
+    assert all("no destination 'former'" in row["reason"] for row in desk.rows() if row["destination"] == "former")
+
+
+def test_an_object_that_is_there_already_is_not_called_verified() -> None:
+    assert "unverified until storage commitment exists" in (classify(0x0111).sentence or "")
+
+
+def test_a_destination_has_a_queue_of_its_own_whatever_its_name(desk: Desk, database: Database) -> None:
+    long, longer = "a" * 63, "a" * 64  # PostgreSQL refuses notifications on a channel of 64 bytes
+    queue = Queue(database.dsn)
+    with database.transaction() as connection:
+        for name in ("pacs", long, longer):
+            queue.wake_delivery(connection, desk.answer_id, name)
+        rows = connection.execute("SELECT task_name, queue_name, lock FROM procrastinate_jobs ORDER BY id").fetchall()
+    assert [row["lock"] for row in rows] == [f"delivery:{name}:{desk.answer_id}" for name in ("pacs", long, longer)]
+    assert {row["task_name"] for row in rows} == {DELIVER}
+    assert rows[0]["queue_name"] == delivery_queue("pacs") == "deliver:pacs"
+    assert len({row["queue_name"] for row in rows}) == 3
+
+
+def test_a_destination_that_hangs_delays_no_other(desk: Desk, database: Database, pacs: SmallPacs) -> None:
+    """The delivering process with a destination that takes connections and never says a word."""
+    queue = Queue(database.dsn)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as mute:
+        hanging = {"name": "hangs", "host": "127.0.0.1", "port": mute.getsockname()[1], "ae_title": "X"}
+        configured = [*desk.settings.model_dump(mode="json")["destinations"], {**hanging, "timeout_s": 600}]
+        settings = {**desk.settings.model_dump(mode="json"), "destinations": configured}
+        with database.transaction() as connection:
+            for ordinal in range(1, 13):
+                queue.wake_delivery(connection, desk.answer(ordinal, "hangs"), "hangs")
+            queue.wake_delivery(connection, desk.answer_id, "pacs")
+            # a job of a former version, on the queue that all destinations shared
+            connection.execute("UPDATE procrastinate_jobs SET queue_name = 'deliver' WHERE lock LIKE 'delivery:pacs:%'")
+            later = desk.answer(13, "pacs")
+            queue.wake_delivery(connection, later, "pacs")
+        process = subprocess.Popen([sys.executable, "-m", "node.role", "deliver"], stdin=subprocess.PIPE)
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"settings": settings, "dsn": database.dsn}).encode() + b"\n")
+            process.stdin.flush()
+            wait_until(lambda: len(pacs.received) == 6, 60, "two answers at the destination that listens")
+            wait_until(
+                lambda: all(row["state"] == "stored" for row in desk.rows() if row["destination"] == "pacs"),
+                20,
+                "the ledger to know it",
+            )
+            states = {row["state"] for row in desk.rows() if row["destination"] == "hangs"}
+            assert states == {"pending"}
+            process.send_signal(signal.SIGTERM)
+            mute.close()  # what waits in its backlog is hung up on
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.communicate()  # waits, and closes the pipe
 
 
 def test_cancelled_is_not_sent(desk: Desk, pacs: SmallPacs, database: Database) -> None:
