@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,13 @@ AETitle = Annotated[
 ]
 """PS3.5 6.2 AE: at most 16 characters of the default repertoire, no backslash, not only spaces."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+Kind = Literal["reformat", "report", "details", "segmentation", "capture"]
+"""Kinds of result (node.results)."""
+Pause = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LONGEST_SOCKET_PATH = 107
+"""Bytes that Linux has for the path of a Unix socket (unix(7): 108 with the closing zero)."""
 
 
 class ConfigurationError(Exception):
@@ -59,6 +67,16 @@ class Study(_Section):
     screening_age: float = Field(50.0, ge=18)
     """Younger patients are answered, and marked as outside the screening age."""
 
+    @field_validator("spine_expected_patterns")
+    @classmethod
+    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern, re.IGNORECASE)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return value
+
 
 class Screening(_Section):
     """Thresholds of the rule ``height-loss/1`` that a site may choose."""
@@ -85,7 +103,7 @@ class Destination(_Section):
     port: int = Field(ge=1, le=65535)
     ae_title: AETitle
     calling_ae_title: AETitle | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
     """Kinds of object it takes, for instance [capture, report]; empty: all."""
     timeout_s: float = Field(30.0, gt=0)
 
@@ -93,7 +111,7 @@ class Destination(_Section):
 class Deliver(_Section):
     """Retry of what could not be delivered (durability.md, rule 6)."""
 
-    backoff_s: tuple[float, ...] = (5, 15, 60, 300, 900, 1800)
+    backoff_s: tuple[Pause, ...] = Field((5, 15, 60, 300, 900, 1800), min_length=1)
     """Pauses before the next try; the last one repeats."""
     give_up_after_s: float = Field(7 * 24 * 3600, gt=0)
     """A passing error (PACS down) is retried for this long, then parked."""
@@ -153,6 +171,17 @@ class Settings(BaseSettings):
         names = [d.name for d in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _private_socket_fits(self) -> Settings:
+        socket = self.data_dir / "postgres" / ".s.PGSQL.5432"
+        length = len(os.fsencode(socket))
+        if self.database_dsn is None and length > LONGEST_SOCKET_PATH:
+            raise ValueError(
+                f"data_dir {self.data_dir} is {length - LONGEST_SOCKET_PATH} bytes too long for the private database's "
+                f"socket in it ({LONGEST_SOCKET_PATH} bytes at most): choose a shorter one, or set database_dsn"
+            )
         return self
 
     @classmethod

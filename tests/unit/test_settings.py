@@ -36,6 +36,11 @@ def test_the_example_site_can_be_used() -> None:
             "same name",
         ),
         ("screening: {flag_loss: 0.1}", "screening.flag_loss"),
+        ("destinations: [{name: a, host: h, port: 1, ae_title: X, kinds: [reports]}]", "destinations.0.kinds.0"),
+        ("deliver: {backoff_s: []}", "deliver.backoff_s"),
+        ("deliver: {backoff_s: [5, 0]}", "deliver.backoff_s.1"),
+        ("deliver: {backoff_s: [.inf]}", "deliver.backoff_s.0"),
+        ("study: {spine_expected_patterns: ['spine', 'LWS (']}", "study.spine_expected_patterns: Value error, 'LWS"),
         ("[1, 2]", "mapping"),
         ("receive: [", "YAML"),
     ],
@@ -45,6 +50,15 @@ def test_a_wrong_value_is_named(tmp_path: Path, text: str, named: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=named.replace(".", r"\.")):
         load_settings(path)
+
+
+def test_a_data_dir_must_leave_room_for_the_private_databases_socket() -> None:
+    room = 107 - len("/postgres/.s.PGSQL.5432")
+    fits, too_long = (Path("/" + "d" * (length - 1)) for length in (room, room + 1))
+    assert load_settings(data_dir=fits).data_dir == fits
+    with pytest.raises(ConfigurationError, match="1 bytes too long"):
+        load_settings(data_dir=too_long)
+    assert load_settings(data_dir=too_long, database_dsn="postgresql://db/spine").data_dir == too_long
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
