@@ -13,15 +13,17 @@ import numpy as np
 from PIL import Image
 from pydicom import dcmread
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from inference.grading import GradingRule
 from node.analyze import dicom_files
-from node.deliver.sender import send
+from node.deliver.sender import is_dicom, send
 from node.deliver.status import Reply, Verdict
 from node.demo.pacs import AE_TITLE, SmallPacs, description_of
 from node.demo.reading import ReadAnswer, ReadVertebra, read_details
-from node.demo.stage import RunningNode, stage
+from node.demo.stage import RunningNode, StageError, stage
 from node.demo.validation import errors_of, find_dciodvfy
 from node.ledger import overview
 from node.results import png
@@ -43,17 +45,26 @@ class TrueVertebra(Protocol):
 
 
 def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
-    """Run the demo; returns the exit code: 0 when every study was answered and every object is valid."""
+    """Run the demo; returns the exit code.
+
+    0: every study was answered, every object is valid, and severe fractures of a phantom were flagged; 1 otherwise.
+
+    Raises
+    ------
+    node.demo.stage.StageError
+        The folder holds no DICOM file, the node took none, or it did not start.
+    """
+    given = None if input_folder is None else _dicom_only(input_folder, console)
     scratch = Path(tempfile.mkdtemp(prefix="spine-in-"))
     out.mkdir(parents=True, exist_ok=True)
     received = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=out))
     try:
         truth: Sequence[TrueVertebra] = ()
-        if input_folder is None:
+        if given is None:
             with console.status("making a phantom CT with known fractures"):
                 truth, files = _phantom(scratch)
         else:
-            files = dicom_files(input_folder)
+            files = given
         console.print(f"{len(files)} DICOM files to send")
         with SmallPacs(received) as pacs, console.status("starting the node and its database") as status:
             destination = {"name": "demo", "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE}
@@ -74,6 +85,16 @@ def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _dicom_only(folder: Path, console: Console) -> list[Path]:
+    candidates = dicom_files(folder)
+    files = [path for path in candidates if is_dicom(path)]
+    if not files:
+        raise StageError(f"{folder} holds no DICOM file (looked at {len(candidates)} files)")
+    if len(files) < len(candidates):
+        console.print(f"{len(candidates) - len(files)} files are not DICOM and are left out")
+    return files
+
+
 def _phantom(folder: Path) -> tuple[Sequence[TrueVertebra], list[Path]]:
     from onnx_models.training.phantom import demo_volume  # noqa: PLC0415 (numba: not in a production install)
     from onnx_models.training.phantom.dicom import write_dicom_series  # noqa: PLC0415
@@ -86,14 +107,20 @@ def _send(files: list[Path], node: RunningNode, console: Console) -> None:
     with Progress(
         TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as bar:
+        stored = 0
         task = bar.add_task("sending", total=len(files))
 
         def replied(_index: int, reply: Reply) -> None:
-            if reply.verdict is not Verdict.STORED:
-                console.print(f"[red]refused:[/red] {reply.sentence}")
+            nonlocal stored
+            if reply.verdict is Verdict.STORED:
+                stored += 1
+            else:
+                console.print(f"[red]refused:[/red] {escape(reply.sentence or '')}")
             bar.advance(task)
 
         send(files, "127.0.0.1", node.port, called_ae="SPINENODE", calling_ae="DEMO", replied=replied)
+    if not stored:
+        raise StageError("the node took none of the files; nothing can be answered")
 
 
 def _wait(node: RunningNode, pacs: SmallPacs, console: Console) -> list[dict[str, Any]]:
@@ -141,26 +168,40 @@ def _show(
 ) -> int:
     parked = [study for study in studies if study["parked"] or study["deliveries"].get("parked")]
     for study in parked:
-        console.print(f"[red]parked:[/red] {study['parked'] or study['deliveries']}")
+        console.print(f"[red]parked:[/red] {escape(str(study['parked'] or study['deliveries']))}")
     objects = list(pacs.stored().values())
     valid = _validate(objects, console)
+    found: list[ReadAnswer] = []
     for path in objects:
         data_set = dcmread(path, stop_before_pixels=True)
         if data_set.SOPClassUID.name == "Comprehensive 3D SR Storage":
             try:
-                _print_findings(read_details(path), truth, console)
+                found.append(read_details(path))
             except ValueError:
                 continue
+            _print_findings(found[-1], truth, console)
     for path in objects:
         data_set = dcmread(path)
         if data_set.get("BurnedInAnnotation") == "YES" and "PixelData" in data_set:
             picture = received / f"capture-{path.stem}.png"
             picture.write_bytes(png(Image.fromarray(data_set.pixel_array)))
-            console.print(f"capture as a picture: {picture}", soft_wrap=True)
-    console.print(f"{len(objects)} objects in {received}", soft_wrap=True)
+            console.print(f"capture as a picture: {escape(str(picture))}", soft_wrap=True)
+    console.print(f"{len(objects)} objects in {escape(str(received))}", soft_wrap=True)
     for line in outcomes:
-        console.print(f"not answered: {line}")
-    return 0 if valid and not parked and (objects or not truth) else 1
+        console.print(f"not answered: {escape(line)}")
+    flagged = _severe_are_flagged(found, truth, console)
+    return 0 if valid and flagged and not parked and (objects or not truth) else 1
+
+
+def _severe_are_flagged(found: Sequence[ReadAnswer], truth: Sequence[TrueVertebra], console: Console) -> bool:
+    """Whether the answer flags a patient who is known to have a severe fracture; says so where not."""
+    severe_loss = GradingRule().severe_loss
+    severe = [t for t in truth if t.deformity != "none" and float(max(t.loss)) >= severe_loss]
+    if not severe or any(answer.flag is True for answer in found):
+        return True
+    names = ", ".join(f"{t.level} {t.deformity}, {100 * float(max(t.loss)):.0f} % lost" for t in severe)
+    console.print(f"[red]a severe fracture was not flagged:[/red] {escape(names)}")
+    return False
 
 
 def _validate(objects: list[Path], console: Console) -> bool:
@@ -174,8 +215,8 @@ def _validate(objects: list[Path], console: Console) -> bool:
         errors = errors_of(path, dciodvfy)
         valid = valid and not errors
         sop_class = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID.name
-        verdict = "0 errors" if not errors else f"[red]{len(errors)} errors: {errors[0]}[/red]"
-        table.add_row(description_of(path), sop_class, f"{path.stat().st_size / 1024:.0f}", verdict)
+        verdict = "0 errors" if not errors else f"[red]{len(errors)} errors: {escape(errors[0])}[/red]"
+        table.add_row(escape(description_of(path)), escape(sop_class), f"{path.stat().st_size / 1024:.0f}", verdict)
     console.print(table)
     return valid
 
@@ -188,7 +229,7 @@ def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: 
             table.add_column(column)
     for vertebra in answer.vertebrae:
         row = [
-            vertebra.name,
+            escape(vertebra.name),
             " / ".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
             f"{vertebra.height_ratio:.2f}" if vertebra.height_ratio is not None else "",
             f"{100 * vertebra.largest_loss:.0f} %" if vertebra.largest_loss is not None else "",

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -113,11 +115,39 @@ class RunningNode:
 @contextmanager
 def stage(**sections: Any) -> Iterator[RunningNode]:
     """A started node in a temporary folder (short: a Unix socket's path has at most 107 bytes), removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="spine-"))
-    node = RunningNode(folder, **sections)
+    with _sigterm_interrupts() as keep_on:
+        folder = Path(tempfile.mkdtemp(prefix="spine-"))
+        try:
+            node = RunningNode(folder, **sections)
+            try:
+                node.start()
+                yield node
+            finally:
+                keep_on()
+                node.stop()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[Callable[[], None]]:
+    """SIGTERM as KeyboardInterrupt, so that what was started is stopped; after the function's call it is ignored.
+
+    Python leaves signals to the main thread; in others this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def keep_on() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        keep_on()
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
     try:
-        node.start()
-        yield node
+        yield keep_on
     finally:
-        node.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, former)
