@@ -55,40 +55,83 @@ context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before
 OUT_OF_RESOURCES = 0xA700
 PROCESSING_FAILURE = 0x0110
 _LARGEST_ASSOCIATE_PDU = 256 * 1024
+_PDU_HEADER_BYTES = 6
+_P_DATA_TF = 0x04
+_MESSAGE_OVERHEAD = 16 * 2**20
+"""Beside an instance of the largest size: the command set and the headers of its fragments."""
 
 EventSink = Callable[[str, str, dict[str, Any]], None]
 """(kind, subject, detail): recorded in the ledger, behind the acknowledgement."""
 
 
+class BoundedReader:
+    """Reads no PDU longer than was negotiated, and no message longer than an instance may be.
+
+    pynetdicom asks for the six bytes of a PDU's header, then for its body (PS3.8 9.3.1), and gathers a message's
+    fragments in memory until the last one: what they add up to is counted here.
+    """
+
+    def __init__(self, client: socket.socket, largest_pdu: int, largest_message: int, refused: Callable[[], None]):
+        self._client = client
+        self._largest_pdu = largest_pdu
+        self._largest_message = largest_message
+        self._refused = refused
+        self._in_data = False
+        self._message_bytes = 0
+
+    def __call__(self, count: int) -> bytearray:
+        """The next ``count`` bytes, or fewer where the peer has hung up.
+
+        Raises
+        ------
+        OSError
+            The peer is too slow, or sends more than is allowed: pynetdicom then drops the association.
+        """
+        if count > self._largest_pdu:
+            raise OSError(f"the peer announced a PDU of {count} bytes, more than the {self._largest_pdu} allowed")
+        if self._in_data:
+            self._message_bytes += count
+            if self._message_bytes > self._largest_message:
+                self._refused()
+                raise OSError(f"the peer sends a message of more than {self._largest_message} bytes")
+        buffer = bytearray(count)
+        view, filled = memoryview(buffer), 0
+        while filled < count:
+            received = self._client.recv_into(view[filled:])
+            if received == 0:
+                return buffer[:filled]
+            filled += received
+        self._in_data = not self._in_data and count == _PDU_HEADER_BYTES and buffer[0] == _P_DATA_TF
+        return buffer
+
+    def message_handled(self) -> None:
+        """What was gathered is handled: the next message counts from nothing."""
+        self._message_bytes = 0
+
+
 class BoundedRequestHandler(RequestHandler):
-    """Reads no PDU longer than was negotiated."""
+    """Serves one connection through a :class:`BoundedReader`."""
 
     def _create_association(self) -> Association:
         association = super()._create_association()
-        transport = association.dul.socket
+        server = cast(PatientServer, self.server)
+
+        def refused() -> None:
+            detail = {"more_than_bytes": server.largest_message}
+            server.record("instance_too_large", association.requestor.ae_title, detail)
+
+        largest_pdu = max(self.ae.maximum_pdu_size, _LARGEST_ASSOCIATE_PDU)
         client = cast(socket.socket, self.request)
-        largest = max(self.ae.maximum_pdu_size, _LARGEST_ASSOCIATE_PDU)
-
-        def receive(count: int) -> bytearray:
-            if count > largest:
-                raise OSError(f"the peer announced a PDU of {count} bytes, more than the {largest} that are allowed")
-            buffer = bytearray(count)
-            view, filled = memoryview(buffer), 0
-            while filled < count:
-                received = client.recv_into(view[filled:])
-                if received == 0:
-                    return buffer[:filled]
-                filled += received
-            return buffer
-
-        transport.recv = receive
+        association.dul.socket.recv = BoundedReader(client, largest_pdu, server.largest_message, refused)
         return association
 
 
 class PatientServer(ThreadedAssociationServer):
     """Accepts connections without ever waiting for one peer: every socket has a time-out from its first byte on."""
 
-    network_timeout_s: float = 60.0
+    network_timeout_s: float
+    largest_message: int
+    record: EventSink
     daemon_threads = True
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -114,7 +157,7 @@ class Listener:
         self._spool = spool
         self._registered = registered
         self._record = record
-        self._server: ThreadedAssociationServer | None = None
+        self._server: PatientServer | None = None
 
     @property
     def port(self) -> int:
@@ -144,8 +187,7 @@ class Listener:
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
         ae.add_supported_context(Verification)
-        PatientServer.network_timeout_s = s.network_timeout_s
-        self._server = ae.make_server(
+        server = ae.make_server(
             (s.host, s.port),
             ae_title=s.ae_title,
             server_class=PatientServer,
@@ -157,6 +199,10 @@ class Listener:
                 (evt.EVT_ABORTED, self._on_aborted),
             ],
         )
+        self._server = cast(PatientServer, server)
+        self._server.network_timeout_s = s.network_timeout_s
+        self._server.largest_message = s.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD
+        self._server.record = self._record
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         log.info("listening", host=s.host, port=self.port, ae_title=s.ae_title)
 
@@ -173,6 +219,8 @@ class Listener:
         self._server = None
 
     def _on_store(self, event: evt.Event) -> int:
+        if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
+            event.assoc.dul.socket.recv.message_handled()
         request = cast(C_STORE, event.request)
         content = cast(BytesIO, request.DataSet).getbuffer()
         if content.nbytes > self._settings.max_instance_mb * 2**20:
@@ -200,16 +248,16 @@ class Listener:
         return 0x0000
 
     def _on_accepted(self, event: evt.Event) -> None:
-        for context in event.assoc.rejected_contexts:
-            self._record(
-                "context_refused",
-                event.assoc.requestor.ae_title,
-                {
-                    "sop_class": str(context.abstract_syntax),
-                    "transfer_syntaxes": [str(syntax) for syntax in context.transfer_syntax],
-                    "result": context.result,
-                },
-            )
+        refused = [
+            {
+                "sop_class": str(context.abstract_syntax),
+                "transfer_syntaxes": [str(syntax) for syntax in context.transfer_syntax],
+                "result": context.result,
+            }
+            for context in event.assoc.rejected_contexts
+        ]
+        if refused:
+            self._record("context_refused", event.assoc.requestor.ae_title, {"contexts": refused})
 
     def _on_rejected(self, event: evt.Event) -> None:
         primitive = event.assoc.requestor.primitive

@@ -1,7 +1,8 @@
 """Tells the ledger what lies in the spool: in batches, behind the acknowledgement, within a second.
 
 The ledger may be away for hours; receiving goes on, and everything is entered when it is back. At start, and after
-every trouble with the database, the spool itself is read again: the files are the truth.
+every trouble with the database, the spool itself is read again: the files are the truth. One object that cannot be
+entered never stands in the way of the others: it becomes an event and a row without a study.
 """
 
 from __future__ import annotations
@@ -10,28 +11,34 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
 import psycopg
 import structlog
-from psycopg_pool import PoolTimeout
+from procrastinate.exceptions import ConnectorException
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
+from node.gate.deflated import inflates_too_far
 from node.ledger import Database, intake
 from node.ledger.intake import InstanceRow
-from node.receive.spool import Reception, Spool
+from node.receive.spool import BusyError, Reception, Spool
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
 BATCH_WINDOW_S = 0.25
+PAUSE_S = 1.0
+READ_TRIES = 3
 _KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality"]
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
 """Defers the evaluation of a study on the registrar's own transaction."""
+Event = tuple[str, str, dict[str, Any]]
+"""(kind, subject, detail)"""
 
 
 class Registrar:
@@ -41,7 +48,11 @@ class Registrar:
         self._spool = spool
         self._database = database
         self._wake = wake
-        self._arrivals: queue.SimpleQueue[Reception | tuple[str, str, dict[str, Any]]] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Reception | Event] = queue.SimpleQueue()
+        self._kept: list[Reception | Event] = []  # of a batch that failed: the next round begins with it
+        self._look_again: set[str] = set()  # files that were busy or could not be read
+        self._look_at = 0.0
+        self._read_failures: Counter[str] = Counter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
 
@@ -67,19 +78,29 @@ class Registrar:
         while True:
             stopping = self._stop.is_set()
             try:
+                kept, self._kept = self._kept, []
+                self._enter(kept)
                 if not spool_read:
                     self.enter_spool()
                     spool_read = True
+                if self._look_again and time.monotonic() >= self._look_at:
+                    again, self._look_again = sorted(self._look_again), set()
+                    self._enter_files(again)
                 self._enter(self._batch())
-            except (psycopg.Error, PoolTimeout, OSError) as error:
-                log.warning("the ledger is away; receiving goes on", reason=type(error).__name__)
+            except Exception as error:
+                if _is_trouble(error):
+                    log.warning("the ledger is away; receiving goes on", reason=type(error).__name__)
+                else:
+                    log.exception("the registrar failed; it begins again with the spool")
                 spool_read = False
-                self._stop.wait(1.0)
+                if stopping:  # what is left is found in the spool at the next start
+                    return
+                self._stop.wait(PAUSE_S)
             if stopping and self._arrivals.empty():
                 return
 
-    def _batch(self) -> list[Reception | tuple[str, str, dict[str, Any]]]:
-        batch: list[Reception | tuple[str, str, dict[str, Any]]] = []
+    def _batch(self) -> list[Reception | Event]:
+        batch: list[Reception | Event] = []
         deadline = time.monotonic() + BATCH_WINDOW_S
         while len(batch) < BATCH and (left := deadline - time.monotonic()) > 0:
             try:
@@ -88,75 +109,197 @@ class Registrar:
                 break
         return batch
 
-    def _enter(self, batch: list[Reception | tuple[str, str, dict[str, Any]]]) -> None:
-        rows = [self._row(item) for item in batch if isinstance(item, Reception)]
-        events = [item for item in batch if not isinstance(item, Reception)]
-        if not batch:
+    def _enter(self, items: list[Reception | Event]) -> None:
+        """Enter all in one transaction or, where one of them is at fault, each in its own; keep what is left over."""
+        if not items:
             return
-        with self._database.transaction() as connection:
-            for kind, subject, detail in events:
-                intake.record_event(connection, kind, subject, detail)
-            for row in rows:
-                if row is not None and not row.study_uid:
-                    intake.record_event(
-                        connection, "unreadable", row.calling_ae, {"spool_name": row.spool_name, "bytes": row.bytes}
-                    )
-            changed = intake.register(connection, [row for row in rows if row is not None])
-            for study_uid in sorted(changed):
-                self._wake(connection, study_uid)
+        try:
+            self._transact(items)
+            return
+        except Exception as error:
+            if _is_trouble(error):
+                self._kept += items
+                raise
+            log.warning("a batch could not be entered; one by one", reason=type(error).__name__)
+        for position, item in enumerate(items):
+            try:
+                self._transact([item])
+            except Exception as error:
+                try:
+                    if _is_trouble(error):
+                        raise
+                    self._give_up(item, type(error).__name__)
+                except Exception:
+                    self._kept += items[position:]
+                    raise
 
-    def _row(self, reception: Reception) -> InstanceRow | None:
+    def _transact(self, items: list[Reception | Event]) -> None:
+        events = [item for item in items if not isinstance(item, Reception)]
+        receptions = [item for item in items if isinstance(item, Reception)]
+        rows = []
+        with self._database.transaction() as connection:
+            known = intake.registered(connection, [item.spool_name for item in receptions])
+        for item in receptions:
+            name = item.spool_name
+            if known.get(name) or (name in known and self._spool.path(name).exists()):
+                continue  # found in the spool before it was announced
+            try:
+                row = self._row(item)
+                if not row.study_uid:
+                    events.append(("unreadable", row.calling_ae, {"spool_name": name, "bytes": row.bytes}))
+            except FileNotFoundError:  # and not erased: it was acknowledged, and must not go
+                events.append(("vanished", item.calling_ae, {"spool_name": name}))
+                continue
+            except OSError as error:
+                if not self._read_failed(name, error):
+                    continue
+                events.append(("unregistrable", item.calling_ae, _detail(name, type(error).__name__)))
+                row = _row_of(item)
+            rows.append(row)
+        with self._database.transaction() as connection:
+            _record(connection, events)
+            for study_uid in sorted(intake.register(connection, rows)):
+                self._wake_study(connection, study_uid)
+
+    def _wake_study(self, connection: psycopg.Connection[Any], study_uid: str) -> None:
+        """A wake-up that fails for itself costs no instance its row: the keeper wakes forgotten studies."""
         try:
-            raw = self._spool.path(reception.spool_name).read_bytes()
-        except FileNotFoundError:  # expired or quarantined meanwhile
-            return None
-        keys = dict.fromkeys(_KEYS, "")
+            with connection.transaction():
+                self._wake(connection, study_uid)
+        except Exception as error:
+            if _is_trouble(error):
+                raise
+            log.error("a study was not woken", reason=type(error).__name__)
+
+    def _give_up(self, item: Reception | Event, reason: str) -> None:
+        """What cannot be entered as it is: a row that says only that the file exists, so that nothing waits for it."""
+        if not isinstance(item, Reception):
+            log.error("an event could not be recorded", kind=item[0], reason=reason)
+            return
+        log.error("an instance could not be registered", spool_name=item.spool_name, reason=reason)
+        bare = Reception(item.spool_name, "", "", "", "", "", item.received_at)
         try:
+            with self._database.transaction() as connection:
+                _record(connection, [("unregistrable", item.calling_ae, _detail(item.spool_name, reason))])
+                intake.register(connection, [_row_of(bare)])
+        except Exception as error:
+            if _is_trouble(error):
+                raise
+            log.error("an instance has no row", spool_name=item.spool_name, reason=type(error).__name__)
+
+    def _read_failed(self, spool_name: str, error: OSError) -> bool:
+        """Count; whether the file has failed often enough to be given up (until then it is looked at again)."""
+        log.warning("a file of the spool cannot be read", spool_name=spool_name, reason=error.strerror)
+        self._read_failures[spool_name] += 1
+        if self._read_failures[spool_name] >= READ_TRIES:
+            return True
+        self._again(spool_name)
+        return False
+
+    def _again(self, spool_name: str) -> None:
+        self._look_again.add(spool_name)
+        self._look_at = time.monotonic() + PAUSE_S
+
+    def _row(self, reception: Reception) -> InstanceRow:
+        path = self._spool.path(reception.spool_name)
+        raw = path.read_bytes()
+        keys: dict[str, str] = {}
+        try:
+            if inflates_too_far(path):
+                raise ValueError("inflates too far")
             header = dcmread(BytesIO(raw), stop_before_pixels=True, specific_tags=list(_KEYS))
-            keys = {key: str(header.get(key, "") or "").replace("\0", "").strip() for key in _KEYS}
-        except (InvalidDicomError, ValueError, KeyError, AttributeError, EOFError, NotImplementedError, OSError):
-            log.warning("an instance is unreadable as DICOM", spool_name=reception.spool_name)
-        return InstanceRow(
-            spool_name=reception.spool_name,
-            received_at=reception.received_at,
-            calling_ae=reception.calling_ae,
-            called_ae=reception.called_ae,
-            transfer_syntax=reception.transfer_syntax,
-            sop_class_uid=reception.sop_class_uid,
-            sop_instance_uid=reception.sop_instance_uid,
-            study_uid=keys["StudyInstanceUID"][:64],
-            series_uid=keys["SeriesInstanceUID"][:64],
-            patient_id=keys["PatientID"],
-            modality=keys["Modality"][:16],
-            bytes=len(raw),
-            sha256=_content_digest(raw),
-        )
+            keys = {key: str(header.get(key, "") or "").strip() for key in _KEYS}
+        except Exception as error:  # pydicom raises nearly everything
+            log.warning(
+                "an instance is unreadable as DICOM", spool_name=reception.spool_name, reason=type(error).__name__
+            )
+        return _row_of(reception, keys, len(raw), _content_digest(raw))
 
     def enter_spool(self) -> None:
         """Enter every instance that lies in the spool and is not in the ledger; finish interrupted erasures.
 
-        A file whose length or checksum is wrong was never acknowledged, or was altered since: it is set aside.
+        A file whose length or checksum is wrong was never acknowledged, or was altered since: it is set aside. One
+        that is still being written is looked at again a little later.
         """
         names = list(self._spool.names())
         for start in range(0, len(names), BATCH):
-            chunk = names[start : start + BATCH]
-            with self._database.transaction() as connection:
-                known = intake.registered(connection, chunk)
-            for name, erased in known.items():
-                if erased:
-                    self._spool.remove(name)
-            found: list[Reception | tuple[str, str, dict[str, Any]]] = []
-            for name in chunk:
-                if name in known:
-                    continue
-                reception = self._spool.read_reception(name)
+            self._enter_files(names[start : start + BATCH])
+
+    def _enter_files(self, names: list[str]) -> None:
+        with self._database.transaction() as connection:
+            known = intake.registered(connection, names)
+        for name, erased in known.items():
+            if erased:
+                self._spool.remove(name)
+        found: list[Reception | Event] = []
+        for name in names:
+            if name in known:
+                continue
+            try:
+                reception = self._spool.recover(name)
+            except BusyError:
+                self._again(name)
+            except FileNotFoundError:  # its writer failed, and has said so to the sender
+                continue
+            except OSError as error:
+                if self._read_failed(name, error):
+                    found.append(Reception(name, "", "", "", "", "", datetime.now(UTC)))
+            else:
                 if reception is None:
-                    self._spool.quarantine(name)
                     log.warning("a torn file was set aside", spool_name=name)
-                    found.append(("quarantined", "", {"spool_name": name}))
-                else:
-                    found.append(reception)
-            self._enter(found)
+                found.append(reception or ("quarantined", "", {"spool_name": name}))
+        self._enter(found)
+
+
+def _is_trouble(error: BaseException) -> bool:
+    """Whether the database, not what was to be entered, is at fault: then waiting helps, and nothing is given up."""
+    if isinstance(error, ConnectorException):
+        return error.__cause__ is None or _is_trouble(error.__cause__)
+    at_fault = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+    return isinstance(error, psycopg.Error) and not isinstance(error, at_fault)
+
+
+def _record(connection: psycopg.Connection[Any], events: Iterable[Event]) -> None:
+    for kind, subject, detail in events:
+        intake.record_event(connection, kind, _text(subject), _storable(detail))
+
+
+def _detail(spool_name: str, reason: str) -> dict[str, Any]:
+    return {"spool_name": spool_name, "reason": reason}
+
+
+def _row_of(reception: Reception, keys: dict[str, str] | None = None, size: int = 0, sha256: str = "") -> InstanceRow:
+    keys = keys or {}
+    return InstanceRow(
+        spool_name=reception.spool_name,
+        received_at=reception.received_at,
+        calling_ae=_text(reception.calling_ae),
+        called_ae=_text(reception.called_ae),
+        transfer_syntax=_text(reception.transfer_syntax),
+        sop_class_uid=_text(reception.sop_class_uid)[:64],
+        sop_instance_uid=_text(reception.sop_instance_uid)[:64],
+        study_uid=_text(keys.get("StudyInstanceUID", ""))[:64],
+        series_uid=_text(keys.get("SeriesInstanceUID", ""))[:64],
+        patient_id=_text(keys.get("PatientID", "")),
+        modality=_text(keys.get("Modality", ""))[:16],
+        bytes=size,
+        sha256=sha256,
+    )
+
+
+def _text(value: str) -> str:
+    """The text as PostgreSQL takes it: without NUL, without halves of surrogate pairs."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _storable(detail: Any) -> Any:
+    if isinstance(detail, str):
+        return _text(detail)
+    if isinstance(detail, dict):
+        return {_text(str(key)): _storable(value) for key, value in detail.items()}
+    if isinstance(detail, list | tuple):
+        return [_storable(value) for value in detail]
+    return detail
 
 
 def _content_digest(raw: bytes) -> str:

@@ -4,12 +4,17 @@ A file is created under its final name, written once and flushed with one fdatas
 unique per reception and says nothing about the patient or the object. Length and CRC-32 of the data set, both AE
 titles and the time of arrival stand in the file meta information (PS3.10 7.1, private information), so that a torn
 file is told from a whole one, and a ledger row can be rebuilt, in every transfer syntax, deflated ones included.
+
+A writer holds an exclusive lock (flock) on its file until it is whole, and whoever judges a file takes a shared one:
+a file that is still being written is never taken for a torn one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import struct
+import re
+import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -19,10 +24,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import cast
 
-from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomIO
+from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
@@ -31,10 +35,17 @@ SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
 DURABLE_WITHOUT_DIRECTORY_SYNC = frozenset({"ext4", "xfs", "btrfs"})
 """On these, fdatasync of a new file makes its name durable too (crash images of each were checked)."""
 QUARANTINE = "quarantine"
+_HOUR = re.compile(r"[0-9]{10}")
+_TRIES = 3
+_CHUNK = 1 << 20
 
 
 class OutOfSpaceError(Exception):
     """The spool's disk is at its reserve, or full."""
+
+
+class BusyError(Exception):
+    """The file is still being written."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +111,23 @@ class Spool:
         content = reception_of.data_set
         self._refuse_below_reserve(len(content))
         hour = reception_of.received_at.astimezone(UTC).strftime("%Y%m%d%H")
-        directory = self._hour_directory(hour)
-        name = f"{hour}/{uuid.uuid4().hex}.dcm"
-        path = self.folder / name
         header = _file_header(reception_of)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        for _ in range(_TRIES):
+            name = f"{hour}/{uuid.uuid4().hex}.dcm"
+            path = self.path(name)
             try:
-                _write_all(descriptor, header, content)
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-            if self._directory_sync_needed:
-                _sync_directory(directory)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
+                directory = self._hour_directory(hour)
+                _write_durably(path, header, content)
+                if self._directory_sync_needed:
+                    _sync_directory(directory)
+                break
+            except FileNotFoundError:  # taken away before it was locked: once more, under another name
+                continue
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
+        else:
+            raise OutOfSpaceError("the spool could not be written: its files vanish")
         return Reception(
             spool_name=name,
             sop_class_uid=reception_of.sop_class_uid,
@@ -136,28 +148,69 @@ class Spool:
                 continue
 
     def hours(self) -> dict[str, int]:
-        """Number of files in each hour's directory."""
+        """Number of files in each hour's directory. Whatever else lies in the spool (lost+found) is not looked at."""
         counts = {}
         for directory in self.folder.iterdir():
-            if directory.is_dir() and directory.name != QUARANTINE:
-                with os.scandir(directory) as entries:
-                    counts[directory.name] = sum(1 for entry in entries if entry.name.endswith(".dcm"))
+            if _HOUR.fullmatch(directory.name):
+                try:
+                    with os.scandir(directory) as entries:
+                        counts[directory.name] = sum(1 for entry in entries if entry.name.endswith(".dcm"))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
         return counts
 
+    def names_older_than(self, seconds: float) -> list[str]:
+        """Names of the instances whose file was last written at least so long ago."""
+        latest = time.time() - seconds
+        names = []
+        for name in self.names():
+            try:
+                if self.path(name).stat().st_mtime <= latest:
+                    names.append(name)
+            except FileNotFoundError:
+                continue
+        return names
+
+    def recover(self, spool_name: str) -> Reception | None:
+        """What the file itself says of its reception; a torn or altered file is set aside, and ``None`` returned.
+
+        Raises
+        ------
+        BusyError
+            The file is being written: it will be announced, or found torn by a later look.
+        FileNotFoundError
+            The file is gone.
+        OSError
+            It cannot be read, which says nothing about its content.
+        """
+        with self.path(spool_name).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(spool_name) from error
+            reception = self.read_reception(spool_name)
+            if reception is None:
+                self.quarantine(spool_name)  # under the lock: its writer notices, and starts over
+            return reception
+
     def read_reception(self, spool_name: str) -> Reception | None:
-        """What the file itself says of its reception; ``None`` for a torn or altered file."""
+        """What the file itself says of its reception; ``None`` for a torn or altered file.
+
+        Only the file meta information is parsed; of the data set, length and checksum are compared.
+
+        Raises
+        ------
+        OSError
+            The file is gone or cannot be read.
+        """
         path = self.path(spool_name)
-        raw = path.read_bytes()
         try:
-            meta = dcmread(
-                BytesIO(raw), specific_tags=["SOPInstanceUID"], stop_before_pixels=True, force=False
-            ).file_meta
+            meta = read_file_meta_info(path)
             if meta.PrivateInformationCreatorUID != SPOOL_CREATOR_UID:
                 return None
             version, arrived, length, crc = bytes(meta.PrivateInformation).rstrip(b"\0 ").decode("ascii").split(";")
             offset = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-            content = memoryview(raw)[offset:]
-            if version != "1" or len(content) != int(length) or zlib.crc32(content) != int(crc, 16):
+            if version != "1" or _length_and_crc(path, offset) != (int(length), int(crc, 16)):
                 return None
             return Reception(
                 spool_name=spool_name,
@@ -168,7 +221,9 @@ class Spool:
                 called_ae=str(meta.get("ReceivingApplicationEntityTitle", "")),
                 received_at=datetime.fromisoformat(arrived),
             )
-        except (InvalidDicomError, AttributeError, KeyError, ValueError, EOFError, struct.error, NotImplementedError):
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # whatever pydicom makes of a torn header
             return None
 
     def quarantine(self, spool_name: str) -> Path:
@@ -237,6 +292,34 @@ def _file_header(received: ReceivedObject) -> bytes:
     buffer.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(cast(DicomIO, buffer), meta, enforce_standard=True)
     return buffer.getvalue()
+
+
+def _length_and_crc(path: Path, offset: int) -> tuple[int, int]:
+    length = crc = 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(_CHUNK):
+            length += len(chunk)
+            crc = zlib.crc32(chunk, crc)
+    return length, crc
+
+
+def _write_durably(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a new file, locked until it is whole and on the disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory went, or the still empty file was set aside before it could be locked.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _write_all(descriptor, *parts)
+        os.fdatasync(descriptor)
+        path.stat()  # still there under its name
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, *parts: bytes | memoryview) -> None:

@@ -151,7 +151,44 @@ def test_every_syntax_that_we_decode_is_negotiated_and_no_other(ears: Callable[.
                 association.release()
         wait_until(lambda: any(e["kind"] == "context_refused" for e in ear.events()), what="the refusal as an event")
         refused = [e for e in ear.events() if e["kind"] == "context_refused"]
-        assert [(e["subject"], e["detail"]["transfer_syntaxes"]) for e in refused] == [("SCANNER", [MPEG2MPML])]
+        assert [(e["subject"], [c["transfer_syntaxes"] for c in e["detail"]["contexts"]]) for e in refused] == [
+            ("SCANNER", [[MPEG2MPML]])
+        ]
+
+
+def test_the_refused_contexts_of_an_association_are_one_event(ears: Callable[..., Any]) -> None:
+    with ears() as ear:
+        ae = AE(ae_title="SCANNER")
+        offers = [build_context(CTImageStorage), *(build_context(f"1.2.3.4.{n}") for n in range(40))]
+        association = ae.associate("127.0.0.1", ear.listener.port, offers, ae_title="SPINENODE")
+        association.release()
+        ear.listener.stop(5.0)
+        ear.registrar.stop()
+        assert [(e["kind"], len(e["detail"]["contexts"])) for e in ear.events()] == [("context_refused", 40)]
+
+
+def test_a_message_without_end_is_cut_off(ears: Callable[..., Any], tmp_path: Path) -> None:
+    """Fragments of one C-STORE beyond the largest instance: not gathered in memory; the next sender is served."""
+    fragment = struct.pack(">BBI", 4, 0, 100_006) + struct.pack(">IBB", 100_002, 1, 0) + b"\0" * 100_000
+    with ears(max_instance_mb=1, network_timeout_s=10.0) as ear:
+        ae = AE(ae_title="SCANNER")
+        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        association = ae.associate("127.0.0.1", ear.listener.port, ae_title="SPINENODE")
+        peer = association.dul.socket.socket
+        with pytest.raises(OSError, match=r"."):
+            for _ in range(1000):  # 100 MB
+                peer.sendall(fragment)
+        association.abort()
+        wait_until(lambda: any(e["kind"] == "instance_too_large" for e in ear.events()), what="the event")
+        assert ear.send(write_series(tmp_path / "in", 1))[0].verdict is Verdict.STORED
+
+
+def test_many_instances_on_one_association_may_be_more_than_one_may_be(
+    ears: Callable[..., Any], tmp_path: Path
+) -> None:
+    paths = write_series(tmp_path / "in", 48, size=700)  # 0.93 MiB each
+    with ears(max_instance_mb=1) as ear:
+        assert {reply.verdict for reply in ear.send(paths)} == {Verdict.STORED}
 
 
 def test_our_order_of_syntaxes_decides(ears: Callable[..., Any]) -> None:

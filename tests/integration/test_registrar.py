@@ -1,0 +1,231 @@
+"""The registrar beside a real ledger: one bad object, a ledger that is away, a spool that is being written."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from procrastinate.exceptions import ConnectorException
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from node.gate import deflated
+from node.ledger import Database, intake
+from node.receive import registrar as module
+from node.receive.registrar import Registrar
+from node.receive.spool import ReceivedObject, Reception, Spool
+from tests.conftest import wait_until
+from tests.dicom import STUDY, ct_slice
+
+
+class Desk:
+    """A registrar with its spool and ledger; studies that were woken are noted."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.folder = folder
+        self.database = database
+        self.spool = Spool(folder / "spool")
+        self.woken: list[str] = []
+        self.registrar = Registrar(self.spool, database, lambda _connection, study: self.woken.append(study))
+
+    def encoded(self, number: int = 0) -> bytes:
+        path = self.folder / "slice.dcm"
+        ct_slice(number).save_as(path, enforce_file_format=True)
+        raw = path.read_bytes()
+        return raw[144 + int.from_bytes(raw[140:144], "little") :]
+
+    def store(
+        self, content: bytes | None = None, syntax: str = ExplicitVRLittleEndian, calling: str = "SCANNER"
+    ) -> Reception:
+        """Store one object (a good slice unless told otherwise) without announcing it."""
+        return self.spool.store(
+            ReceivedObject(
+                data_set=self.encoded() if content is None else content,
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+                sop_instance_uid="1.2.3.4",
+                transfer_syntax=syntax,
+                calling_ae=calling,
+                called_ae="SPINENODE",
+                received_at=datetime.now(UTC),
+            )
+        )
+
+    def arrive(self, *receptions: Reception) -> None:
+        """Announce all, as one batch, to a registrar that then runs until they are entered."""
+        for reception in receptions:
+            self.registrar.arrived(reception)
+        self.registrar.start()
+        self.registrar.stop(30.0)
+
+    def rows(self) -> dict[str, str]:
+        """Study UID by name in the spool."""
+        with self.database.transaction() as connection:
+            found = connection.execute("SELECT spool_name, study_uid FROM instance").fetchall()
+        return {row["spool_name"]: row["study_uid"] for row in found}
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        with self.database.transaction() as connection:
+            found = connection.execute("SELECT kind, detail FROM event ORDER BY id").fetchall()
+        return [(row["kind"], row["detail"]) for row in found]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, database: Database) -> Desk:
+    return Desk(tmp_path, database)
+
+
+def unreadable_objects(desk: Desk) -> dict[str, Reception]:
+    whole = zlib.compress(desk.encoded(), wbits=-15)
+    return {
+        "truncated deflate": desk.store(whole[: len(whole) // 2], DeflatedExplicitVRLittleEndian),
+        "no deflate": desk.store(b"\xff" * 100, DeflatedExplicitVRLittleEndian),
+        "nothing": desk.store(b""),
+        "noise": desk.store(bytes(range(256)) * 4),
+        "odd length": desk.store(b"\x08\x00\x60\x00CS\xff\xff" + b"x" * 11),
+    }
+
+
+def test_unreadable_objects_are_events_and_rows_without_a_study(desk: Desk) -> None:
+    bad = {reception.spool_name for reception in unreadable_objects(desk).values()}
+    good = desk.store()
+    desk.arrive(good)
+    assert desk.rows() == {good.spool_name: STUDY} | dict.fromkeys(bad, "")
+    assert {detail["spool_name"] for kind, detail in desk.events() if kind == "unreadable"} == bad
+    assert {kind for kind, _ in desk.events()} == {"unreadable"}
+
+
+def test_a_deflate_bomb_is_not_inflated(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = 1 << 20
+    monkeypatch.setattr(module, "inflates_too_far", lambda path: deflated.inflates_too_far(path, small))
+    monkeypatch.setattr(module, "dcmread", lambda *_, **__: pytest.fail("parsed"))
+    bomb = desk.store(zlib.compress(desk.encoded() + b"\0" * 2 * small, wbits=-15), DeflatedExplicitVRLittleEndian)
+    desk.arrive(bomb)
+    assert desk.rows() == {bomb.spool_name: ""}
+    assert [kind for kind, _ in desk.events()] == ["unreadable"]
+
+
+def test_texts_that_postgresql_does_not_take_are_cleaned(desk: Desk) -> None:
+    good = desk.store()
+    odd = Reception(
+        **{**good.__dict__, "sop_instance_uid": "1.2\0.3" + "4" * 5000, "calling_ae": "A\0B", "called_ae": "\udce4"}
+    )
+    desk.registrar.record("context_refused", "A\0B", {"contexts": [{"sop_class": "1.2\0", "reason": "\udce4"}]})
+    desk.arrive(odd)
+    assert desk.rows() == {good.spool_name: STUDY}
+    assert desk.events() == [("context_refused", {"contexts": [{"sop_class": "1.2", "reason": "?"}]})]
+
+
+def test_one_row_that_the_ledger_refuses_stops_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, bad, last = desk.store(), desk.store(), desk.store()
+    register = intake.register
+
+    def refusing(connection: Any, rows: list[intake.InstanceRow]) -> set[str]:
+        if any(row.spool_name == bad.spool_name and row.study_uid for row in rows):
+            connection.execute("SELECT 1/0")
+        return register(connection, rows)
+
+    monkeypatch.setattr(intake, "register", refusing)
+    desk.registrar.record("context_refused", "SCANNER", {})
+    desk.arrive(first, bad, last)
+    assert desk.rows() == {first.spool_name: STUDY, bad.spool_name: "", last.spool_name: STUDY}
+    assert sorted(kind for kind, _ in desk.events()) == ["context_refused", "unregistrable"]
+    assert ("unregistrable", {"spool_name": bad.spool_name, "reason": "DivisionByZero"}) in desk.events()
+
+
+def test_a_wake_up_that_fails_costs_no_row(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(connection: Any, _study: str) -> None:
+        connection.execute("SELECT 1/0")
+
+    monkeypatch.setattr(desk.registrar, "_wake", failing)
+    good = desk.store()
+    desk.arrive(good)
+    assert desk.rows() == {good.spool_name: STUDY}
+
+
+@pytest.mark.parametrize(
+    "trouble", [psycopg.OperationalError("gone"), psycopg.InterfaceError("closed"), ConnectorException("away")]
+)
+def test_a_ledger_that_was_away_misses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+    register, failures = intake.register, []
+
+    def away(connection: Any, rows: list[intake.InstanceRow]) -> set[str]:
+        if rows and len(failures) < 2:
+            failures.append(rows)
+            raise trouble
+        return register(connection, rows)
+
+    monkeypatch.setattr(intake, "register", away)
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    desk.registrar.start()
+    wait_until(lambda: not desk.rows(), what="an idle registrar")
+    good = desk.store()
+    desk.registrar.record("association_rejected", "STRANGER", {})
+    desk.registrar.arrived(good)
+    wait_until(lambda: desk.rows() == {good.spool_name: STUDY}, what="the instance in the ledger")
+    desk.registrar.stop()
+    assert len(failures) == 2
+    assert [kind for kind, _ in desk.events()] == ["association_rejected"]
+
+
+def test_a_file_that_is_being_written_is_found_when_it_is_whole(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by a process that never announces it, as when a listener is killed behind its acknowledgement."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    stored = desk.store()
+    path = desk.spool.path(stored.spool_name)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:200])
+    writer = os.open(path, os.O_WRONLY)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    looks: list[str] = []
+    recover = desk.spool.recover
+
+    def look(name: str) -> Reception | None:
+        looks.append(name)
+        return recover(name)
+
+    monkeypatch.setattr(desk.spool, "recover", look)
+    desk.registrar.start()
+    wait_until(lambda: len(looks) > 1, what="a second look")
+    assert desk.rows() == {}
+    os.write(writer, raw)
+    os.close(writer)
+    wait_until(lambda: desk.rows() == {stored.spool_name: STUDY}, what="the whole file in the ledger")
+    desk.registrar.stop()
+    assert desk.events() == []
+
+
+def test_a_file_that_went_is_an_event_unless_it_was_erased(desk: Desk) -> None:
+    erased = desk.store()
+    desk.registrar.enter_spool()
+    with desk.database.transaction() as connection:
+        intake.mark_erased(connection, [row["id"] for row in connection.execute("SELECT id FROM instance").fetchall()])
+    gone = desk.store()
+    for reception in (erased, gone):
+        desk.spool.path(reception.spool_name).unlink()
+    desk.arrive(erased, gone)
+    assert desk.events() == [("vanished", {"spool_name": gone.spool_name})]
+
+
+def test_a_file_that_the_disk_cannot_read_blocks_nothing_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    bad, good = desk.store(), desk.store()
+    opened: Callable[..., Any] = Path.open
+
+    def failing(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path == desk.spool.path(bad.spool_name):
+            raise OSError(5, os.strerror(5))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    desk.registrar.start()
+    desk.registrar.arrived(bad)
+    wait_until(lambda: desk.rows() == {bad.spool_name: "", good.spool_name: STUDY}, what="a row for each")
+    desk.registrar.stop()
+    assert [kind for kind, _ in desk.events()] == ["unregistrable"]
+    assert desk.spool.path(bad.spool_name).is_file()
