@@ -28,6 +28,7 @@ from onnx_models.training.evaluation_figures import (
     agreements,
     constant_d_g,
     localizer_figures,
+    readable,
     screening_figures,
     strata,
 )
@@ -82,14 +83,16 @@ def _collect(answers: Iterable[Record], count: int, deadline: float, quiet: bool
 
 def figures(runner: Runner, records: Sequence[Record], rows: Sequence[RealRow]) -> Record:
     """Everything that is told of these records, ready for JSON."""
-    patients = [r for r in records if r["kind"] == "patient"]
-    negatives = [r for r in records if r["kind"] == "negative"]
+    seen = [r for r in records if r["kind"] == "patient"]
+    patients = [r for r in seen if readable(r)]
+    negatives = [r for r in records if not (r["kind"] == "patient" and readable(r))]
     out: Record = {
         "set": runner.chosen.name,
         "set_sha256": runner.chosen.sha256,
         "phantom_sha256": phantom_hash(),
         "models": runner.hashes,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "patients_seen": len(seen),
         "patients": len(patients),
         "patients_of_the_set": runner.chosen.patients,
         "negatives": len(negatives),

@@ -26,13 +26,15 @@ def replaced(card: str, section: str) -> str:
 
 
 def _head(told: Record, command: str) -> list[str]:
+    cut = told["patients_seen"] - told["patients"]
     hashes = ", ".join(f"{name} `{sha[:12]}`" for name, sha in told["models"].items())
-    part = "" if told["patients"] >= told["patients_of_the_set"] else f" of {told['patients_of_the_set']}"
+    part = "" if told["patients_seen"] >= told["patients_of_the_set"] else f" of {told['patients_of_the_set']}"
     return [
         f"Date {told['date']}; `{command.strip()}`; models {hashes}.",
         f"Set {told['set']} (SHA-256 `{told['set_sha256'][:12]}`, phantom `{told['phantom_sha256'][:12]}`): "
-        f"{told['patients']}{part} patients, {told['vertebrae']} whole vertebrae, {told['negatives']} images that must "
-        "be refused. Intervals are 95 %, by drawing patients again.",
+        f"{told['patients_seen']}{part} patients; {told['patients']} of them with {told['vertebrae']} whole vertebrae in "
+        f"view; {told['negatives']} images without a whole vertebra ({told['negatives'] - cut} beside the spine or of no "
+        f"spine, {cut} whose field of view cuts it). Intervals are 95 %, by drawing patients again.",
     ]
 
 
@@ -57,7 +59,7 @@ def localizer_section(told: Record, command: str) -> str:
         ("the same, 95th percentile (mm)", of("error_p95_mm"), "≤ 3"),
         ("whole vertebrae on the believed curve", of("covered", 1, True), ""),
         ("patients with a believed curve", of("patients_with_curve", 1, True), ""),
-        ("images without a whole spine refused", of("negatives_refused", 1, True), "100 %"),
+        ("images without a whole vertebra refused", of("negatives_refused", 1, True), "100 %"),
     ]
     lines = [*_head(told, command), "", "**On phantoms**", "", *_table(rows), ""]
     return "\n".join(lines + _real_lines(told))
@@ -111,8 +113,8 @@ def screening_section(told: Record, command: str) -> str:
         ("flag that ships: specificity, undeformed patients", of("specificity", 1, True), "≥ 95 %"),
         ("false flags among undeformed vertebrae", of("false_flags", 2, True), ""),
         ("patients evaluable", of("evaluated", 1, True), ""),
-        ("images without a whole spine refused", of("negatives_refused", 1, True), "100 %"),
-        ("images without a whole spine flagged", of("negatives_flagged", 1, True), "0 %"),
+        ("images without a whole vertebra refused", of("negatives_refused", 1, True), "100 %"),
+        ("images without a whole vertebra flagged", of("negatives_flagged", 1, True), "0 %"),
     ]
     lines = [*_head(told, command), f"{told['seconds_per_patient']:.1f} s a patient (median, one thread)."]
     lines += ["", "**On phantoms**", "", *_table(rows), "", *_agreement_lines(told), "", *_strata_lines(told), ""]

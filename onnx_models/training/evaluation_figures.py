@@ -74,6 +74,11 @@ def flagged(found: Record) -> bool:
     return found["grade"] in needed
 
 
+def readable(record: Record) -> bool:
+    """Whether any whole vertebra is in view; where the field of view cuts them all, refusing is right."""
+    return any(v["view"] == "whole" and is_vertebra(v) for v in record["vertebrae"])
+
+
 def truly_deformed(record: Record) -> bool:
     """At least one whole vertebra without implant has lost a quarter of a height."""
     return any(

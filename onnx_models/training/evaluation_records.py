@@ -44,12 +44,14 @@ class Runner:
     models: Models
     hashes: dict[str, str]
     localizer_only: bool
+    source: str
+    """`source_hash` when the code was loaded."""
 
     @property
     def folder(self) -> Path:
         """Where the records of this set, these models and this code are kept."""
         models = (self.hashes[name] for name in sorted(self.hashes))
-        parts = [self.chosen.sha256, phantom_hash(), *models, source_hash()]
+        parts = [self.chosen.sha256, phantom_hash(), *models, self.source]
         return BUILD / "records" / "-".join(part[:10] for part in parts)
 
     def record(self, kind: str, index: int) -> Record:
@@ -95,7 +97,7 @@ def load_runner(chosen: EvaluationSet, folder: Path = MODELS) -> Runner:
     hashes = {model["name"]: model["sha256"] for model in manifest["models"]}
     names = [name for name in ("localizer", "keypoints") if name in hashes]
     models = load_models(folder, "cpu", threads=1, names=names)
-    return Runner(chosen, models, {name: hashes[name] for name in names}, "keypoints" not in names)
+    return Runner(chosen, models, {name: hashes[name] for name in names}, "keypoints" not in names, source_hash())
 
 
 def source_hash(folder: Path = MODELS.parent / "inference", leave_out: str = "") -> str:

@@ -21,6 +21,7 @@ from onnx_models.training.evaluation_figures import (
     localizer_figures,
     measured,
     pairs,
+    readable,
     screening_figures,
     strata,
     truly_deformed,
@@ -99,6 +100,11 @@ def broken() -> dict:
     )
 
 
+def test_patients_whose_vertebrae_are_all_cut_must_be_refused(healthy: dict) -> None:
+    cut = record([true_vertebra("L1", 0, view="cut"), true_vertebra("S1", -30)], [], None, "NO_SPINE_FOUND")
+    assert readable(healthy) and not readable(cut)
+
+
 def test_pairs(healthy: dict, broken: dict) -> None:
     right, missed, false = pairs(healthy)
     assert [p.truth["level"] for p in right] == ["T12", "L1", "L2"]
@@ -166,6 +172,7 @@ def told(patients: list[dict]) -> dict:
         "phantom_sha256": "b" * 64,
         "models": {"localizer": "c" * 64},
         "date": "2026-01-01",
+        "patients_seen": len(patients),
         "patients": len(patients),
         "patients_of_the_set": 160,
         "negatives": 0,
