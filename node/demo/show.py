@@ -223,14 +223,14 @@ def _validate(objects: list[Path], console: Console) -> bool:
 
 def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: Console) -> None:
     title = {True: "FLAG: vertebral height loss, possible fracture", False: "no flag", None: "not graded"}[answer.flag]
-    table = Table("vertebra", "Ha / Hm / Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
+    table = Table("vertebra", "Ha/Hm/Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
     if truth:
         for column in ("truth", "true heights mm", "true loss"):
             table.add_column(column)
     for vertebra in answer.vertebrae:
         row = [
-            escape(vertebra.name),
-            " / ".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
+            escape(vertebra.name.removeprefix("spine-node ")),
+            "/".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
             f"{vertebra.height_ratio:.2f}" if vertebra.height_ratio is not None else "",
             f"{100 * vertebra.largest_loss:.0f} %" if vertebra.largest_loss is not None else "",
             str(vertebra.grade or ""),
@@ -250,7 +250,7 @@ def _truth_columns(vertebra: ReadVertebra, truth: Sequence[TrueVertebra]) -> lis
     if float(np.linalg.norm(np.asarray(nearest.centroid_lps_mm) - centre)) > MATCH_MM:
         return ["[red]no vertebra here[/red]", "", ""]
     name = nearest.level if nearest.deformity == "none" else f"{nearest.level} {nearest.deformity}"
-    return [name, " / ".join(f"{h:.1f}" for h in nearest.heights_mm), f"{100 * float(max(nearest.loss)):.0f} %"]
+    return [name, "/".join(f"{h:.1f}" for h in nearest.heights_mm), f"{100 * float(max(nearest.loss)):.0f} %"]
 
 
 def _found(true: TrueVertebra, answer: ReadAnswer) -> bool:
