@@ -32,9 +32,9 @@ def _head(told: Record, command: str) -> list[str]:
     return [
         f"Date {told['date']}; `{command.strip()}`; models {hashes}.",
         f"Set {told['set']} (SHA-256 `{told['set_sha256'][:12]}`, phantom `{told['phantom_sha256'][:12]}`): "
-        f"{told['patients_seen']}{part} patients; {told['patients']} of them with {told['vertebrae']} whole vertebrae in "
-        f"view; {told['negatives']} images without a whole vertebra ({told['negatives'] - cut} beside the spine or of no "
-        f"spine, {cut} whose field of view cuts it). Intervals are 95 %, by drawing patients again.",
+        f"{told['patients_seen']}{part} patients, {told['patients']} with {told['vertebrae']} whole vertebrae in view; "
+        f"{told['negatives']} images without a whole vertebra ({told['negatives'] - cut} beside the spine or of none, "
+        f"{cut} whose field of view cuts all bodies). Intervals are 95 %, by drawing patients again.",
     ]
 
 
