@@ -149,7 +149,7 @@ def test_the_data_set_is_not_parsed_to_learn_of_its_reception(tmp_path: Path, mo
     assert spool.recover(stored.spool_name) == stored
 
 
-@pytest.mark.parametrize("damage", [b"\xff" * 40, b"\x02\x00\x02\x01UI\xff\xff" * 5])
+@pytest.mark.parametrize("damage", [b"\xff" * 40, b"\x02\x00\x02\x01UI\xff\xff" * 5], ids=["noise", "lengths"])
 def test_a_header_of_nonsense_is_a_torn_file_and_no_error(tmp_path: Path, damage: bytes) -> None:
     spool = Spool(tmp_path / "spool")
     stored = spool.store(received(b"12345678"))
