@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
 
-EXPLAINED = ("DatabaseError", "ModelError", "AlreadyRunningError", "UnreachableError", "StageError")
+EXPLAINED = {"DatabaseError", "ModelError", "AlreadyRunningError", "UnreachableError", "StageError"}
 """Errors whose message says what a person can do; known by name, since their modules are imported only when used."""
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SPINE_NODE_DEBUG"):
             raise
-        if type(error).__name__ in EXPLAINED:
+        if EXPLAINED & {kind.__name__ for kind in type(error).__mro__}:
             _fail(str(error))
         _fail(f"internal error ({type(error).__name__}: {error}); set SPINE_NODE_DEBUG=1 for the traceback")
 
@@ -152,11 +152,11 @@ def send_command(
 ) -> None:
     """C-STORE every DICOM file of a folder."""
     from node.analyze import dicom_files
-    from node.deliver.sender import send
+    from node.deliver.sender import is_dicom, send
     from node.deliver.status import Verdict
 
     host, port = _peer(peer)
-    files = [path for path in dicom_files(dicom_dir) if _is_dicom(path)] if dicom_dir.is_dir() else [dicom_dir]
+    files = [path for path in dicom_files(dicom_dir) if is_dicom(path)] if dicom_dir.is_dir() else [dicom_dir]
     if not files:
         _fail(f"{dicom_dir} holds no DICOM file", WRONG_USE)
     refused: list[dict[str, str]] = []
@@ -321,11 +321,6 @@ def _peer(text: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         _fail(f"{text!r} is not HOST:PORT", WRONG_USE)
     return host, int(port)
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 if __name__ == "__main__":
