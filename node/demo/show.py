@@ -223,10 +223,12 @@ def _validate(objects: list[Path], console: Console) -> bool:
 
 def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: Console) -> None:
     title = {True: "FLAG: vertebral height loss, possible fracture", False: "no flag", None: "not graded"}[answer.flag]
-    table = Table("vertebra", "Ha/Hm/Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
+    table = Table("", "Ha/Hm/Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
     if truth:
-        for column in ("truth", "true heights mm", "true loss"):
+        for column in ("truth", "true mm", "loss"):
             table.add_column(column)
+    for column in table.columns:
+        column.no_wrap = True
     for vertebra in answer.vertebrae:
         row = [
             escape(vertebra.name.removeprefix("spine-node ")),
