@@ -225,8 +225,8 @@ def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: 
     title = {True: "FLAG: vertebral height loss, possible fracture", False: "no flag", None: "not graded"}[answer.flag]
     table = Table("", "Ha/Hm/Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
     if truth:
-        for column in ("truth", "true mm", "loss"):
-            table.add_column(column)
+        for header in ("truth", "true mm", "loss"):
+            table.add_column(header)
     for column in table.columns:
         column.no_wrap = True
     for vertebra in answer.vertebrae:
