@@ -49,7 +49,20 @@ def largest_loss(truth: Record) -> float:
 
 
 def pairs(record: Record) -> tuple[list[Pair], list[Record], list[Record]]:
-    """(matched pairs, whole vertebrae that were missed, findings that match nothing or the sacrum)."""
+    """(matched pairs, whole vertebrae that were missed, findings that match nothing or the sacrum).
+
+    Kept for each record, since intervals ask for the same patients hundreds of times.
+    """
+    kept = _PAIRS.get(id(record))
+    if kept is None or kept[0] is not record:
+        kept = _PAIRS[id(record)] = (record, _paired(record))
+    return kept[1]
+
+
+_PAIRS: dict[int, tuple[Record, tuple[list[Pair], list[Record], list[Record]]]] = {}
+
+
+def _paired(record: Record) -> tuple[list[Pair], list[Record], list[Record]]:
     truth, found = record["vertebrae"], record["answer"]["found"]
     at = matched(_points(found), _points(truth), MATCH_MM)
     right = [Pair(truth[t], f) for f, t in zip(found, at, strict=True) if t is not None and is_vertebra(truth[t])]
