@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 90
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 .PHONY: demo test check bench chaos train train-env debian clean lock
@@ -28,11 +29,12 @@ chaos: $(READY)  ## the full fault suite
 train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"
 
-train: train-env  ## every shipped model again; resumes where it was stopped
-	$(BIN)/python -m onnx_models.training.train localizer
+train: train-env  ## every shipped model again, MINUTES each; resumes where it was stopped
+	$(BIN)/python -m onnx_models.training.train localizer --minutes $(MINUTES)
 	$(BIN)/python -m onnx_models.training.export localizer
-	$(BIN)/python -m onnx_models.training.train keypoints
+	$(BIN)/python -m onnx_models.training.train keypoints --minutes $(MINUTES)
 	$(BIN)/python -m onnx_models.training.export keypoints
+	$(BIN)/python -m onnx_models.training.evaluate
 
 debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace; } >/dev/null; then \
