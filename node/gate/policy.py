@@ -1,4 +1,4 @@
-"""Every threshold and word list of the gate, in one place, with the defaults of design/clinical.md.
+"""Every threshold and word list of the gate, in one place, with the defaults of clinical.md.
 
 A site changes them in its configuration; nothing else in this package holds a number that a site might want to change.
 """
