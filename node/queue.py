@@ -20,6 +20,8 @@ from procrastinate.signals import on_stop
 
 EVALUATE = "evaluate"
 DELIVER = "deliver"
+POLLING_S = 0.5
+"""A job that was scheduled for later is not announced when its time comes: it is found within this time."""
 
 LONGEST_QUEUE_NAME = 40
 """PostgreSQL refuses a notification on a channel of 64 bytes, and Procrastinate's prefix has 23 of them."""
@@ -102,7 +104,7 @@ def run_worker(
             queues=[queue],
             name=name,
             concurrency=concurrency,
-            fetch_job_polling_interval=2.0,
+            fetch_job_polling_interval=POLLING_S,
             shutdown_graceful_timeout=drain_s,
             install_signal_handlers=False,  # each worker's would replace those of the one before
             update_heartbeat_interval=max(stalled_after_s / 3, 0.5),
