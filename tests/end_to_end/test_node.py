@@ -86,6 +86,9 @@ def kinds(pacs: SmallPacs) -> list[str]:
 STEPS = ("gate", "localize", "keypoints", "results", "outbox")
 """Steps that the evaluator logs as it enters them; it is killed once in each."""
 
+LONGER = {"quiet_s": 15.0}
+"""Longer than a killed process needs to come back: else the half that was sent before is a study of its own."""
+
 EVALUATED = sorted(
     [
         "Secondary Capture Image Storage",
@@ -179,7 +182,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_each_process_is_killed(
 ) -> None:
     """SIGKILL between acknowledgement and ledger, of the whole node, and of the evaluator in each of its steps."""
     files = [path for path in dicom_files(phantom_series) if path.suffix == ".dcm"]
-    with SmallPacs(tmp_path / "pacs") as pacs, running(pacs) as node:
+    with SmallPacs(tmp_path / "pacs") as pacs, running(pacs, study=LONGER) as node:
         half = len(files) // 2
         acknowledged = send_files(node, files[:half])
         old = node.pids["receive"]
@@ -212,7 +215,7 @@ def test_the_private_database_is_killed_and_comes_back(
 ) -> None:
     """Receiving goes on without it; everything is entered and answered when it is back."""
     files = [path for path in dicom_files(phantom_series) if path.suffix == ".dcm"]
-    with SmallPacs(tmp_path / "pacs") as pacs, running(pacs) as node:
+    with SmallPacs(tmp_path / "pacs") as pacs, running(pacs, study=LONGER) as node:
         postmaster = node.settings.data_dir / "postgres" / "postmaster.pid"
         half = len(files) // 2
         assert send_files(node, files[:half]) == half
