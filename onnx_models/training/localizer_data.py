@@ -132,6 +132,7 @@ class CropRanges:
     turn_degrees: float = 10.0
     shear: float = 0.15
     posterior_margin: tuple[float, float] = (0.06, 0.45)
+    at_side: float = 0.2
     vessels: int = 4
     circle: float = 0.2
 
@@ -206,6 +207,8 @@ def draw_window(
             row = (1 - rng.uniform(*ranges.posterior_margin)) * height
         column = width * (0.5 + rng.normal(0, 0.12))
         column = float(np.clip(column, min(10, width / 3), width - min(10, width / 3)))
+        if rng.random() < ranges.at_side:  # a scoliosis, or a heart scanned with a narrow field of view
+            column = float(rng.uniform(4, width - 4))
         row = float(min(row, height - 7))
     elif kind == "truncated":
         row, column = height + rng.uniform(-5, 7), width * rng.uniform(0.1, 0.9)

@@ -1,8 +1,9 @@
 """How the localizer is trained, judged on held-out phantoms, and exported.
 
-Loss: mean absolute error of the soft-argmax to the curve (the paper's), binary cross-entropy of the presence, and two
-terms on the map itself: cross-entropy to a small Gaussian at the centre, which finds the spine sooner and fades as the
-training goes on, and cross-entropy to a flat map where there is no spine, so that the peak says so too.
+Loss: mean absolute error of the soft-argmax to the curve (the paper's), of the whole map, which teaches it to have one
+place, and near its mode, which is what is used; binary cross-entropy of the presence; and two terms on the map itself:
+cross-entropy to a small Gaussian at the centre, which finds the spine sooner and fades as the training goes on, and
+cross-entropy to a flat map where there is no spine, so that the peak says so too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from onnx_models.training.localizer_data import (
     scene_files,
 )
 from onnx_models.training.localizer_generator import Generator
-from onnx_models.training.localizer_network import Localizer, centre_of, map_probability
+from onnx_models.training.localizer_network import Localizer, centre_of, local_centre_of, map_probability
 from onnx_models.training.train import averaged_network
 
 VERSION = "1.0.0"
@@ -51,8 +52,9 @@ class LocalizerTask:
         self._generator = Generator(cache, held_out=HELD_OUT)
 
     def network(self) -> nn.Module:
-        """A network with random weights."""
-        return Localizer()
+        """A network with random weights, its channels last: a quarter faster on a CPU."""
+        network = Localizer()
+        return network.to(memory_format=torch.channels_last_3d)
 
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of crops."""
@@ -73,16 +75,19 @@ class LocalizerTask:
 
 def loss_of(network: Localizer, batch: Crop, progress: float) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch and what it is made of."""
-    logits, presence = network.features(torch.from_numpy(batch.volume))
+    volume = torch.from_numpy(batch.volume).contiguous(memory_format=torch.channels_last_3d)
+    logits, presence = network.features(volume)
     b, d, h, w = logits.shape
     truth = torch.from_numpy(batch.centre)
     taught = torch.from_numpy(batch.taught)
     known = torch.from_numpy(batch.presence)
     probability = map_probability(logits)
     log_probability = torch.log_softmax(logits.reshape(b, d, h * w), dim=2)
-    error_mm = (centre_of(probability) - truth).abs().sum(dim=2) * SPACING_MM
     count = taught.sum().clamp(min=1)
-    distance = (error_mm * taught).sum() / count
+    distance, near = (
+        ((centre - truth).abs().sum(dim=2) * SPACING_MM * taught).sum() / count
+        for centre in (centre_of(probability), local_centre_of(logits))
+    )
     spread = -(target_map(truth, (h, w)).reshape(b, d, h * w) * log_probability).sum(2)
     spread = (spread * taught).sum() / count
     none = known == 0
@@ -90,9 +95,10 @@ def loss_of(network: Localizer, batch: Crop, progress: float) -> tuple[Tensor, d
     right = nn.functional.binary_cross_entropy_with_logits(presence, known.clamp(min=0), reduction="none")
     right = (right * (known >= 0)).sum() / (known >= 0).sum().clamp(min=1)
     map_weight = 1.0 - 0.8 * min(1.0, 2 * progress)
-    loss = 0.1 * distance + map_weight * spread + 0.2 * flat + right
+    loss = 0.05 * distance + 0.2 * near + map_weight * spread + 0.2 * flat + right
     return loss, {
         "distance_mm": distance.item(),
+        "near_mm": near.item(),
         "spread": spread.item(),
         "flat": flat.item(),
         "presence": right.item(),
