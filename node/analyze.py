@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,6 +20,7 @@ from inference.refusal import Outcome
 from inference.runtime import Models
 from node import gate
 from node.answering import BuiltAnswer, Identity, answer, gate_policy
+from node.gate import SeriesDecision
 from node.results import png
 from node.settings import Settings
 
@@ -27,15 +29,7 @@ from node.settings import Settings
 class AnalyzedSeries:
     """One line of ``series.json``; ``folder`` is set, and ``built`` there, where the series was answered."""
 
-    study_uid: str
-    series_uid: str
-    modality: str
-    description: str
-    instances: int
-    outcome: str
-    reason_code: str | None
-    reason: str | None
-    better_series_uid: str | None
+    decision: SeriesDecision
     folder: Path | None = None
     built: BuiltAnswer | None = None
 
@@ -78,41 +72,30 @@ def analyze(
                 built = answer(series, models, settings, identity, gate_s=gate_s, progress=progress)
                 target = out / decision.series_uid
                 _write(target, built)
-            analyzed.append(
-                AnalyzedSeries(
-                    study_uid=study_uid,
-                    series_uid=decision.series_uid,
-                    modality=decision.modality,
-                    description=decision.description,
-                    instances=decision.instances,
-                    outcome=str(decision.outcome),
-                    reason_code=str(decision.refusal.code) if decision.refusal else None,
-                    reason=decision.refusal.sentence if decision.refusal else None,
-                    better_series_uid=decision.better_series_uid,
-                    folder=target,
-                    built=built,
-                )
-            )
+            analyzed.append(AnalyzedSeries(decision, target, built))
     out.mkdir(parents=True, exist_ok=True)
     listing = {
         "schema": "spine-node/series/1",
-        "series": [
-            {
-                "study_instance_uid": item.study_uid,
-                "series_instance_uid": item.series_uid,
-                "modality": item.modality,
-                "description": item.description,
-                "instances": item.instances,
-                "outcome": item.outcome,
-                "reason": {"code": item.reason_code, "sentence": item.reason} if item.reason_code else None,
-                "better_series_instance_uid": item.better_series_uid,
-            }
-            for item in analyzed
-        ],
+        "series": [_listed(item.decision) for item in analyzed],
         "unreadable": [{"file": str(item.path), "reason": item.reason} for item in unreadable],
     }
     (out / "series.json").write_text(json.dumps(listing, indent=2), encoding="utf-8")
     return analyzed
+
+
+def _listed(decision: SeriesDecision) -> dict[str, Any]:
+    """A decision as ``series.json`` has it."""
+    row = decision.row()
+    return {
+        "study_instance_uid": decision.study_uid,
+        "series_instance_uid": row["series_uid"],
+        "modality": row["modality"],
+        "description": row["description"],
+        "instances": row["instances"],
+        "outcome": row["outcome"],
+        "reason": {"code": row["reason_code"], "sentence": row["reason"]} if row["reason_code"] else None,
+        "better_series_instance_uid": row["better_series_uid"],
+    }
 
 
 def _write(target: Path, built: BuiltAnswer) -> None:

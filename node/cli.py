@@ -126,18 +126,20 @@ def analyze_command(
 
 
 def _print_analyzed(analyzed: list[AnalyzedSeries], out: Path) -> None:
+    from node.results.wording import verdict
+
     table = Table("series", "modality", "images", "outcome", "why / what", title="Research use only")
     for item in analyzed:
-        built = item.built
+        built, decision = item.built, item.decision.row()
         if built is None:
-            what = item.reason or ""
+            what = decision["reason"] or ""
         elif built.findings.refusal is not None:
             what = f"not evaluable: {built.findings.refusal.sentence}"
         else:
-            verdict = "FLAG" if built.findings.patient.flag else "no flag"
-            what = f"{verdict}, {len(built.findings.vertebrae)} vertebrae → {item.folder}"
-        name = escape(item.description or item.series_uid[-12:])
-        table.add_row(name, escape(item.modality), str(item.instances), item.outcome, escape(what))
+            what = f"{verdict(built.findings)}, {len(built.findings.vertebrae)} vertebrae → {item.folder}"
+        name = escape(decision["description"] or decision["series_uid"][-12:])
+        images = str(decision["instances"])
+        table.add_row(name, escape(decision["modality"]), images, decision["outcome"], escape(what))
     out_console.print(table)
     out_console.print(f"listing: {out / 'series.json'}")
 

@@ -45,7 +45,7 @@ PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 class Workflow:
     """What a worker does with a study and with an answer."""
 
-    def __init__(self, settings: Settings, database: Database, models: Models | None) -> None:
+    def __init__(self, settings: Settings, database: Database, models: Models) -> None:
         self._settings = settings
         self._database = database
         self._models = models
@@ -115,22 +115,10 @@ class Workflow:
             if unreadable:
                 intake.record_event(connection, "unreadable_images", study_uid, {"instances": unreadable})
             for decision in decisions:
-                answers.record_outcome(
-                    connection,
-                    study_uid,
-                    decision.series_uid,
-                    modality=decision.modality,
-                    description=decision.description,
-                    instances=decision.instances,
-                    outcome=str(decision.outcome),
-                    reason_code=str(decision.refusal.code) if decision.refusal else None,
-                    reason=decision.refusal.sentence if decision.refusal else None,
-                    better_series_uid=decision.better_series_uid,
-                )
+                answers.record_outcome(connection, study_uid, **decision.row())
 
     def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader]) -> None:
         """Gate to outbox for one series; nothing is done for an input that has its answer."""
-        assert self._models is not None, "this worker was started without models"
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from inference.refusal import Outcome, Refusal, RefusalCode
 from node.gate.assessment import Assessment, assess
@@ -14,6 +15,19 @@ from node.gate.policy import GatePolicy
 from node.gate.values import text
 
 PIPELINE_CT = "ct"
+
+
+class SeriesRow(TypedDict):
+    """A decision in plain values, as the ledger and lists hold it; what does not apply is ``None``."""
+
+    series_uid: str
+    modality: str
+    description: str
+    instances: int
+    outcome: str
+    reason_code: str | None
+    reason: str | None
+    better_series_uid: str | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,19 @@ class SeriesDecision:
     spine_expected: bool = False
     spacing_mm: float | None = None
     coverage_mm: float | None = None
+
+    def row(self) -> SeriesRow:
+        """The decision in plain values."""
+        return SeriesRow(
+            series_uid=self.series_uid,
+            modality=self.modality,
+            description=self.description,
+            instances=self.instances,
+            outcome=str(self.outcome),
+            reason_code=str(self.refusal.code) if self.refusal else None,
+            reason=self.refusal.sentence if self.refusal else None,
+            better_series_uid=self.better_series_uid,
+        )
 
 
 def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[SeriesDecision]:

@@ -119,8 +119,8 @@ def is_parked(connection: Connection, study_uid: str) -> bool:
 def record_outcome(
     connection: Connection,
     study_uid: str,
-    series_uid: str,
     *,
+    series_uid: str,
     modality: str,
     description: str,
     instances: int,

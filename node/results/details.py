@@ -22,8 +22,17 @@ from node.results.common import local_start, source_text
 from node.results.context import ResultContext
 from node.results.identity import Identity
 from node.results.report import HEIGHT_DIGITS, height_lines
-from node.results.segmentation import tracking_identifier
-from node.results.structured import CONTAINS, algorithm, code, container, document, number, observation_context, text
+from node.results.structured import (
+    CONTAINS,
+    algorithm,
+    code,
+    container,
+    document,
+    group_head,
+    number,
+    observation_context,
+    text,
+)
 from node.results.wording import (
     FLAG_SENTENCE,
     LIMITS_SENTENCE,
@@ -78,16 +87,6 @@ def build_details(
     )
 
 
-def _tracking(vertebra: VertebraFinding, identity: Identity) -> hd.sr.TrackingIdentifier:
-    return hd.sr.TrackingIdentifier(
-        uid=identity.tracking_uid(vertebra.ordinal), identifier=tracking_identifier(vertebra)
-    )
-
-
-def _sites(vertebra: VertebraFinding) -> list[hd.sr.FindingSite] | None:
-    return [hd.sr.FindingSite(codes.vertebra(vertebra.level))] if vertebra.level is not None else None
-
-
 def _numbers(
     vertebra: VertebraFinding,
     source: Sequence[Dataset],
@@ -98,9 +97,7 @@ def _numbers(
 ) -> Group:
     """Every number and evaluation of one vertebra."""
     shared: dict[str, Any] = {
-        "tracking_identifier": _tracking(vertebra, identity),
-        "finding_type": codes.VERTEBRA,
-        "finding_sites": _sites(vertebra),
+        **group_head(vertebra, identity),
         "algorithm_id": algorithm(findings, ctx),
         "measurements": _measurements(vertebra),
         "qualitative_evaluations": _evaluations(vertebra),
@@ -180,12 +177,7 @@ def _end_points(
         )
         for name, value, line in zip(codes.HEIGHTS, heights, height_lines(vertebra), strict=True)
     ]
-    return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(vertebra, identity),
-        finding_type=codes.VERTEBRA,
-        finding_sites=_sites(vertebra),
-        measurements=measurements,
-    )
+    return hd.sr.MeasurementsAndQualitativeEvaluations(**group_head(vertebra, identity), measurements=measurements)
 
 
 def _verdict(findings: Findings) -> list[ContentItem]:

@@ -21,8 +21,7 @@ from node.results import codes
 from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
 from node.results.reformat import Ruler
-from node.results.segmentation import tracking_identifier
-from node.results.structured import document, observation_context, text
+from node.results.structured import document, group_head, observation_context, text
 from node.results.wording import comment, reading_order
 
 HEIGHT_DIGITS = 2
@@ -99,14 +98,7 @@ def _group(
         )
         for name, value, line in zip(codes.SHORT_HEIGHTS, vertebra.heights_mm.as_tuple(), pixels, strict=True)
     ]
-    group = hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(
-            uid=identity.tracking_uid(vertebra.ordinal), identifier=tracking_identifier(vertebra)
-        ),
-        finding_type=codes.VERTEBRA,
-        finding_sites=[hd.sr.FindingSite(codes.vertebra(vertebra.level))] if vertebra.level is not None else None,
-        measurements=measurements,
-    )
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(**group_head(vertebra, identity), measurements=measurements)
     items = group[0].ContentSequence
     first_number = next(i for i, item in enumerate(items) if item.ValueType == "NUM")
     items.insert(first_number, text(codes.COMMENT, comment(vertebra)))

@@ -7,6 +7,7 @@ that dates, UIDs and the patient come from one place only (`common.stamp`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypedDict
 
 import highdicom as hd
 from highdicom.sr import (
@@ -21,11 +22,12 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes as dicom_codes
 
-from inference.findings import Findings
+from inference.findings import Findings, VertebraFinding
 from node.results import codes
 from node.results.common import MANUFACTURER, new_file, stamp
 from node.results.context import DocumentReference, ResultContext
 from node.results.identity import Identity
+from node.results.segmentation import tracking_identifier
 from node.results.wording import ascii_text
 
 CONTAINS = RelationshipTypeValues.CONTAINS
@@ -67,6 +69,25 @@ def observation_context(ctx: ResultContext) -> hd.sr.ObservationContext:
                 serial_number=ascii_text(ctx.device_serial),
             ),
         )
+    )
+
+
+class GroupHead(TypedDict):
+    """What every group of a vertebra begins with, whichever template it follows."""
+
+    tracking_identifier: hd.sr.TrackingIdentifier
+    finding_type: CodedConcept
+    finding_sites: list[hd.sr.FindingSite] | None
+
+
+def group_head(vertebra: VertebraFinding, identity: Identity) -> GroupHead:
+    """Tracking UID and identifier, "vertebra" and, where the level is known, its code."""
+    return GroupHead(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=identity.tracking_uid(vertebra.ordinal), identifier=tracking_identifier(vertebra)
+        ),
+        finding_type=codes.VERTEBRA,
+        finding_sites=[hd.sr.FindingSite(codes.vertebra(vertebra.level))] if vertebra.level is not None else None,
     )
 
 
