@@ -21,6 +21,7 @@ from node.demo.pacs import AE_TITLE, Received, SmallPacs
 from node.ledger import Database, answers, deliveries, overview
 from node.queue import DELIVER, Queue, delivery_queue
 from node.settings import Settings, load_settings
+from tests import ledger
 from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice
 
@@ -70,21 +71,9 @@ class Desk:
                 )
             )
         with self.database.transaction() as connection:
-            claimed = answers.claim_answer(
-                connection, STUDY, "ct", "1.2", f"in{ordinal}", "conf", "0", per_series=False
-            )
+            claimed = ledger.claim(connection, f"in{ordinal}")
             assert claimed is not None
-            ids = answers.finish_answer(
-                connection,
-                claimed,
-                rows,
-                status="evaluated",
-                sent=True,
-                flag=False,
-                provider="CPUExecutionProvider",
-                reason_code=None,
-                timings_s={},
-            )
+            ids = ledger.finish(connection, claimed, rows)
             for row_id in ids:
                 deliveries.plan(connection, row_id, destination)
         return claimed.id

@@ -13,8 +13,9 @@ from node.queue import Queue, release_stalled
 from node.receive.registrar import Registrar
 from node.receive.spool import Spool
 from node.settings import load_settings
+from tests import ledger
 from tests.conftest import wait_until
-from tests.dicom import SERIES, STUDY
+from tests.dicom import STUDY
 from tests.unit.test_spool import encoded_slice, received
 
 LONG_AGO = "now() - interval '100 hours'"
@@ -56,20 +57,7 @@ class House:
     def answered(self) -> None:
         """One answer with one result that is still to be delivered."""
         with self.database.transaction() as connection:
-            claimed = answers.claim_answer(connection, STUDY, "ct", SERIES, "in", "conf", "0", per_series=False)
-            assert claimed is not None
-            row = answers.ResultRow("capture", "1.2", "1.2.3", "1.2.4", "x.dcm", 1, "aa")
-            ids = answers.finish_answer(
-                connection,
-                claimed,
-                [row],
-                status="evaluated",
-                sent=True,
-                flag=False,
-                provider=None,
-                reason_code=None,
-                timings_s={},
-            )
+            ids = ledger.finish(connection, ledger.claim(connection))
             deliveries.plan(connection, ids[0], "pacs")
 
 
@@ -173,25 +161,13 @@ def test_an_interrupted_erasure_is_finished(house: House) -> None:
 
 
 def test_only_the_newest_attempt_may_finish_an_answer(house: House) -> None:
-    def claim() -> answers.Answer:
-        with house.database.transaction() as connection:
-            claimed = answers.claim_answer(connection, STUDY, "ct", SERIES, "in", "conf", "0", per_series=False)
-        assert claimed is not None
-        return claimed
-
-    first, second = claim(), claim()
-    assert (first.id, first.revision, first.started_at) == (second.id, second.revision, second.started_at)
-    outcome: dict[str, Any] = {
-        "status": "evaluated",
-        "sent": True,
-        "flag": None,
-        "provider": None,
-        "reason_code": None,
-        "timings_s": {},
-    }
-    with pytest.raises(answers.SupersededError), house.database.transaction() as connection:
-        answers.finish_answer(connection, first, [], **outcome)
     with house.database.transaction() as connection:
-        assert answers.finish_answer(connection, second, [], **outcome) == []
-        again = answers.claim_answer(connection, STUDY, "ct", SERIES, "in", "conf", "0", per_series=False)
+        first, second = ledger.claim(connection), ledger.claim(connection)
+    assert first is not None and second is not None
+    assert (first.id, first.revision, first.started_at) == (second.id, second.revision, second.started_at)
+    with pytest.raises(answers.SupersededError), house.database.transaction() as connection:
+        ledger.finish(connection, first)
+    with house.database.transaction() as connection:
+        assert len(ledger.finish(connection, second)) == 1
+        again = ledger.claim(connection)
     assert again is None, "this input has its answer"

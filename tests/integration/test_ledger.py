@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from node.ledger import Database, DatabaseError, answers, deliveries, intake, migrate
+from tests import ledger
 from tests.dicom import SERIES, STUDY
 
 
@@ -56,22 +57,11 @@ def test_only_series_that_lost_images_are_fragments(database: Database) -> None:
 def test_what_is_finished_after_a_cancel_is_not_sent(database: Database) -> None:
     with database.transaction() as connection:
         intake.register(connection, [instance("1", "1.2.3", "a")])
-        claimed = answers.claim_answer(connection, STUDY, "ct", SERIES, "in", "conf", "0", per_series=False)
+        claimed = ledger.claim(connection)
         assert claimed is not None
         connection.execute("UPDATE study SET parked = 'cancelled by hand'")
         assert answers.is_parked(connection, STUDY)
-        row = answers.ResultRow("capture", "1.2", "1.2.3", "1.2.4", "x.dcm", 1, "aa")
-        ids = answers.finish_answer(
-            connection,
-            claimed,
-            [row],
-            status="evaluated",
-            sent=True,
-            flag=None,
-            provider=None,
-            reason_code=None,
-            timings_s={},
-        )
+        ids = ledger.finish(connection, claimed)
         deliveries.plan(connection, ids[0], "pacs", cancelled=True)
         assert deliveries.pending(connection, claimed.id, "pacs") == []
 
