@@ -1,15 +1,16 @@
 """How the key point network is trained, judged on held-out slabs, and exported.
 
-Loss: that of Pisov et al. 2020 (eq. 3), BCE(objectness) + mean over vertebrae of MAE(e) / G, and what models.md found
-decisive for the shape: the three heights, and the ratios anterior/posterior and middle/posterior. A head that tells
-body and sacrum from the rest teaches the features where end plates are; it is not exported. Those points, told from
-the middle of a body, shrink a deformity towards the mean shape (slope of predicted on true loss .38 after 1,100 steps);
-a head that tells from each pixel the way to the nearest key point refines them where the end plate is seen.
+Loss: that of Pisov et al. 2020 (eq. 3), BCE(objectness) + mean over vertebrae of MAE(e) / G, and what a first trial
+found decisive for the shape: the three heights, and the ratios anterior/posterior and middle/posterior. A head that
+tells body and sacrum from the rest teaches the features where end plates are; it is not exported. Those points, told
+from the middle of a body, shrink a deformity towards the mean shape (slope of predicted on true loss .38 after 1,100
+steps); a head that tells from each pixel the way to the nearest key point refines them where the end plate is seen.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -224,8 +225,8 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
-def export_network(network: nn.Module, state: dict[str, float], folder: Path) -> Exported:
-    """Export a key point network; `state` holds step and seed of its training."""
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a key point network; `state` is what its provenance says of its training."""
     float32, boxes = "float32", len(ANCHORS)
     contract = Contract(
         name="keypoints",
@@ -260,8 +261,7 @@ def export_network(network: nn.Module, state: dict[str, float], folder: Path) ->
         preprocessing=PREPROCESSING,
         provenance={
             "trained_on": "procedural phantoms (onnx_models/training/phantom) only; no real image",
-            "steps": state["step"],
-            "seed": state["seed"],
+            **state,
             "source": "onnx_models/training/keypoints_task.py",
         },
         card="keypoints.md",

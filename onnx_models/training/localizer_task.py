@@ -9,6 +9,7 @@ cross-entropy to a flat map where there is no spine, so that the peak says so to
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from onnx_models.training.localizer_generator import Generator
 from onnx_models.training.localizer_network import Localizer, centre_of, local_centre_of, map_probability
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 TARGET_SIGMA_VOXELS = 1.5
 FREEZE_AT = 0.15
 """Part of the training after which batch statistics stay as they are."""
@@ -168,8 +169,8 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
-def export_network(network: nn.Module, state: dict[str, float], folder: Path) -> Exported:
-    """Export a localizer; `state` holds step and seed of its training."""
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a localizer; `state` is what its provenance says of its training."""
     float32 = "float32"
     contract = Contract(
         name="localizer",
@@ -196,8 +197,7 @@ def export_network(network: nn.Module, state: dict[str, float], folder: Path) ->
         preprocessing=PREPROCESSING,
         provenance={
             "trained_on": "procedural phantoms (onnx_models/training/phantom) only; no real image",
-            "steps": state["step"],
-            "seed": state["seed"],
+            **state,
             "source": "onnx_models/training/localizer_task.py",
         },
         card="localizer.md",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import importlib
 import json
 import math
@@ -97,6 +98,8 @@ class Training:
     seed: int = 1
     step: int = 0
     elapsed_s: float = 0.0
+    begun_from: str | None = None
+    """SHA-256 of the weights that this training began with, if it did not begin at random."""
     network: nn.Module = field(init=False)
     averaged: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -116,6 +119,7 @@ class Training:
     def start_from(self, weights: Path) -> None:
         """Begin with shipped weights (safetensors) instead of random ones."""
         self.network.load_state_dict(load_file(weights))
+        self.begun_from = hashlib.sha256(weights.read_bytes()).hexdigest()
         self.averaged.load_state_dict(self.network.state_dict())
 
     def save(self) -> None:
@@ -126,6 +130,7 @@ class Training:
             "seed": self.seed,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "begun_from": self.begun_from,
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -145,6 +150,7 @@ class Training:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.seed, self.step, self.elapsed_s = state["seed"], state["step"], state["elapsed_s"]
+        self.begun_from = state["begun_from"]
         return True
 
     def run(self, schedule: Schedule, say: Callable[[str], None] = print) -> None:
@@ -215,14 +221,17 @@ def load_task(name: str) -> Task:
 
 
 def averaged_network(name: str, folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a checkpoint with its averaged weights, ready to be exported, and {"step", "seed", "elapsed_s"}.
+    """The network of a checkpoint with its averaged weights, ready to be exported, and what its provenance says.
+
+    That is {"steps", "seed", "begun_from"}: "begun_from" is the SHA-256 of earlier weights, or None.
 
     Raises FileNotFoundError where no training of that name has left a checkpoint.
     """
     training = Training(load_task(name), folder or BUILD / name)
     if not training.resume():
         raise FileNotFoundError(f"no checkpoint at {training.checkpoint}: train {name} first")
-    return training.averaged.eval(), {"step": training.step, "seed": training.seed, "elapsed_s": training.elapsed_s}
+    state = {"steps": training.step, "seed": training.seed, "begun_from": training.begun_from}
+    return training.averaged.eval(), state
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
-    result = export_network(network, {"step": 5, "seed": 3}, folder)
+    result = export_network(network, {"steps": 5, "seed": 3, "begun_from": None}, folder)
     assert result.parity < house.PARITY
     torch.save(network, folder / "network.pt")
     return folder
@@ -96,5 +96,5 @@ def test_disagreement_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(house, "_to_onnx", lambda network, example, contract, path: path.write_bytes(b"onnx"))
     monkeypatch.setattr(house, "compare", lambda network, onnx_file, examples: 3e-5)
     with pytest.raises(house.ParityError, match=r"localizer: ONNX Runtime differs from PyTorch by 3\.0e-05"):
-        export_network(Localizer().eval(), {"step": 0, "seed": 0}, tmp_path)
+        export_network(Localizer().eval(), {"steps": 0, "seed": 0, "begun_from": None}, tmp_path)
     assert list(tmp_path.iterdir()) == []
