@@ -145,7 +145,7 @@ class VertebraFinding:
     height_ratio
         G = min / max of the three heights (Pisov et al. 2020, eq. 1).
     height_loss
-        1 - measured / expected from the neighbours, per part (clinical.md, rule ``height-loss/1``).
+        1 - measured / expected from the neighbours, per part (rule ``height-loss/1`` of `inference.grading`).
     height_uncertainty_mm
         Stated error (one standard deviation) of each height at this spacing.
     grade, rule

@@ -1,4 +1,4 @@
-"""Rule ``height-loss/1``: six points become a word (clinical.md). Pure arithmetic, no pixels.
+"""Rule ``height-loss/1``: six points become a word. Pure arithmetic, no pixels.
 
 For each of the anterior, middle and posterior height, the expected height is interpolated between the nearest whole,
 undeformed vertebrae above and below; loss = 1 - measured / expected, and the largest of the three grades. Without a

@@ -3,7 +3,7 @@
 The surface x = f(z) (`inference.surface`) unrolled without stretching: rows at equal arc length of f from head to
 feet, columns along y from front to back, square pixels. Kyphosis and wedges stay as they are. This is not the
 straightened picture that the network sees: straightening along the sagittal curve scales a height at the offset r
-from a curve of curvature k by 1 / (1 - k r), and is never shown (review.md).
+from a curve of curvature k by 1 / (1 - k r), and is never shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every reason why something was not analysed, in one enumeration, each with the sentence a person reads.
 
 A refusal is never a DIMSE status: what arrives is stored whatever it contains, and the reason stands in the ledger.
-Three outcomes use these codes (clinical.md): *not eligible* and *not chosen* stay in the ledger; *not evaluable* is
+Three outcomes use these codes: *not eligible* and *not chosen* stay in the ledger; *not evaluable* is
 sent to the PACS where a spine was expected.
 """
 

@@ -1,7 +1,7 @@
 """Opportunistic vertebral fracture screening on CT, after Pisov et al., MICCAI 2020. Reads like the paper's figure 1.
 
 localize the spine -> straighten it -> find vertebrae and their six key points -> map them back to the patient ->
-measure heights -> grade by ``height-loss/1`` (clinical.md). What cannot be said is refused or flagged, never guessed.
+measure heights -> grade by ``height-loss/1``. What cannot be said is refused or flagged, never guessed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADULT_YEARS = 18.0
 
 @dataclass(frozen=True)
 class ScreeningSettings:
-    """Every threshold of the pipeline; the defaults are those of clinical.md.
+    """Every threshold of the pipeline; the defaults are what the rules of the house allow to be said.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Rule height-loss/1, as clinical.md says it."""
+"""Rule height-loss/1, line by line."""
 
 from __future__ import annotations
 
