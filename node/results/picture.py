@@ -1,8 +1,9 @@
-"""The capture as a picture: what a radiologist reads in five seconds (clinical.md, "Seen without opening anything").
+"""The capture as a picture: what a radiologist reads in five seconds, without opening anything else.
 
-Left the reformat with the measured points and heights, names in a margin of their own; right the table; above the
-verdict, below what was not seen. Every colour stands beside its word, "not measured" is grey and never green, and no
-text lies on the image. 1280 x 1024 pixels: legible on a display of one megapixel.
+Above the verdict; left the reformat with the measured points and heights, as large as the page allows; right of it the
+table, each row level with its vertebra; then what was not seen, below or, beside a tall spine, at the right. Every
+colour stands beside its word, "not measured" is grey and never green, and no text lies on the image. 1280 x 1024
+pixels; verdict and table can still be read when a viewer shows it 512 pixels wide.
 """
 
 from __future__ import annotations
@@ -10,58 +11,49 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from inference.findings import Findings, Grade, Quality, VertebraFinding
-from node.results import wording
+from node.results import anatomy, wording
+from node.results.anatomy import View
+from node.results.drawing import (
+    BACKGROUND,
+    DIM,
+    FRAME,
+    GRADE_COLOURS,
+    TEXT,
+    VERDICT_COLOURS,
+    Line,
+    broken,
+    draw_fitted,
+    draw_lines,
+    font,
+    lines_height,
+    text_width,
+)
 from node.results.reformat import Ruler
-from node.results.report import height_lines
 
 WIDTH, HEIGHT = 1280, 1024
-Colour = tuple[int, int, int]
-Box = tuple[int, int, int, int]
-
-BACKGROUND: Colour = (0, 0, 0)
-TEXT: Colour = (235, 235, 235)
-DIM: Colour = (165, 165, 165)
-FRAME: Colour = (80, 80, 80)
-GRADE_COLOURS: dict[Grade | None, Colour] = {
-    Grade.NORMAL: (90, 215, 110),
-    Grade.MILD: (250, 225, 60),
-    Grade.MODERATE: (255, 160, 40),
-    Grade.SEVERE: (255, 85, 85),
-    None: (175, 180, 190),
-}
-"""``None`` is for "not graded" and "not measured": grey."""
-VERDICT_COLOURS: dict[str, Colour] = {
-    "FLAG": (165, 25, 25),
-    "no flag": (25, 65, 105),
-    "not graded": (75, 75, 85),
-    "not evaluable": (75, 75, 85),
-}
-
 HEADER_HEIGHT = 104
-PANEL: Box = (12, 116, 628, 1012)
-"""The image with its margins and names: left, top, right, bottom."""
-NAMES_WIDTH = 190
-MARGIN = 30
-BELOW = 58
-"""Room under the image for the mark F and the scale bar below it."""
-GUTTER = 26
-"""Room right of the image for the mark P, before the names."""
-WINDOW = (250.0, 1000.0)
-"""Centre and width in HU: narrower than the reformat's, a picture cannot be windowed by its reader."""
-AROUND_MM = (50.0, 25.0)
-"""Shown in front and behind, above and below the vertebrae; the whole is in the reformat."""
-TABLE_LEFT = 648
-SUPERSAMPLE = 2
-"""Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
-COLUMNS = (("vertebra", 0), ("Ha", 124), ("Hm", 184), ("Hp", 244), ("G", 304), ("loss", 458), ("grade", 476))
-"""Heading and x within the table; numbers end at their x, the first and last column begin there."""
+MARGIN = 12
+TOP = HEADER_HEIGHT + MARGIN
+LEADERS = 40
+"""Room between the image's margin and the table, for the lines that join a row to its vertebra."""
+NOTES_BESIDE_WIDTH = 330
+NOTES_BELOW_MOST = 330
+"""Pixels that notes below the image may take from it."""
+BESIDE_IS_BETTER = 1.15
+"""Notes go beside the table where that makes the image so much larger; below, letters are larger."""
+ROW_ROOM = 8
+"""Pixels between the letters of two rows of the table."""
+FLAG_TINT = 0.3
+"""Brightness of the band behind a vertebra that raises the flag."""
+HEADINGS = ("", "Ha", "Hm", "Hp", "G", "loss", "grade")
+WIDEST_CELLS = ("V24", "00.0", "00.0", "00.0", "0.00", "Hm -00 %", "not measured")
+G_CUT_OFFS = ((0.74, "<=.74"), (0.8, "<=.80"))
+COLUMN_GAP = 20
 
 
 @dataclass(frozen=True)
@@ -73,10 +65,20 @@ class Caption:
     date: str
 
 
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow carries within itself, so that every machine draws the same letters."""
-    return ImageFont.load_default(size=size)
+@dataclass(frozen=True)
+class Layout:
+    """Where image, table and notes stand; ``letters`` is the size of the table's type, ``table_right`` its end."""
+
+    view: View
+    letters: int
+    table_right: int
+    notes_at: tuple[int, int]
+    notes: list[Line]
+
+    @property
+    def table_left(self) -> int:
+        """Where the table begins: as near to the image as the leaders allow."""
+        return self.view.right + anatomy.RIGHT_MARGIN + LEADERS
 
 
 def draw_picture(findings: Findings, ruler: Ruler | None, caption: Caption) -> Image.Image:
@@ -87,20 +89,47 @@ def draw_picture(findings: Findings, ruler: Ruler | None, caption: Caption) -> I
     if findings.refusal is not None or ruler is None:
         _refusal(draw, findings, caption)
         return image
-    _anatomy(image, draw, findings, ruler)
-    bottom = _table(draw, findings, HEADER_HEIGHT + 14)
-    _notes(draw, findings, caption, bottom + 12)
+    layout = lay_out(findings, ruler, caption)
+    anatomy.draw_anatomy(image, draw, findings, ruler, layout.view)
+    _table(draw, findings, layout, layout.view.rows_of(findings, ruler))
+    draw_lines(draw, layout.notes_at, layout.notes)
     return image
+
+
+def lay_out(findings: Findings, ruler: Ruler, caption: Caption) -> Layout:
+    """The layout with the larger image: notes below it, or beside the table where the spine is tall."""
+    first, last = anatomy.crop(findings, ruler)
+    said = notes(findings, caption)
+    left, top = anatomy.LEFT_MARGIN, TOP + anatomy.ABOVE
+
+    def laid(letters: int, table_right: int, bottom: int) -> View:
+        right = table_right - _table_width(letters) - LEADERS - anatomy.RIGHT_MARGIN
+        room = np.array([right - left, bottom - anatomy.BELOW - top], np.float64)
+        scale = float((room / (last - first)).min())
+        return View(*anatomy.widened(first, last, room / scale, ruler), left, top, scale)
+
+    below = _notes_lines(said, WIDTH - 2 * MARGIN, NOTES_BELOW_MOST)
+    notes_top = HEIGHT - MARGIN - lines_height(below)
+    notes_left = WIDTH - MARGIN - NOTES_BESIDE_WIDTH
+    view = laid(24, WIDTH - MARGIN, notes_top - MARGIN)
+    view_beside = laid(20, notes_left - 2 * MARGIN, HEIGHT - MARGIN)
+    if view_beside.scale > view.scale * BESIDE_IS_BETTER:
+        beside = _notes_lines(said, NOTES_BESIDE_WIDTH, HEIGHT - MARGIN - TOP)
+        return Layout(view_beside, 20, notes_left - 2 * MARGIN, (notes_left, TOP), beside)
+    return Layout(view, 24, WIDTH - MARGIN, (MARGIN, notes_top), below)
+
+
+# the verdict
 
 
 def _header(draw: ImageDraw.ImageDraw, findings: Findings) -> None:
     draw.rectangle((0, 0, WIDTH, HEADER_HEIGHT), fill=VERDICT_COLOURS[wording.verdict(findings)])
     label = wording.RESEARCH
     right = WIDTH - 16
-    width = draw.textlength(label, font(22))
+    width = text_width(label, 22)
     draw.text((right - width, 14), label, TEXT, font(22))
-    _fitted(draw, (16, 8), wording.verdict_sentence(findings), 46, int(right - width - 48))
-    _fitted(draw, (16, 66), _subtitle(findings), 25, WIDTH - 32)
+    draw_fitted(draw, (16, 8), wording.verdict_sentence(findings), 46, int(right - width - 48))
+    draw_fitted(draw, (16, 66), _subtitle(findings), 25, WIDTH - 32)
 
 
 def _subtitle(findings: Findings) -> str:
@@ -122,115 +151,74 @@ def _below_the_flag(vertebra: VertebraFinding) -> str:
     return f"{vertebra.name} {vertebra.grade}{by}"
 
 
-def _fitted(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int) -> None:
-    """Text in one line, smaller where it would not fit, cut with dots where it still does not."""
-    while size > 18 and draw.textlength(text, font(size)) > width:
-        size -= 1
-    if draw.textlength(text, font(size)) > width:
-        while text and draw.textlength(text + " ...", font(size)) > width:
-            text = text[:-1]
-        text += " ..."
-    draw.text(at, text, (255, 255, 255), font(size))
+# the table
 
 
-# the image
+def _column_widths(letters: int) -> list[float]:
+    """Width of each column; that of G has room for the cut-off beside the number, that of the grade for its square."""
+    widths = [text_width(cell, letters) for cell in WIDEST_CELLS]
+    widths[4] += text_width("<=.74", letters - 4) + 5
+    widths[6] += letters
+    return widths
 
 
-def _anatomy(image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, ruler: Ruler) -> None:
-    """The reformat with lines and points, orientation marks, scale bar, and names in the margin to its right."""
-    first, last = _crop(findings, ruler)
-    columns, rows = last - first
-    left, top = PANEL[0] + MARGIN, PANEL[1] + MARGIN
-    room = (PANEL[2] - NAMES_WIDTH - MARGIN - left, PANEL[3] - BELOW - top)
-    scale = min(room[0] / columns, room[1] / rows)
-    size = (max(1, int(columns * scale)), max(1, int(rows * scale)))
-    image.paste(_rendered(findings, ruler, first, last, size), (left, top))
-    right, bottom = left + size[0], top + size[1]
-    draw.rectangle((left - 1, top - 1, right, bottom), outline=FRAME)
-    middle = ((left + right) // 2, (top + bottom) // 2)
-    for mark, at in (
-        ("A", (left - 22, middle[1] - 12)),
-        ("P", (right + 8, middle[1] - 12)),
-        ("H", (middle[0] - 8, top - 28)),
-        ("F", (middle[0] - 8, bottom + 2)),
-    ):
-        draw.text(at, mark, TEXT, font(22))
-    _scale_bar(draw, (left, bottom + 42), scale / ruler.spacing_mm, size[0])
-    _names(draw, findings, ruler, top - float(first[1]) * scale, scale, right)
+def _table_width(letters: int) -> int:
+    return int(sum(_column_widths(letters)) + COLUMN_GAP * (len(HEADINGS) - 1)) + 1
 
 
-def _crop(findings: Findings, ruler: Ruler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First (column, row) and the one after the last of the part that holds every vertebra and `AROUND_MM`."""
-    points = [np.array([v.centroid_lps_mm], np.float64) for v in findings.vertebrae]
-    points += [height_lines(v).reshape(-1, 3) for v in wording.measured(findings)]
-    pixels = ruler.to_pixel(np.concatenate(points))
-    around = np.array(AROUND_MM) / ruler.spacing_mm
-    limits = np.array([ruler.hu.shape[1], ruler.hu.shape[0]])
-    first = np.clip(np.floor(pixels.min(axis=0) - around), 0, limits - 1).astype(np.int64)
-    last = np.clip(np.ceil(pixels.max(axis=0) + around), first + 1, limits).astype(np.int64)
-    return first, last
-
-
-def _scale_bar(draw: ImageDraw.ImageDraw, at: tuple[int, int], pixels_per_mm: float, room: int) -> None:
-    """A bar of 50 mm, or of 10 mm where 50 would be wider than the image, with ticks every 10 mm."""
-    length_mm = 50 if 50 * pixels_per_mm <= room else 10
-    x, y = at
-    end = x + round(length_mm * pixels_per_mm)
-    draw.line((x, y, end, y), TEXT, 2)
-    for tick in range(0, length_mm + 1, 10):
-        at_x = x + round(tick * pixels_per_mm)
-        draw.line((at_x, y - (6 if tick in (0, length_mm) else 3), at_x, y), TEXT, 2)
-    draw.text((end + 8, y - 14), f"{length_mm} mm", TEXT, font(18))
-
-
-def windowed(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """HU to grey by `WINDOW` (linear, PS3.3 C.11.2.1.2)."""
-    centre, width = WINDOW
-    grey = (hu.astype(np.float32) - (centre - 0.5 - (width - 1) / 2)) / (width - 1)
-    return np.asarray(np.clip(grey, 0, 1) * 255 + 0.5, np.uint8)
-
-
-def _rendered(
-    findings: Findings, ruler: Ruler, first: NDArray[np.int64], last: NDArray[np.int64], size: tuple[int, int]
-) -> Image.Image:
-    """The reformat at its size on the picture, with heights and points drawn smoothly."""
-    large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
-    part = ruler.hu[first[1] : last[1], first[0] : last[0]]
-    grey = Image.fromarray(windowed(part)).resize(large, Image.Resampling.BICUBIC)
-    canvas = grey.convert("RGB")
-    draw = ImageDraw.Draw(canvas)
-    factor = np.array(large) / (last - first)
-    for vertebra in wording.measured(findings):
+def _table(draw: ImageDraw.ImageDraw, findings: Findings, layout: Layout, wanted: Sequence[float]) -> None:
+    """One row per vertebra, level with it as far as rows find room, and joined to it by a line."""
+    view = layout.view
+    first, last = view.top + 6.0, max(view.bottom - 6.0, view.top + 30.0 * len(wanted))
+    pitch = min(layout.letters + ROW_ROOM, (last - first) / max(1, len(wanted) - 1))
+    letters = min(layout.letters, int(pitch) - 3)
+    places = spread(wanted, pitch, first + letters / 2, last - letters / 2)
+    left, right = layout.table_left, layout.table_right
+    ends, x = [], float(left)
+    for width in _column_widths(layout.letters):
+        ends.append((x, x + width))
+        x += width + COLUMN_GAP
+    heading_at = view.top - anatomy.ABOVE + 12
+    mark_room = text_width("<=.74", layout.letters - 4) + 5
+    for i, heading in enumerate(HEADINGS):
+        at_start = i == len(HEADINGS) - 1
+        at = ends[i][0] if at_start else ends[i][1] - (mark_room if heading == "G" else 0)
+        draw.text((at, heading_at), heading, DIM, font(20), anchor="lm" if at_start else "rm")
+    draw.line((left, heading_at + 14, right, heading_at + 14), FRAME, 1)
+    for vertebra, row, place in zip(findings.vertebrae, wanted, places, strict=True):
         colour = GRADE_COLOURS[vertebra.grade]
-        lines = (ruler.to_pixel(height_lines(vertebra)) - first) * factor
-        for upper, lower in lines:
-            draw.line((*upper, *lower), colour, 2 * SUPERSAMPLE - 1)
-        for x, y in lines.reshape(-1, 2):
-            radius = 1.5 * SUPERSAMPLE
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=colour)
-    return canvas.resize(size, Image.Resampling.BOX)
+        start = view.right + anatomy.RIGHT_MARGIN
+        draw.line((start, row, start + LEADERS - 8, place), colour, 1)
+        if wording.raises_flag(vertebra):
+            band = tuple(int(FLAG_TINT * part) for part in colour)
+            draw.rectangle((left - 4, place - pitch / 2 + 1, right, place + pitch / 2 - 1), fill=band)
+        _table_row(draw, vertebra, place, letters, ends, mark_room)
 
 
-def _names(
+def _table_row(
     draw: ImageDraw.ImageDraw,
-    findings: Findings,
-    ruler: Ruler,
-    origin: float,
-    scale: float,
-    right: int,
+    vertebra: VertebraFinding,
+    y: float,
+    letters: int,
+    ends: Sequence[tuple[float, float]],
+    mark_room: float,
 ) -> None:
-    """Name and grade word of every vertebra right of the image, level with it; a line where it had to move."""
-    if not findings.vertebrae:
-        return
-    centres = ruler.to_pixel(np.array([v.centroid_lps_mm for v in findings.vertebrae], np.float64))
-    wanted = [float(np.clip(origin + row * scale, PANEL[1] + 12, PANEL[3] - 12)) for row in centres[:, 1]]
-    step = min(22.0, (PANEL[3] - PANEL[1] - 24) / max(1, len(wanted)))
-    places = spread(wanted, step, PANEL[1] + 12, PANEL[3] - 12)
-    for vertebra, at, place in zip(findings.vertebrae, wanted, places, strict=True):
-        colour = GRADE_COLOURS[vertebra.grade]
-        draw.line((right + GUTTER, at, right + GUTTER + 18, place), colour, 1)
-        name = f"{vertebra.name} {wording.grade_word(vertebra)}"
-        draw.text((right + GUTTER + 22, place), name, colour, font(18), anchor="lm")
+    colour = GRADE_COLOURS[vertebra.grade]
+    ratio = vertebra.height_ratio
+    numbers = (
+        *wording.heights_text(vertebra.heights_mm),
+        "-" if ratio is None else f"{ratio:.2f}",
+        wording.loss_text(vertebra),
+    )
+    draw.text((ends[0][0], y), vertebra.name, colour, font(letters), anchor="lm")
+    for i, (cell, (_, end)) in enumerate(zip(numbers, ends[1:6], strict=True), start=1):
+        draw.text((end - (mark_room if i == 4 else 0), y), cell, TEXT, font(letters), anchor="rm")
+    mark = next((sign for cut_off, sign in G_CUT_OFFS if ratio is not None and ratio <= cut_off), None)
+    if mark is not None:
+        draw.text((ends[4][1] - mark_room + 5, y), mark, DIM, font(letters - 4), anchor="lm")
+    side = letters * 0.6
+    draw.rectangle((ends[6][0], y - side / 2, ends[6][0] + side, y + side / 2), fill=colour)
+    draw.text((ends[6][0] + letters, y), wording.grade_word(vertebra), colour, font(letters), anchor="lm")
 
 
 def spread(wanted: Sequence[float], step: float, first: float, last: float) -> list[float]:
@@ -248,90 +236,52 @@ def spread(wanted: Sequence[float], step: float, first: float, last: float) -> l
     return places
 
 
-# the table and the notes
+# the notes
 
 
-def _table(draw: ImageDraw.ImageDraw, findings: Findings, top: int) -> int:
-    """One row per vertebra, top to bottom; returns where the table ends."""
-    n = len(findings.vertebrae)
-    row = 27 if n <= 18 else max(19, 490 // n)
-    size = min(20, row - 3)
-    for heading, x in COLUMNS:
-        draw.text((TABLE_LEFT + x, top + 12), heading, DIM, font(18), anchor="lm" if x in (0, COLUMNS[-1][1]) else "rm")
-    y = top + 28
-    draw.line((TABLE_LEFT, y, WIDTH - 12, y), FRAME, 1)
-    y += 4
-    for vertebra in findings.vertebrae:
-        _table_row(draw, vertebra, y + row // 2, size)
-        y += row
-    draw.line((TABLE_LEFT, y + 3, WIDTH - 12, y + 3), FRAME, 1)
-    return y + 4
-
-
-def _table_row(draw: ImageDraw.ImageDraw, vertebra: VertebraFinding, y: int, size: int) -> None:
-    colour = GRADE_COLOURS[vertebra.grade]
-    loss, ratio = wording.largest_loss(vertebra), vertebra.height_ratio
-    cells = (
-        vertebra.name,
-        *wording.heights_text(vertebra.heights_mm),
-        "-" if ratio is None else f"{ratio:.2f}",
-        f"{loss[0]} {wording.percent(loss[1])}"
-        if loss
-        else "-"
-        if Quality.G_ONLY not in vertebra.quality
-        else "G only",
-        wording.grade_word(vertebra),
-    )
-    for (heading, x), cell in zip(COLUMNS, cells, strict=True):
-        at_start = x in (0, COLUMNS[-1][1])
-        ink = colour if at_start else TEXT
-        left = TABLE_LEFT + x
-        if x == COLUMNS[-1][1]:
-            draw.rectangle((left, y - 6, left + 12, y + 6), fill=colour)
-            left += 20
-        draw.text((left, y), cell, ink, font(size), anchor="lm" if at_start else "rm")
-        if heading == "G" and ratio is not None and ratio <= 0.8:
-            draw.text((left + 5, y), "<=.74" if ratio <= 0.74 else "<=.80", DIM, font(size - 4), anchor="lm")
-
-
-def _notes(draw: ImageDraw.ImageDraw, findings: Findings, caption: Caption, top: int) -> None:
-    """What was seen, quality, source and the limits of the finding; the type shrinks until all of it fits."""
-    lines = notes(findings, caption)
-    for size in (20, 19, 18, 17, 16, 15, 14, 13):
-        # an average letter is half as wide as it is high
-        wrapped = [
-            part for line in lines for part in textwrap.wrap(line, int((WIDTH - TABLE_LEFT - 16) / (0.5 * size)))
-        ]
-        if top + len(wrapped) * (size + 4) <= HEIGHT - 8:
+def _notes_lines(said: Sequence[str], width: int, height: int) -> list[Line]:
+    """The notes in lines of ``width``; the type shrinks until they fit ``height``. What was seen is the brightest."""
+    lines: list[Line] = []
+    for size in range(20, 12, -1):
+        lines = []
+        for i, paragraph in enumerate(said):
+            letters, colour = (size + 2, TEXT) if i == 0 else (size, DIM)
+            lines += [(part, letters, colour) for part in broken(paragraph, letters, width)]
+        if lines_height(lines) <= height:
             break
-    y = top
-    for part in wrapped:
-        draw.text((TABLE_LEFT, y), part, TEXT, font(size))
-        y += size + 4
+    return lines
 
 
 def notes(findings: Findings, caption: Caption) -> list[str]:
-    """The lines below the table, in ASCII, unwrapped."""
-    lines = [f"{wording.seen_text(findings)}; {wording.graded_text(findings)}."]
+    """The paragraphs below the table, in ASCII: what was seen, how to read it, what is doubtful, limits, source."""
+    said = [f"{wording.seen_text(findings)}; {wording.graded_text(findings)}."]
     uncertain = [v.height_uncertainty_mm for v in findings.vertebrae if v.height_uncertainty_mm is not None]
     heights = "Ha, Hm, Hp: anterior, middle, posterior height in mm"
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
-    lines.append(f"{heights}; loss against neighbours, rule {findings.patient.rule}.")
-    lines.append("G = smallest / largest height; published cut-offs 0.80 and 0.74.")
+    said.append(
+        f"{heights}; loss against neighbours, rule {findings.patient.rule}. "
+        "G = smallest / largest height; published cut-offs 0.80 and 0.74."
+    )
     by_flag: dict[Quality, list[str]] = {}
     for vertebra in findings.vertebrae:
         for flag in vertebra.quality:
             by_flag.setdefault(flag, []).append(vertebra.name)
+    doubts = []
     for flag, names in by_flag.items():
         who = "all" if len(names) == len(findings.vertebrae) > 1 else ", ".join(names)
-        lines.append(f"{who}: {wording.quality_sentence(flag)}.")
-    said = [f for f in wording.answer_quality(findings) if f is not Quality.LEVELS_UNKNOWN and f not in by_flag]
-    if said:
-        lines.append(f"Note: {'; '.join(wording.quality_sentence(flag) for flag in said)}.")
-    lines.append(wording.LIMITS_SENTENCE)
-    lines.append(f"Source: {caption.source}. {caption.software}, {caption.date}.")
-    return [wording.ascii_text(line) for line in lines]
+        doubts.append(f"{who}: {wording.quality_sentence(flag)}.")
+    whole = [f for f in wording.answer_quality(findings) if f is not Quality.LEVELS_UNKNOWN and f not in by_flag]
+    if whole:
+        doubts.append(f"Note: {'; '.join(wording.quality_sentence(flag) for flag in whole)}.")
+    if doubts:
+        said.append(" ".join(doubts))
+    said.append(wording.LIMITS_SENTENCE)
+    said.append(f"Source: {caption.source}. {caption.software}, {caption.date}.")
+    return [wording.ascii_text(paragraph) for paragraph in said]
+
+
+# the page of a refusal
 
 
 def _refusal(draw: ImageDraw.ImageDraw, findings: Findings, caption: Caption) -> None:

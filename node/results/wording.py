@@ -21,7 +21,7 @@ GRADED_LEVELS = tuple(Level)[list(Level).index(Level.T4) : list(Level).index(Lev
 """Levels whose absence is named when levels are known (T13 only where it was seen)."""
 
 QUALITY_SENTENCES: dict[Quality, str] = {
-    Quality.G_ONLY: "graded from its own height ratio G only: no undeformed reference above and below",
+    Quality.G_ONLY: "no undeformed vertebra above and below to compare with: only its own height ratio G can grade it",
     Quality.MILD_NOT_REPORTED: "a loss of 20 to 25 % cannot be told from normal at this slice spacing",
     Quality.LOW_CONFIDENCE: "the network was unsure of this vertebra or of one of its points",
     Quality.PARTIAL: "cut by the edge of the field of view",
@@ -159,6 +159,14 @@ def percent(loss: float) -> str:
     """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %"."""
     change = round(-100 * loss)
     return f"{change:+d} %" if change else "0 %"
+
+
+def loss_text(vertebra: VertebraFinding) -> str:
+    """The cell of the loss: "Hm -40 %"; "G only" where the grade rests on G; "-" where nothing is known."""
+    loss = largest_loss(vertebra)
+    if loss is not None:
+        return f"{loss[0]} {percent(loss[1])}"
+    return "G only" if vertebra.grade is not None and Quality.G_ONLY in vertebra.quality else "-"
 
 
 def comment(vertebra: VertebraFinding) -> str:

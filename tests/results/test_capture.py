@@ -12,20 +12,10 @@ from results_synthetic import Case, context, make_case, refused
 
 from inference.findings import Grade, Quality
 from node.results import capture_png, encode
+from node.results.anatomy import crop, windowed
 from node.results.capture import picture
-from node.results.picture import (
-    BACKGROUND,
-    GRADE_COLOURS,
-    HEADER_HEIGHT,
-    HEIGHT,
-    TABLE_LEFT,
-    VERDICT_COLOURS,
-    WIDTH,
-    Caption,
-    notes,
-    spread,
-    windowed,
-)
+from node.results.drawing import BACKGROUND, FRAME, GRADE_COLOURS, TEXT, VERDICT_COLOURS
+from node.results.picture import HEADER_HEIGHT, HEIGHT, WIDTH, Caption, lay_out, notes, spread
 from node.results.wording import LIMITS_SENTENCE
 
 GREEN = GRADE_COLOURS[Grade.NORMAL]
@@ -79,7 +69,6 @@ def test_everything_a_reader_needs_is_on_it(flagged: Case, monkeypatch: pytest.M
     assert "cut by the edge of the field of view" in said
     for vertebra in flagged.findings.vertebrae:
         assert words.count(vertebra.name) == 1
-        assert any(w.startswith(f"{vertebra.name} ") for w in words)
     assert words.count("normal") == 5
     for cell in ("severe", "moderate", "not measured", "11.9", "0.54", "Hm -50 %", "G only", "<=.74"):
         assert cell in words
@@ -107,9 +96,11 @@ def test_text_stays_on_the_picture_off_the_anatomy_and_off_other_text(
     case: Case = make_case(count=1) if which == "one" else request.getfixturevalue(which)
     image = pixels(case)
     words = drawn_words(monkeypatch, case)
-    frame = np.argwhere((image[:, : TABLE_LEFT - 20] == (80, 80, 80)).all(-1))
-    (top, left), (bottom, right) = frame.min(axis=0), frame.max(axis=0)
-    assert bottom - top > 50
+    assert case.reformat is not None
+    view = lay_out(case.findings, case.reformat, CAPTION).view
+    left, top, right, bottom = view.left - 1, view.top - 1, view.right, view.bottom
+    assert (image[top : bottom + 1, [left, right]] == FRAME).all()
+    assert (image[[top, bottom], left : right + 1] == FRAME).all()
     for text, (x0, y0, x1, y1) in words:
         assert x0 >= 0 and y0 >= 0 and x1 <= WIDTH and y1 <= HEIGHT, text
         assert x1 <= left + 1 or x0 >= right - 1 or y1 <= top + 1 or y0 >= bottom - 1, f"{text} lies on the image"
@@ -146,11 +137,38 @@ def test_green_means_normal_and_nothing_else(flagged: Case) -> None:
 
 
 def test_a_word_stands_in_the_colour_of_its_grade(flagged: Case) -> None:
-    image = pixels(flagged)
-    table = image[HEADER_HEIGHT:, TABLE_LEFT:]
+    assert flagged.reformat is not None
+    table = pixels(flagged)[HEADER_HEIGHT:, lay_out(flagged.findings, flagged.reformat, CAPTION).table_left :]
     for grade in (Grade.NORMAL, Grade.MODERATE, Grade.SEVERE, None):
         assert (table == GRADE_COLOURS[grade]).all(-1).sum() > 60, grade
     assert not (table == GRADE_COLOURS[Grade.MILD]).all(-1).any()
+
+
+@pytest.mark.parametrize("which", ["flagged", "normal", "whole_spine"])
+def test_a_row_is_level_with_its_vertebra(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case: Case = request.getfixturevalue(which)
+    assert case.reformat is not None
+    centres = lay_out(case.findings, case.reformat, CAPTION).view.rows_of(case.findings, case.reformat)
+    boxes = dict(drawn_words(monkeypatch, case))
+    for vertebra, centre in zip(case.findings.vertebrae, centres, strict=True):
+        _, upper, _, lower = boxes[vertebra.name]
+        assert upper < centre < lower, vertebra.name
+
+
+@pytest.mark.parametrize("which", ["flagged", "normal", "whole_spine", "five"])
+def test_the_image_is_as_large_as_the_page_allows(which: str, request: pytest.FixtureRequest) -> None:
+    """Its height is all that header and notes leave, and what the spine needs of the reformat is on it."""
+    case: Case = make_case(count=5) if which == "five" else request.getfixturevalue(which)
+    assert case.reformat is not None
+    layout = lay_out(case.findings, case.reformat, CAPTION)
+    view = layout.view
+    notes_below = layout.notes_at[0] < view.right
+    assert (layout.notes_at[1] if notes_below else HEIGHT) - view.bottom < 60
+    first, last = crop(case.findings, case.reformat)
+    assert (view.first <= first).all() and (view.last >= last).all()
+    assert view.size[1] > (0.6 if notes_below else 0.8) * HEIGHT
 
 
 def test_the_header_tells_the_verdict_by_colour_too(flagged: Case, normal: Case) -> None:
@@ -163,17 +181,14 @@ def test_the_header_tells_the_verdict_by_colour_too(flagged: Case, normal: Case)
         assert tuple(pixels(case, findings)[HEIGHT - 1, WIDTH - 1]) == BACKGROUND
 
 
-def test_the_scale_bar_is_fifty_millimetres(flagged: Case) -> None:
-    """The distance of two centres on the picture, in bars, is their distance in the patient."""
-    image = pixels(flagged)
-    white = (image == (235, 235, 235)).all(-1)[HEADER_HEIGHT:, : TABLE_LEFT - 10]
-    edges = np.diff(np.pad(white, ((0, 0), (1, 1))).astype(int), axis=1)
-    bar = int((np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]).max())  # the longest run of white
-    rows = []
-    for colour in (GRADE_COLOURS[Grade.SEVERE], GRADE_COLOURS[Grade.MODERATE]):
-        names = (image[:, 380 : TABLE_LEFT - 10] == colour).all(-1).any(axis=1)
-        rows.append(np.flatnonzero(names[HEADER_HEIGHT:]).mean())
+def test_the_scale_bar_is_fifty_millimetres(flagged: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distance of two rows of the table, level with their vertebrae, in bars, is that in the patient."""
     assert flagged.reformat is not None
+    view = lay_out(flagged.findings, flagged.reformat, CAPTION).view
+    margin = (pixels(flagged)[view.top :, : view.left - 1] == TEXT).all(-1)
+    bar = int(margin.sum(axis=0).max())  # its column has more of the colour than any letter's
+    boxes = dict(drawn_words(monkeypatch, flagged))
+    rows = [(boxes[name][1] + boxes[name][3]) / 2 for name in ("V4", "V6")]
     centres = flagged.reformat.to_pixel(np.array([flagged.findings.vertebrae[i].centroid_lps_mm for i in (3, 5)]))
     apart_mm = (centres[1, 1] - centres[0, 1]) * flagged.reformat.spacing_mm
     assert (rows[1] - rows[0]) / bar * 50 == pytest.approx(apart_mm, rel=0.02)
@@ -181,11 +196,21 @@ def test_the_scale_bar_is_fifty_millimetres(flagged: Case) -> None:
 
 def test_notes_name_the_vertebrae_of_each_quality_flag(flagged: Case) -> None:
     said = " | ".join(notes(flagged.findings, CAPTION))
-    assert "V1, V7: graded from its own height ratio G only" in said
+    assert "V1, V7: no undeformed vertebra above and below to compare with" in said
     assert "V8: cut by the edge" in said
     assert "+/- 0.9 mm" in said
     whole = replace(flagged.findings, quality=(Quality.OUTSIDE_SCREENING_AGE, Quality.LOSSY_SOURCE))
-    assert "Note: outside screening age; source images are lossy compressed." in notes(whole, CAPTION)
+    assert "Note: outside screening age; source images are lossy compressed." in " ".join(notes(whole, CAPTION))
+
+
+def test_what_was_not_graded_is_not_said_to_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(count=5)
+    first = replace(case.findings.vertebrae[0], grade=None, rule=None)
+    case = replace(case, findings=replace(case.findings, vertebrae=(first, *case.findings.vertebrae[1:])))
+    assert Quality.G_ONLY in first.quality
+    words = [text for text, _ in drawn_words(monkeypatch, case)]
+    assert words.count("G only") == 1, "V5 alone"
+    assert not any("graded from" in word for word in words)
 
 
 def test_many_vertebrae_and_many_notes_still_fit(monkeypatch: pytest.MonkeyPatch) -> None:
