@@ -1,6 +1,6 @@
 """The queue (Procrastinate): wakes workers, holds no truth. Whatever is lost here is woken again from the ledger.
 
-Rules (durability.md, rule 3): a job is deferred in the transaction of the state change, inside a savepoint, last; one
+Rules: a job is deferred in the transaction of the state change, inside a savepoint, last; one
 job waits per key (``queueing_lock``) and one runs per key (``lock``).
 """
 

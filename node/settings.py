@@ -58,7 +58,7 @@ class Receive(_Section):
 
 
 class Study(_Section):
-    """When a study is complete and which of its series is answered (clinical.md)."""
+    """When a study is complete and which of its series is answered."""
 
     quiet_s: float = Field(60.0, ge=0)
     all_series: bool = False
@@ -109,7 +109,7 @@ class Destination(_Section):
 
 
 class Deliver(_Section):
-    """Retry of what could not be delivered (durability.md, rule 6)."""
+    """Retry of what could not be delivered."""
 
     backoff_s: tuple[Pause, ...] = Field((5, 15, 60, 300, 900, 1800), min_length=1)
     """Pauses before the next try; the last one repeats."""

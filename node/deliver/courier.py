@@ -21,7 +21,7 @@ from node.settings import Destination, Settings
 log = structlog.get_logger(__name__)
 
 NEEDS = {"report": "reformat"}
-"""A report without the image that its lines lie on shows nothing in a viewer (review.md): it is not sent alone."""
+"""A report without the image that its lines lie on shows nothing in a viewer: it is not sent alone."""
 
 
 class Courier:

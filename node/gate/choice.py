@@ -1,4 +1,7 @@
-"""Which series of a study is answered: one per study and pipeline, decided from headers alone (clinical.md)."""
+"""Which series of a study is answered: one per study and pipeline, decided from headers alone.
+
+A chest CT comes as four to ten series (thin, thick, kernels, phases): an answer to each would flood the archive.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +82,8 @@ def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[Series
 
     The order of preference: a spine is expected; the headers allow an evaluation; primary images; spacing up to
     1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand before
-    the rules of clinical.md so that a thin head CT never silences the chest of the same study, nor a broken series a
-    whole one. The answer depends on the set of instances only, not on their order.
+    the quality of the images so that a thin head CT never silences the chest of the same study, nor a broken series
+    a whole one. The answer depends on the set of instances only, not on their order.
     """
     studies: dict[str, list[InstanceHeader]] = defaultdict(list)
     for header in headers:

@@ -1,7 +1,7 @@
 """Which images are worth looking at: the wrong object, scouts, reformations, screen shots and our own results are not.
 
-Decided per image, because localizers hide inside ordinary series. The refusals of this module mean *not eligible*
-(clinical.md): they stand in the ledger and nothing is sent.
+Decided per image, because localizers hide inside ordinary series. The refusals of this module mean *not eligible*:
+they stand in the ledger and nothing is sent.
 """
 # ruff: noqa: SIM905 - word lists read better as words than as quoted literals
 

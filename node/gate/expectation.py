@@ -1,4 +1,4 @@
-"""Was a spine to be expected in these images? Only then a *not evaluable* answer goes to the PACS (clinical.md)."""
+"""Was a spine to be expected in these images? Only then a *not evaluable* answer goes to the PACS."""
 
 from __future__ import annotations
 

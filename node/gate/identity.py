@@ -1,8 +1,7 @@
 """What makes an input the same input, and what is known about the patient's age.
 
-The hash follows dicom-results.md section 2: per instance the SOP instance UID, the digest of the decoded pixels, the
-geometry, and the identifiers of patient and study; not file bytes, since archives transcode and coerce. The order of
-the instances does not matter.
+The hash covers, per instance, the SOP instance UID, the digest of the decoded pixels, the geometry, and the identifiers
+of patient and study; not file bytes, since archives transcode and coerce. The order of the instances does not matter.
 """
 
 from __future__ import annotations

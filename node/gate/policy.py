@@ -1,4 +1,4 @@
-"""Every threshold and word list of the gate, in one place, with the defaults of clinical.md.
+"""Every threshold and word list of the gate, in one place.
 
 A site changes them in its configuration; nothing else in this package holds a number that a site might want to change.
 """
@@ -44,7 +44,7 @@ class GatePolicy:
         Answer every eligible series instead of one per study.
     thin_spacing_mm, max_spacing_mm
         Spacing along the normal up to which a series counts as thin, and above which nothing is measured
-        (clinical.md, 'Spacing along the spine'; 3 mm until levels exist, then 5 mm).
+        (3 mm: the quantised edges of thicker slices alone make a normal vertebra look deformed).
     spacing_slack_mm
         Rounding of headers that the two limits forgive.
     min_images, min_coverage_mm

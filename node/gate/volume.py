@@ -55,7 +55,7 @@ class LoadedSeries:
     quality
         SPLIT_SERIES, TILT_CORRECTED, LOSSY_SOURCE.
     input_sha256
-        Identity of the input (dicom-results.md section 2).
+        Identity of the input (`node.gate.identity`).
     age_years
         ``None`` where unknown.
     instances

@@ -48,7 +48,7 @@ def build_capture(
 ) -> FileDataset:
     """The picture as a Secondary Capture Image (PS3.3 A.8.1).
 
-    Its modality is CT: with OT, viewers put a cine bar over the text (review.md).
+    Its modality is CT: with OT, viewers put a cine bar over the text.
     """
     file = new_file(SecondaryCaptureImageStorage, identity.instance_uid("capture"))
     stamp(file, "capture", source, findings, identity, ctx)

@@ -1,4 +1,4 @@
-"""Coded concepts of the results, and the project's own scheme 99SPINE (dicom-results.md, section 1).
+"""Coded concepts of the results, and the project's own scheme 99SPINE.
 
 A private code stands only where no standard one was found. The scheme is declared in every object that uses it
 (CodingSchemeIdentificationSequence, PS3.3 C.12.1.1.1).

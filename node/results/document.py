@@ -1,4 +1,4 @@
-"""``findings.json``: the findings as a document with a schema (interfaces.md). Not measured is null, never 0.
+"""``findings.json``: the findings as a document with a schema. Not measured is null, never 0.
 
 ``python -m node.results.schema`` writes the JSON schema that ships beside this module.
 """

@@ -31,8 +31,8 @@ def derived_uid(name: str) -> str:
 class Identity:
     """Derives every UID, number and description of one answer.
 
-    ``stem`` holds site, input hash, pipeline with all versions, configuration hash and provider (dicom-results.md,
-    "UIDs/determinism"); object kind, ordinal and revision complete the name of a UID.
+    ``stem`` holds site, input hash, pipeline with all versions, configuration hash and provider; object
+    kind, ordinal and revision complete the name of a UID.
     """
 
     stem: str

@@ -1,7 +1,7 @@
 """The SR of a series on which nothing could be measured: why, in words that every viewer shows.
 
 Basic Text SR under "Diagnostic Imaging Report", never 126000: a measurement report without coordinates opens as a
-black view (review.md, "Not evaluable").
+black view.
 """
 
 from __future__ import annotations

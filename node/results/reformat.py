@@ -1,8 +1,8 @@
 """``reformat.dcm``: the curved mid-sagittal image on which every height can be checked with a viewer's ruler.
 
-Secondary Capture with 16 bits, attribute by attribute as measured in review.md ("The ruler and the report"). Pixels
-are square: viewers were seen to swap row and column spacing. It has no plane, position or frame of reference, because
-the surface is curved across the body; along and across it nothing is stretched.
+Secondary Capture with 16 bits, attribute by attribute as OHIF 3.13 was seen to draw lines on it in place and
+to count its ruler in millimetres. Pixels are square: viewers were seen to swap row and column spacing. It has no plane,
+position or frame of reference, because the surface is curved across the body; along and across it nothing is stretched.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``report.dcm``: what a reader checks. Every height is a line on the reformat (dicom-results.md, review.md).
+"""``report.dcm``: what a reader checks. Every height is a line on the reformat.
 
 Comprehensive 3D SR, Imaging Measurement Report (126000 DCM), one TID 1501 group per measured vertebra: a comment that
 starts with the vertebra's name, then Ha, Hm and Hp, each inferred from a two-point polyline on the reformat. Groups

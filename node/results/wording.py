@@ -1,4 +1,7 @@
-"""Findings as words. Every sentence that a person reads in a result is made here, in ASCII (clinical.md, "Words")."""
+"""Findings as words. Every sentence that a person reads in a result is made here, in ASCII.
+
+"Vertebral height loss, possible fracture", never "fracture"; "no flag" always with what was not looked at.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def verdict(findings: Findings) -> str:
 
 
 def raises_flag(vertebra: VertebraFinding) -> bool:
-    """Whether this vertebra alone sets the patient's flag (clinical.md: moderate by loss, or severe by ``G_ONLY``)."""
+    """Whether this vertebra alone sets the patient's flag (moderate by loss, or severe by ``G_ONLY``)."""
     if vertebra.grade is None:
         return False
     least = Grade.SEVERE if Quality.G_ONLY in vertebra.quality else Grade.MODERATE
@@ -190,7 +193,7 @@ def heights_text(heights: Heights | None, pattern: str = "{:.1f}") -> tuple[str,
 
 
 def seen_text(findings: Findings) -> str:
-    """ "k of n measured, levels not seen: ..." of clinical.md."""
+    """ "k of n measured, levels not seen: ..."."""
     k, n = len(measured(findings)), len(findings.vertebrae)
     counted = f"{k} of {n} vertebrae measured"
     seen = {v.level for v in findings.vertebrae if v.level is not None}

@@ -15,10 +15,12 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from node.gate import InstanceHeader, read_headers
+from node.gate import GatePolicy, InstanceHeader, LoadedSeries, Unevaluable, load_volume, read_headers
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 Edit = Callable[[int, FileDataset], None]
+HeadersOf = Callable[..., list[InstanceHeader]]
+POLICY = GatePolicy()
 
 
 def field_hu(points_lps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,3 +142,24 @@ def raw(ds: Dataset, keyword: str, vr: str, value: bytes) -> None:
     tag = Tag(keyword)
     value += b" " * (len(value) % 2)
     ds[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+
+def loaded(headers: list[InstanceHeader], policy: GatePolicy = POLICY) -> LoadedSeries:
+    """The volume; fails with the refusal where there is none. Every voxel must hold the field at its place."""
+    result = load_volume(headers, policy)
+    assert isinstance(result, LoadedSeries), getattr(result, "refusal", None)
+    return result
+
+
+def refused(headers: list[InstanceHeader], policy: GatePolicy = POLICY) -> Unevaluable:
+    """The refusal; fails where a volume came."""
+    result = load_volume(headers, policy)
+    assert isinstance(result, Unevaluable)
+    return result
+
+
+def assert_field(result: LoadedSeries, within_hu: float = 0.75) -> None:
+    """Each voxel holds the linear field at the place that the affine gives it: order, axes and spacing are right."""
+    index = np.stack(np.meshgrid(*map(np.arange, result.volume.hu.shape), indexing="ij"), axis=-1)
+    expected = field_hu(result.volume.to_lps(index.astype(float)))
+    assert np.abs(result.volume.hu - expected).max() <= within_hu

@@ -1,4 +1,4 @@
-"""One answer per study: the rules of clinical.md, in their order."""
+"""One answer per study: the rules of preference, in their order."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
 from inference.refusal import SENTENCES, Outcome, RefusalCode
-from node.gate import GatePolicy, InstanceHeader, SeriesDecision, Unevaluable, choose, load_volume
+from node.gate import GatePolicy, SeriesDecision, Unevaluable, choose, load_volume
 from node.gate.eligibility import NOT_ELIGIBLE
-from tests.gate.conftest import Ct
+from tests.gate.conftest import POLICY, Ct, HeadersOf
 
-HeadersOf = Callable[..., list[InstanceHeader]]
-POLICY = GatePolicy()
 STUDY = str(generate_uid())
 
 

@@ -13,10 +13,9 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from inference.findings import Quality
 from inference.refusal import Outcome, RefusalCode
-from node.gate import GatePolicy, LoadedSeries, Unevaluable, choose, load_volume, read_headers
-from tests.gate.conftest import Ct, field_hu, save
+from node.gate import LoadedSeries, Unevaluable, choose, load_volume, read_headers
+from tests.gate.conftest import POLICY, Ct, field_hu, save
 
-POLICY = GatePolicy()
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 

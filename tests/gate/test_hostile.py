@@ -21,9 +21,8 @@ from node.gate.geometry import Grid, arrange
 from node.gate.headers import instance_header
 from node.gate.pixels import stored_values
 from node.gate.values import permissive, tidy
-from tests.gate.conftest import Ct, raw, save
+from tests.gate.conftest import POLICY, Ct, raw, save
 
-POLICY = GatePolicy()
 FUZZ = settings(
     max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
 )

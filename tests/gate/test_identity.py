@@ -7,11 +7,8 @@ from collections.abc import Callable
 import pytest
 from pydicom.dataset import FileDataset
 
-from node.gate import GatePolicy, InstanceHeader, LoadedSeries, Unevaluable, load_volume
-from tests.gate.conftest import Ct, raw
-
-HeadersOf = Callable[..., list[InstanceHeader]]
-POLICY = GatePolicy()
+from node.gate import InstanceHeader, LoadedSeries, Unevaluable, load_volume
+from tests.gate.conftest import POLICY, Ct, HeadersOf, raw
 
 
 def digest(headers: list[InstanceHeader]) -> str:

@@ -23,11 +23,8 @@ from pydicom.uid import (
 
 from inference.findings import Quality
 from inference.refusal import RefusalCode
-from node.gate import GatePolicy, InstanceHeader, LoadedSeries, Unevaluable, load_volume, read_headers
-from tests.gate.conftest import Ct, raw, save
-
-HeadersOf = Callable[..., list[InstanceHeader]]
-POLICY = GatePolicy()
+from node.gate import LoadedSeries, Unevaluable, load_volume, read_headers
+from tests.gate.conftest import POLICY, Ct, HeadersOf, raw, save
 
 
 def load(paths: list[Path]) -> LoadedSeries:

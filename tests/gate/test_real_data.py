@@ -19,11 +19,10 @@ import pydicom
 import pytest
 
 from inference.refusal import Outcome, RefusalCode
-from node.gate import GatePolicy, LoadedSeries, choose, load_volume, read_headers
-from tests.gate.conftest import save
+from node.gate import LoadedSeries, choose, load_volume, read_headers
+from tests.gate.conftest import POLICY, save
 
 pytestmark = pytest.mark.real_data
-POLICY = GatePolicy()
 
 
 def test_the_abdomen_series_agrees_with_its_nifti_original(real_data: Path) -> None:

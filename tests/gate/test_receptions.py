@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +10,9 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from inference.refusal import Outcome, RefusalCode
-from node.gate import GatePolicy, InstanceHeader, LoadedSeries, choose, latest, load_volume, read_headers
+from node.gate import LoadedSeries, choose, latest, load_volume, read_headers
 from node.gate.deflated import inflates_too_far
-from tests.gate.conftest import Ct, save
-
-HeadersOf = Callable[..., list[InstanceHeader]]
-POLICY = GatePolicy()
+from tests.gate.conftest import POLICY, Ct, HeadersOf, save
 
 
 def corrected(_: int, ds: FileDataset) -> None:
