@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed: uv pip install --group train")
+pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from inference.geometry import Volume
 from onnx_models.training import evaluate

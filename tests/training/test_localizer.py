@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: uv pip install --group train")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from inference.localization import CanonicalGrid  # noqa: E402
 from onnx_models.training import localizer_data as data  # noqa: E402
