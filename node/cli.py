@@ -294,17 +294,23 @@ def jobs_events(config: Config = None, as_json: AsJson = False, limit: int = 50)
 
 @jobs_app.command("retry")
 def jobs_retry(study_uid: str, config: Config = None) -> None:
-    """Take a parked study and its parked deliveries up again."""
+    """Take a parked study and its parked deliveries up again; 1 where a destination is not in the configuration."""
     from node.ledger import overview
     from node.queue import Queue
     from node.service import ledger_of
 
     settings = load_settings(config)
     with ledger_of(settings) as database, database.transaction() as connection:
-        changed = overview.retry(connection, study_uid)
+        names = [destination.name for destination in settings.destinations]
+        changed = overview.retry(connection, study_uid, names)
+        left = overview.unconfigured(connection, study_uid, names)
         if changed:
             Queue(database.dsn).wake_evaluation(connection, study_uid, 0.0)
-    out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
+    if changed or not left:
+        out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
+    if left:
+        missing = ", ".join(repr(name) for name in left)
+        _fail(f"still parked: the configuration has no destination {missing}; add it, restart the node, retry")
 
 
 @jobs_app.command("cancel")

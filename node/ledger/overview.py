@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -53,8 +54,11 @@ def study(connection: Connection, study_uid: str) -> dict[str, Any] | None:
     }
 
 
-def retry(connection: Connection, study_uid: str) -> int:
-    """Take a study and its parked deliveries up again. Returns how many things that changed."""
+def retry(connection: Connection, study_uid: str, destinations: Collection[str]) -> int:
+    """Take a study and its parked deliveries to ``destinations`` up again. Returns how many things that changed.
+
+    A delivery to a destination that is not configured stays parked: nobody works on its queue (`unconfigured`).
+    """
     unparked = connection.execute(
         "UPDATE study SET parked = NULL, attempts = 0 WHERE study_uid = %s AND parked IS NOT NULL", (study_uid,)
     ).rowcount
@@ -63,10 +67,25 @@ def retry(connection: Connection, study_uid: str) -> int:
         UPDATE delivery d SET state = 'pending', next_try_at = now(), first_try_at = NULL, unclear_failures = 0
           FROM result r JOIN answer a ON a.id = r.answer_id
          WHERE r.id = d.result_id AND a.study_uid = %s AND d.state IN ('parked', 'cancelled')
+           AND d.destination = ANY(%s)
         """,
-        (study_uid,),
+        (study_uid, list(destinations)),
     ).rowcount
     return unparked + resumed
+
+
+def unconfigured(connection: Connection, study_uid: str, destinations: Collection[str]) -> list[str]:
+    """Names outside ``destinations`` for which results of a study are parked or cancelled."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT d.destination FROM delivery d
+          JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
+         WHERE a.study_uid = %s AND d.state IN ('parked', 'cancelled') AND d.destination <> ALL(%s)
+         ORDER BY d.destination
+        """,
+        (study_uid, list(destinations)),
+    ).fetchall()
+    return [str(row["destination"]) for row in rows]
 
 
 def cancel(connection: Connection, study_uid: str) -> int:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from node.demo.pacs import AE_TITLE, SmallPacs
-from tests.dicom import write_series
+from node.ledger import Database, deliveries, overview
+from tests import ledger
+from tests.dicom import STUDY, write_series
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -74,6 +76,33 @@ def test_jobs_of_a_node_that_does_not_run(tmp_path: Path) -> None:
     done = spine_node("jobs", "list", "--config", str(path), "--json")
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
     assert spine_node("jobs", "show", "1.2.3", "--config", str(path)).returncode == 1
+
+
+def test_a_retry_for_a_destination_that_left_the_configuration_says_so(tmp_path: Path, database: Database) -> None:
+    path = tmp_path / "node.yaml"
+    kept = {"name": "kept", "host": "127.0.0.1", "port": 1, "ae_title": "X"}
+    content = {"data_dir": str(tmp_path / "data"), "database_dsn": database.dsn, "destinations": [kept]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO study (study_uid, last_instance_at) VALUES (%s, now())", (STUDY,))
+        (result,) = ledger.finish(connection, ledger.claim(connection))
+        for name in ("kept", "former"):
+            deliveries.plan(connection, result, name)
+        connection.execute("UPDATE delivery SET state = 'parked', reason = 'for a test'")
+
+    def states() -> dict[str, str]:
+        with database.transaction() as connection:
+            found = overview.study(connection, STUDY)
+        assert found is not None
+        return {row["destination"]: row["state"] for row in found["deliveries"]}
+
+    done = spine_node("jobs", "retry", STUDY, "--config", str(path))
+    assert done.returncode == 1
+    assert "1 taken up again" in done.stdout
+    assert "no destination 'former'; add it, restart the node, retry" in done.stderr
+    assert states() == {"kept": "pending", "former": "parked"}
+    again = spine_node("jobs", "retry", STUDY, "--config", str(path))
+    assert (again.returncode, again.stdout) == (1, ""), "nothing changed, and the reason is said again"
 
 
 def test_a_folder_without_a_spine_is_exit_code_3(tmp_path: Path, shipped_models: Path) -> None:

@@ -203,7 +203,10 @@ def test_a_destination_that_left_the_configuration_is_parked_and_can_be_retried(
     without.deliver(desk.answer_id, "pacs")
     assert {row["state"] for row in desk.rows()} == {"parked"}
     with database.transaction() as connection:
-        assert overview.retry(connection, STUDY) == 3
+        assert overview.retry(connection, STUDY, []) == 0
+        assert overview.unconfigured(connection, STUDY, []) == ["pacs"]
+        assert overview.retry(connection, STUDY, ["pacs"]) == 3
+        assert overview.unconfigured(connection, STUDY, []) == []
     assert {state for _, state, _ in desk.deliver()} == {"stored"}
 
 
