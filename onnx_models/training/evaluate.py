@@ -35,7 +35,9 @@ from onnx_models.training.evaluation_figures import (
 from onnx_models.training.evaluation_real import RealRow, real_rows
 from onnx_models.training.evaluation_records import BUILD, Runner, load_runner, phantom_hash, prepared
 from onnx_models.training.evaluation_set import load_set
+from onnx_models.training.evaluation_shapes import shape_figures, shape_records
 from onnx_models.training.export import MODELS
+from onnx_models.training.real_cases import real_folder
 
 RESULT = Path("build/evaluation.json")
 Record = dict[str, Any]
@@ -81,7 +83,9 @@ def _collect(answers: Iterable[Record], count: int, deadline: float, quiet: bool
             break
 
 
-def figures(runner: Runner, records: Sequence[Record], rows: Sequence[RealRow]) -> Record:
+def figures(
+    runner: Runner, records: Sequence[Record], rows: Sequence[RealRow], shapes: Sequence[Record] = ()
+) -> Record:
     """Everything that is told of these records, ready for JSON."""
     seen = [r for r in records if r["kind"] == "patient"]
     patients = [r for r in seen if readable(r)]
@@ -100,6 +104,7 @@ def figures(runner: Runner, records: Sequence[Record], rows: Sequence[RealRow]) 
         "seconds_per_patient": _median([r["seconds"] for r in patients]),
         "localizer": {k: asdict(v) for k, v in localizer_figures(patients, negatives).items()},
         "real": [asdict(row) for row in rows],
+        "shapes": shape_figures(shapes),
     }
     if not runner.localizer_only:
         out["screening"] = {k: asdict(v) for k, v in screening_figures(patients, negatives).items()}
@@ -140,8 +145,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
     parser.add_argument("--prepare", action="store_true", help="only make the images, in advance")
     parser.add_argument("--no-cards", action="store_true", help="do not touch the model cards")
+    parser.add_argument("--without-real", action="store_true", help="write cards even where the real data are absent")
     parser.add_argument("--folder", type=Path, default=MODELS, help="folder of manifest, models and cards")
     options = parser.parse_args(arguments)
+    writes_cards = not (options.no_cards or options.quick or options.prepare)
+    real = real_folder() is not None
+    if writes_cards and not real and not options.without_real:
+        writes_cards = False
+        print(
+            "The folder of real images is absent: the cards are left alone, lest they lose what was measured on it. "
+            "Set SPINE_NODE_REAL_DATA, or pass --without-real to write cards without it."
+        )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     chosen = load_set()
     patients = min(options.patients if options.patients is not None else chosen.patients, chosen.patients)
@@ -159,14 +173,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     runner = _runner(options.folder)
     records = judged(options.folder, todo, options.workers, deadline, quiet)
-    told = figures(runner, records, real_rows(runner))
+    shapes = shape_records(runner) if real and not (options.quick or runner.localizer_only) else []
+    told = figures(runner, records, real_rows(runner), shapes)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
     command = "python -m onnx_models.training.evaluate " + " ".join(sys.argv[1:] if arguments is None else arguments)
     print(localizer_section(told, command))
     if "screening" in told:
         print(screening_section(told, command))
-    if not (options.no_cards or options.quick):
+    if writes_cards:
         print("written:", ", ".join([*write_cards(options.folder, told, command), str(RESULT)]))
     print(f"records: {runner.folder} under {BUILD}")
     return 0

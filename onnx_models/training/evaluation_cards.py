@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnx_models.training.evaluation_shape_cards import shape_lines
 from onnx_models.training.metrics import Agreement, Estimate
 
 BEGIN = "<!-- figures: written by onnx_models.training.evaluate, do not edit -->"
@@ -62,7 +63,7 @@ def localizer_section(told: Record, command: str) -> str:
         ("images without a whole vertebra refused", of("negatives_refused", 1, True), "100 %"),
     ]
     lines = [*_head(told, command), "", "**On phantoms**", "", *_table(rows), ""]
-    return "\n".join(lines + _real_lines(told))
+    return "\n".join([*lines, *shape_lines(told, localizer=True), "", *_real_lines(told)])
 
 
 def _real_lines(told: Record) -> list[str]:
@@ -118,7 +119,7 @@ def screening_section(told: Record, command: str) -> str:
     ]
     lines = [*_head(told, command), f"{told['seconds_per_patient']:.1f} s a patient (median, one thread)."]
     lines += ["", "**On phantoms**", "", *_table(rows), "", *_agreement_lines(told), "", *_strata_lines(told), ""]
-    real = [*_real_lines(told), "", *_real_vertebrae(told)]
+    real = [*shape_lines(told, localizer=False), "", *_real_lines(told), "", *_real_vertebrae(told)]
     return "\n".join(lines + real)
 
 
