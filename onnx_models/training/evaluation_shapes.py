@@ -53,14 +53,13 @@ class Plan:
 
 
 def plans() -> list[Plan]:
-    """Every kind and loss on each spine, after its undeformed images; on the label map each twice, three an image."""
+    """Every kind and loss on each spine, after its undeformed images; on the label map three in one image."""
     each = [Deformity(kind, loss) for loss in LOSSES for kind in KINDS]
     out = []
     for name, (_, levels, together) in SPINES.items():
         out += [Plan(name, i, {}) for i in range(UNDEFORMED)]
-        chosen = each * (2 if together > 1 else 1)
-        for i in range(0, len(chosen), together):
-            turn = {levels[(i + k) % len(levels)]: d for k, d in enumerate(chosen[i : i + together])}
+        for i in range(0, len(each), together):
+            turn = {levels[(i + k) % len(levels)]: d for k, d in enumerate(each[i : i + together])}
             out.append(Plan(name, UNDEFORMED + i // together, turn))
     return out
 
