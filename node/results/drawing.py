@@ -51,16 +51,22 @@ def text_width(text: str, size: int) -> float:
 
 
 def draw_fitted(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, width: int, colour: Colour = WHITE
+    draw: ImageDraw.ImageDraw, top: int, text: str, size: int, between: tuple[int, int], colour: Colour = WHITE
 ) -> None:
-    """Text in one line, smaller where it would not fit, cut with dots where it still does not."""
-    while size > 18 and text_width(text, size) > width:
+    """Text in one line in the middle of the page, or as near to it as the room ``between`` two columns allows.
+
+    Where it does not fit it is smaller, and where it still does not it is cut with dots.
+    """
+    left, right = between
+    while size > 18 and text_width(text, size) > right - left:
         size -= 1
-    if text_width(text, size) > width:
-        while text and text_width(text + " ...", size) > width:
+    if text_width(text, size) > right - left:
+        while text and text_width(text + " ...", size) > right - left:
             text = text[:-1]
         text += " ..."
-    draw.text(at, text, colour, font(size))
+    width = text_width(text, size)
+    middle = (draw.im.size[0] - width) / 2
+    draw.text((max(left, min(middle, right - width)), top), text, colour, font(size))
 
 
 def broken(text: str, size: int, width: float) -> list[str]:

@@ -37,6 +37,8 @@ from node.results.reformat import Ruler
 
 WIDTH, HEIGHT = 1280, 1024
 HEADER_HEIGHT = 104
+CORNER = 16
+"""The verdict begins here at the earliest; it stands in the middle, since viewers write into the corners."""
 MARGIN = 12
 TOP = HEADER_HEIGHT + MARGIN
 LEADERS = 40
@@ -128,8 +130,9 @@ def _header(draw: ImageDraw.ImageDraw, findings: Findings) -> None:
     right = WIDTH - 16
     width = text_width(label, 22)
     draw.text((right - width, 14), label, TEXT, font(22))
-    draw_fitted(draw, (16, 8), wording.verdict_sentence(findings), 46, int(right - width - 48))
-    draw_fitted(draw, (16, 66), _subtitle(findings), 25, WIDTH - 32)
+    side = right - width - 24
+    draw_fitted(draw, 8, wording.verdict_sentence(findings), 46, (CORNER, int(side)))
+    draw_fitted(draw, 66, _subtitle(findings), 25, (16, WIDTH - 16))
 
 
 def _subtitle(findings: Findings) -> str:
