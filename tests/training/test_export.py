@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: uv pip install --group train")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
 from onnx_models.training import export as house  # noqa: E402
