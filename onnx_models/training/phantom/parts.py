@@ -90,8 +90,7 @@ def _distances(
             else:
                 d = _primitive_distance(kinds[i], prims[i], x, y, z)
             column = 2 if owner[i] != target else part[i] - 1
-            if d < out[n, column]:
-                out[n, column] = d
+            out[n, column] = min(out[n, column], d)
     return out
 
 
