@@ -11,7 +11,7 @@ The common frame is a grid of 2.5 mm whose index (k, j, i) runs towards the feet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -229,6 +229,7 @@ def score_bodies(
     bodies: Sequence[Body],
     models: Models,
     settings: AbnormalitySettings | None = None,
+    chosen: Collection[int] | None = None,
 ) -> list[Abnormality]:
     """The score of every body, in the order given.
 
@@ -243,6 +244,8 @@ def score_bodies(
     bodies
         From head to feet without gaps: a missing vertebra in between would be taken for a neighbour's place. S1 may
         be the last: it is context for L5 and has no score itself.
+    chosen
+        Places in ``bodies`` of those that are scored; all where ``None``.
 
     Raises
     ------
@@ -262,8 +265,11 @@ def score_bodies(
         centroids = np.array([c.centroid for c in found if c is not None])
         backs = np.array([c.back for c in found if c is not None])
         turned = dict(zip(seen, frames(centroids, backs), strict=True))
-    inverse = np.linalg.inv(affine)
-    return [_one(i, bodies, cuts, turned, inverse, models, settings) for i in range(len(bodies))]
+    inverse = np.asarray(np.linalg.inv(affine), np.float64)
+    wanted = range(len(bodies)) if chosen is None else chosen
+    return [
+        _one(i, bodies, cuts, turned, inverse, models, settings) if i in wanted else NOTHING for i in range(len(bodies))
+    ]
 
 
 def _one(
