@@ -93,7 +93,7 @@ def specificity_at(positive: Sequence[float], negative: Sequence[float], sensiti
     """Part of the negatives below the score that finds ``sensitivity`` of the positives."""
     if not len(positive) or not len(negative):
         return float("nan")
-    bound = np.sort(positive)[int(np.floor((1 - sensitivity) * len(positive)))]
+    bound = np.sort(positive)[int((1 - sensitivity) * len(positive) + 1e-9)]
     return float((np.asarray(negative) < bound).mean())
 
 
