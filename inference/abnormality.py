@@ -55,6 +55,9 @@ class AbnormalitySettings:
         So much surplus beyond the normal one is a score of 100.
     sigma
         Standard deviation of the weight along (left, back, up), in extents of the expected body.
+    steepness
+        Factor on the slope of the expected mask at its surface before it is compared: what the network is unsure of
+        widens the edge of its mask, and would count as surplus.
     smallest_ml
         A body of unknown level below this volume might be of the neck, and gets no score.
     """
@@ -62,7 +65,8 @@ class AbnormalitySettings:
     fractured: Literal["zeros", "told"] = "told"
     normal_surplus: dict[str, float] = field(default_factory=lambda: dict(NORMAL_SURPLUS))
     full_surplus: float = 0.40
-    sigma: tuple[float, float, float] = (0.6, 0.4, 1.0)
+    sigma: tuple[float, float, float] = (0.5, 0.3, 1.0)
+    steepness: float = 2.0
     smallest_ml: float = 9.0
 
 
@@ -305,7 +309,8 @@ def _one(
     occupancy = models.run(NETWORK, {"context": context})["expected"][0]
     expected = Expected(occupancy, grid_affine(cut.centroid, frame, BODY_SHAPE))
     actual = _sampled(cut, inverse, expected.affine, BODY_SHAPE)
-    surplus = surplus_of(expected.occupancy, actual, settings.sigma)
+    steep = np.clip(0.5 + settings.steepness * (occupancy - 0.5), 0.0, 1.0)
+    surplus = surplus_of(steep, actual, settings.sigma)
     return Abnormality(score_of(surplus, body.level, settings), surplus, used, expected)
 
 
