@@ -12,6 +12,7 @@ from inference.masks_patch import SHAPE, heat_map
 from onnx_models.training import segmenter_shapes
 from onnx_models.training.phantom import Patient, sample_patient
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write
+from onnx_models.training.segmenter_evaluation import dice_of, surface_distance
 from onnx_models.training.segmenter_network import SegmenterNetwork
 from onnx_models.training.segmenter_task import PatchSource, cropped, loss_of, varied
 
@@ -164,3 +165,15 @@ def test_real_shapes_have_a_body_and_an_arch_and_the_held_out_ones_are_not_train
     assert np.abs(middle - [20, 19, 27.5]).max() < 2.5
     assert arch[1] > middle[1] + 6
     segmenter_shapes.shapes.cache_clear()
+
+
+def test_figures_of_two_masks_are_what_geometry_says() -> None:
+    a = np.zeros((30, 30, 30), bool)
+    a[8:20, 8:20, 8:20] = True
+    b = np.roll(a, 2, axis=0)
+    assert dice_of(a, b) == pytest.approx(10 / 12)
+    assert surface_distance(a, a, (1.0, 1.0, 1.0)) == 0
+    apart, stretched = surface_distance(a, b, (1.0, 1.0, 1.0)), surface_distance(a, b, (2.0, 1.0, 1.0))
+    assert 0.3 < apart < 2
+    assert stretched > apart
+    assert np.isnan(surface_distance(a, np.zeros_like(a), (1.0, 1.0, 1.0)))
