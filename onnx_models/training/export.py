@@ -33,6 +33,10 @@ SCHEMA = "spine-node/models/1"
 RECIPES = {
     "localizer": "onnx_models.training.localizer_task:export",
     "keypoints": "onnx_models.training.keypoints_task:export",
+    "segmenter": "onnx_models.training.segmenter_task:export",
+    "completion": "onnx_models.training.completion_task:export",
+    "detector": "onnx_models.training.detector_task:export",
+    "labeller": "onnx_models.training.labeller_task:export",
 }
 """The function that exports each network from its last checkpoint, ``module:function``, called with the folder."""
 

@@ -32,6 +32,11 @@ BUILD = Path("build/training")
 TASKS = {
     "localizer": "onnx_models.training.localizer_task:LocalizerTask",
     "keypoints": "onnx_models.training.keypoints_task:KeypointsTask",
+    "segmenter": "onnx_models.training.segmenter_task:SegmenterTask",
+    "completion": "onnx_models.training.completion_task:CompletionTask",
+    "detector": "onnx_models.training.detector_task:DetectorTask",
+    "labeller": "onnx_models.training.labeller_task:LabellerTask",
+    "labeller_btrfly": "onnx_models.training.labeller_task:BtrflyTask",
 }
 """Where the task of each network is: ``module:class``, made without arguments."""
 

@@ -14,6 +14,7 @@ from onnx_models.training.phantom.bodies import VertebraTruth
 from onnx_models.training.phantom.bones import sample_bone, spine_bones
 from onnx_models.training.phantom.implants import implants
 from onnx_models.training.phantom.organs import organs
+from onnx_models.training.phantom.parts import distances, owners, parts
 from onnx_models.training.phantom.ranges import TRAINING, Ranges
 from onnx_models.training.phantom.scene import F32, Packed, Scene, noise_field
 from onnx_models.training.phantom.skeleton import neck_and_head, pelvis, ribs, sacrum, shoulders
@@ -80,6 +81,24 @@ class Patient:
     def body_distance(self, points_lps_mm: ArrayLike) -> F32:
         """(N,) signed distance in mm to the nearest body of ``vertebrae`` (negative inside; 1e6 where far)."""
         return self._label(points_lps_mm)[1]
+
+    def part(self, points_lps_mm: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """(vertebra, part) at points (N, 3): index into ``vertebrae`` + 1, and 1 body or 2 posterior elements; else 0.
+
+        Osteophytes are body. Of the sacrum only the body of S1 is a member of ``vertebrae``.
+        """
+        p = np.ascontiguousarray(points_lps_mm, np.float32).reshape(-1, 3)
+        return parts(p, self.packed, *self._owners)
+
+    def part_distances(self, points_lps_mm: ArrayLike, vertebra: int) -> F32:
+        """(N, 3) signed distances in mm at points (N, 3), negative inside: to the body of ``vertebrae[vertebra - 1]``,
+        to its posterior elements, and to the nearest other vertebra. Exact within 3 mm of a surface."""
+        p = np.ascontiguousarray(points_lps_mm, np.float32).reshape(-1, 3)
+        return distances(p, vertebra, self.packed, *self._owners)
+
+    @cached_property
+    def _owners(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return owners(self.packed, self.labels)
 
     def _label(self, points: ArrayLike) -> tuple[NDArray[np.uint8], F32]:
         p = np.ascontiguousarray(points, np.float32).reshape(-1, 3)

@@ -1,0 +1,192 @@
+"""Mean attenuation of the trabecular core of T11 to L5: opportunistic, no T-score, no diagnosis.
+
+The core is an ellipsoid in the frame of the vertebra, in the front and middle of the body (the basivertebral vein
+enters behind), away from cortex and end plates. Attenuation depends on tube voltage, contrast agent and kernel: the
+number is given, with every reason why it may not be compared with another scan's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, find_objects
+
+from inference.abnormality import BODY, POSTERIOR, Body, frames
+from inference.findings import Level
+from inference.geometry import Volume
+
+LEVELS = (Level.T11, Level.T12, Level.T13, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5, Level.L6)
+"""T11 to L5, and the levels between them that some people have."""
+HALF_AXES = (0.30, 0.26, 0.26)
+"""Half axes of the ellipsoid along (left, back, up), as parts of width, depth and height of the body."""
+FORWARD = 0.08
+"""How far in front of the body's middle the ellipsoid lies, as a part of the depth."""
+OFF_SURFACE_MM = 3.0
+"""Nearer to the surface of the mask lie cortex and end plates."""
+FEWEST_VOXELS = 30
+FOREIGN_HU = 1000.0
+"""Above it is cement or metal: no trabecular bone."""
+FOREIGN_PART = 0.005
+"""Part of the body that may lie above `FOREIGN_HU` (dense cortex reaches it in single voxels)."""
+USUAL_KVP = 120.0
+KVP_TOLERANCE = 5.0
+COARSE_MM = 3.0
+
+
+class DensityQuality(StrEnum):
+    """Reasons to read a density with care, or why there is none."""
+
+    CONTRAST_AGENT = "CONTRAST_AGENT"
+    """Contrast agent was given: it raises the attenuation of bone."""
+    CONTRAST_UNKNOWN = "CONTRAST_UNKNOWN"
+    KVP_NOT_120 = "KVP_NOT_120"
+    """Another tube voltage than 120 kV: attenuation is not comparable."""
+    KVP_UNKNOWN = "KVP_UNKNOWN"
+    SHARP_KERNEL = "SHARP_KERNEL"
+    """An edge-enhancing kernel: noise and edges shift the mean."""
+    KERNEL_UNKNOWN = "KERNEL_UNKNOWN"
+    COARSE_SPACING = "COARSE_SPACING"
+    """Voxels above 3 mm: end plates reach into the core."""
+    FRACTURED = "FRACTURED"
+    """A compressed body is denser: not measured."""
+    FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
+    """Cement or metal in the body: not measured."""
+    TOO_SMALL = "TOO_SMALL"
+    """Too few voxels lie far enough from the surface: not measured."""
+    PARTIAL = "PARTIAL"
+    """Cut by the edge of the field of view: not measured."""
+
+
+@dataclass(frozen=True)
+class TrabecularHu:
+    """Density of one vertebra.
+
+    Attributes
+    ----------
+    mean_hu
+        Mean of the core; ``None`` where it was not measured.
+    deviation_hu
+        Standard deviation within the core (noise and texture).
+    voxels
+        How many voxels were averaged.
+    """
+
+    mean_hu: float | None
+    deviation_hu: float | None = None
+    voxels: int = 0
+    quality: tuple[DensityQuality, ...] = ()
+
+
+def trabecular_hu(
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    parts: NDArray[np.uint8],
+    bodies: Sequence[Body],
+    *,
+    kvp: float | None = None,
+    contrast: bool | None = None,
+    sharp_kernel: bool | None = None,
+) -> list[TrabecularHu]:
+    """Density of every body, in the order given; nothing is measured outside T11 to L5.
+
+    Parameters
+    ----------
+    volume
+        HU on the source grid.
+    labels, parts
+        (slices, rows, columns) as for `inference.abnormality.score_bodies`, on the same grid.
+    kvp, contrast, sharp_kernel
+        What the headers say of the acquisition; ``None`` where they say nothing.
+    """
+    if labels.shape != volume.hu.shape or parts.shape != volume.hu.shape:
+        raise ValueError(f"masks {labels.shape} and {parts.shape} are not on the grid of the image {volume.hu.shape}")
+    scan = acquisition_quality(kvp, contrast, sharp_kernel, max(volume.spacing_mm))
+    boxes = find_objects(labels, max_label=max((b.number for b in bodies), default=0))
+    turned = _frames(volume, labels, parts, bodies, boxes)
+    return [_one(volume, labels, parts, b, boxes[b.number - 1], f, scan) for b, f in zip(bodies, turned, strict=True)]
+
+
+def acquisition_quality(
+    kvp: float | None, contrast: bool | None, sharp_kernel: bool | None, spacing_mm: float
+) -> tuple[DensityQuality, ...]:
+    """What makes attenuation unsafe in the whole scan."""
+    out = []
+    if contrast is None or contrast:
+        out.append(DensityQuality.CONTRAST_UNKNOWN if contrast is None else DensityQuality.CONTRAST_AGENT)
+    if kvp is None:
+        out.append(DensityQuality.KVP_UNKNOWN)
+    elif abs(kvp - USUAL_KVP) > KVP_TOLERANCE:
+        out.append(DensityQuality.KVP_NOT_120)
+    if sharp_kernel is None or sharp_kernel:
+        out.append(DensityQuality.KERNEL_UNKNOWN if sharp_kernel is None else DensityQuality.SHARP_KERNEL)
+    if spacing_mm > COARSE_MM:
+        out.append(DensityQuality.COARSE_SPACING)
+    return tuple(out)
+
+
+def _frames(
+    volume: Volume, labels: NDArray[np.uint8], parts: NDArray[np.uint8], bodies: Sequence[Body], boxes: Sequence[Any]
+) -> list[NDArray[np.float64]]:
+    """The given frame of each body, or one from the masks; the identity where there is no mask."""
+    centroids, backs, seen = [], [], []
+    for n, body in enumerate(bodies):
+        box = boxes[body.number - 1]
+        if box is None:
+            continue
+        first = [s.start for s in box]
+        mine = labels[box] == body.number
+        inside, behind = (np.argwhere(mine & (parts[box] == part)) for part in (BODY, POSTERIOR))
+        if not len(inside):
+            continue
+        centroid = volume.to_lps(inside.mean(axis=0) + first)
+        centroids.append(centroid)
+        backs.append(volume.to_lps(behind.mean(axis=0) + first) - centroid if len(behind) else np.full(3, np.nan))
+        seen.append(n)
+    out = [np.eye(3) if b.frame is None else b.frame for b in bodies]
+    if seen:
+        for n, frame in zip(seen, frames(np.array(centroids), np.array(backs)), strict=True):
+            given = bodies[n].frame
+            out[n] = frame if given is None else given
+    return out
+
+
+def _one(
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    parts: NDArray[np.uint8],
+    body: Body,
+    box: Any,
+    frame: NDArray[np.float64],
+    scan: tuple[DensityQuality, ...],
+) -> TrabecularHu:
+    if body.level not in LEVELS:
+        return TrabecularHu(None)
+    reason = DensityQuality.FRACTURED if body.fractured else None
+    reason = DensityQuality.PARTIAL if body.partial or box is None else reason
+    if reason is not None:
+        return TrabecularHu(None, quality=(reason,))
+    mask = np.pad((labels[box] == body.number) & (parts[box] == BODY), 1)
+    if not mask.any():
+        return TrabecularHu(None, quality=(DensityQuality.TOO_SMALL,))
+    hu = volume.hu[box].astype(np.float32)
+    inside = mask[1:-1, 1:-1, 1:-1]
+    if float((hu[inside] > FOREIGN_HU).mean()) > FOREIGN_PART:
+        return TrabecularHu(None, quality=(DensityQuality.FOREIGN_MATERIAL,))
+    depth_mm = distance_transform_edt(mask, volume.spacing_mm)[1:-1, 1:-1, 1:-1]
+    index = np.argwhere(inside)
+    local = volume.to_lps(index + [s.start for s in box]) @ frame.T
+    low, high = np.percentile(local, [1, 99], axis=0)
+    size, middle = high - low, 0.5 * (low + high)
+    middle[1] -= FORWARD * size[1]
+    within = (((local - middle) / (np.array(HALF_AXES) * size)) ** 2).sum(axis=1) <= 1.0
+    core = within & (depth_mm[inside] >= OFF_SURFACE_MM)
+    count = int(core.sum())
+    if count < FEWEST_VOXELS:
+        return TrabecularHu(None, voxels=count, quality=(DensityQuality.TOO_SMALL, *scan))
+    values = hu[inside][core]
+    return TrabecularHu(float(values.mean()), float(values.std()), count, scan)

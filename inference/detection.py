@@ -1,0 +1,211 @@
+"""Where the spine is: a coarse heat map of its centre line, and the box around it (Bukas et al. 2021, section 2.1).
+
+The volume is resampled to 6 mm on the canonical grid (slices towards the feet, rows towards the back, columns towards
+the left), whichever way its own grid lies. A small 3-D U-Net regresses one Gaussian ridge along the centres of the
+vertebral bodies; the longest run of slices whose maxima are high and follow each other is the spine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform, gaussian_filter1d
+
+from inference.geometry import Volume
+from inference.refusal import Refusal, RefusalCode
+from inference.runtime import Models
+from inference.sampling import OUTSIDE_HU, extent
+
+GRID_MM = 6.0
+MULTIPLE = 4
+CLIP_HU = (-1024.0, 2000.0)
+MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)
+"""Along z, y and x: no patient is larger, and the network takes no more."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpineBox:
+    """The spine in the patient.
+
+    Attributes
+    ----------
+    lower_lps_mm, upper_lps_mm
+        (3,) corners of the box that the labeller looks at; within the images along z.
+    line_lps_mm
+        (n, 3) centre line through the vertebral bodies, head to feet (z decreases), 6 mm apart along z.
+    confidence
+        0 to 1: mean height of the ridge along the line.
+    """
+
+    lower_lps_mm: Floats
+    upper_lps_mm: Floats
+    line_lps_mm: Floats
+    confidence: float
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Which slices are believed, and how far the box reaches beyond the line.
+
+    Attributes
+    ----------
+    peak, weak_peak
+        Height of the ridge at which a run may begin, and at which it goes on.
+    jump_mm
+        Largest step of the line from one 6 mm slice to the next.
+    bridge_slices
+        So many doubtful slices within a run are passed over.
+    little_mm
+        A shorter run is no spine.
+    above_mm, below_mm, across_mm, front_mm, back_mm
+        Reach of the box beyond the line.
+    """
+
+    peak: float = 0.45
+    weak_peak: float = 0.25
+    jump_mm: float = 10.0
+    bridge_slices: int = 3
+    little_mm: float = 30.0
+    above_mm: float = 30.0
+    below_mm: float = 45.0
+    across_mm: float = 60.0
+    front_mm: float = 72.0
+    back_mm: float = 48.0
+
+
+def detect(volume: Volume, models: Models, settings: DetectionSettings | None = None) -> SpineBox | Refusal:
+    """The spine's box and line, or why there is none.
+
+    Raises
+    ------
+    ModelRunError
+        When the network fails.
+    """
+    chosen = settings or DetectionSettings()
+    lower, upper = extent(volume)
+    size = (upper - lower)[::-1]
+    if np.any(size > MAX_EXTENT_MM):
+        return Refusal(
+            RefusalCode.NO_SPINE_FOUND,
+            f"(The images span {size[0]:.0f} x {size[1]:.0f} x {size[2]:.0f} mm, more than a patient.)",
+        )
+    hu, origin = canonical(volume)
+    ridge = models.run("detector", {"volume": network_input(hu)})["ridge"][0, 0]
+    ridge = ridge[: hu.shape[0], : hu.shape[1], : hu.shape[2]]
+    return box_of(ridge, origin, (float(lower[2]), float(upper[2])), chosen)
+
+
+def canonical(volume: Volume) -> tuple[NDArray[np.float32], Floats]:
+    """HU (slices, rows, columns) float32 on the canonical 6 mm grid, and the LPS mm (3,) of voxel (0, 0, 0)."""
+    lower, upper = extent(volume)
+    shape = tuple(int(n) for n in np.maximum(np.ceil((upper - lower)[::-1] / GRID_MM - 0.01), 1))
+    small = reduced(volume, GRID_MM)
+    affine = small.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ np.ones(3)
+    origin = np.array([lower[0] + GRID_MM / 2, lower[1] + GRID_MM / 2, upper[2] - GRID_MM / 2])
+    axes = np.array([[0, 0, GRID_MM], [0, GRID_MM, 0], [-GRID_MM, 0, 0]])
+    back = np.linalg.inv(affine[:3, :3])
+    padded = np.pad(small.hu, 1, mode="edge")
+    offset = back @ (origin - affine[:3, 3])
+    hu = affine_transform(padded, back @ axes, offset, shape, np.float32, order=1, mode="constant", cval=OUTSIDE_HU)
+    return np.asarray(hu, np.float32), origin
+
+
+def network_input(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(1, 1, D, H, W): clipped, zero mean and unit variance over this grid, then padded at the ends with air."""
+    clipped = np.clip(hu, *CLIP_HU)
+    mean, deviation = float(clipped.mean(dtype=np.float64)), max(float(clipped.std(dtype=np.float64)), 1.0)
+    pad = [(0, -n % MULTIPLE) for n in clipped.shape]
+    padded = np.pad((clipped - mean) / deviation, pad, constant_values=(CLIP_HU[0] - mean) / deviation)
+    return np.ascontiguousarray(padded[None, None], np.float32)
+
+
+def box_of(
+    ridge: NDArray[np.floating], origin_lps_mm: Floats, ends_mm: tuple[float, float], settings: DetectionSettings
+) -> SpineBox | Refusal:
+    """The box from the ridge (slices, rows, columns) on the canonical grid; ``ends_mm``: z of the images' ends."""
+    peaks, points = maxima(ridge, origin_lps_mm)
+    run = _longest_run(peaks, points, settings)
+    if len(run) < 2 or points[run[0], 2] - points[run[-1], 2] + GRID_MM < settings.little_mm:
+        return Refusal(RefusalCode.NO_SPINE_FOUND)
+    z = points[run[0] : run[-1] + 1, 2]
+    order = np.array(run[::-1])
+    line = np.column_stack(
+        [gaussian_filter1d(np.interp(z, points[order, 2], points[order, a]), 1.0, mode="nearest") for a in (0, 1)] + [z]
+    )
+    reach_low = np.array([settings.across_mm, settings.front_mm, settings.below_mm])
+    reach_high = np.array([settings.across_mm, settings.back_mm, settings.above_mm])
+    lower, upper = line.min(axis=0) - reach_low, line.max(axis=0) + reach_high
+    lower[2], upper[2] = max(lower[2], ends_mm[0]), min(upper[2], ends_mm[1])
+    return SpineBox(lower, upper, line, float(np.clip(peaks[run].mean(), 0.0, 1.0)))
+
+
+def maxima(ridge: NDArray[np.floating], origin_lps_mm: Floats) -> tuple[Floats, Floats]:
+    """Of each slice the highest value (n,) and the centre of mass (n, 3) in LPS mm of the ridge within 15 mm of it."""
+    depth, height, width = ridge.shape
+    peaks, points = np.zeros(depth), np.zeros((depth, 3))
+    for k in range(depth):
+        j, i = np.unravel_index(int(ridge[k].argmax()), (height, width))
+        peaks[k] = ridge[k, j, i]
+        rows, columns = slice(max(j - 2, 0), j + 3), slice(max(i - 2, 0), i + 3)
+        mass = np.clip(ridge[k, rows, columns], 1e-6, None).astype(np.float64) ** 2
+        row = (mass.sum(axis=1) * np.arange(height)[rows]).sum() / mass.sum()
+        column = (mass.sum(axis=0) * np.arange(width)[columns]).sum() / mass.sum()
+        points[k] = origin_lps_mm + GRID_MM * np.array([column, row, -k])
+    return peaks, points
+
+
+def _longest_run(peaks: Floats, points: Floats, settings: DetectionSettings) -> list[int]:
+    """Indices of the longest run of slices whose maxima are high enough and follow each other."""
+    runs: list[list[int]] = []
+    for k in np.flatnonzero(peaks >= settings.weak_peak):
+        fitting = [
+            run
+            for run in runs
+            if k - run[-1] <= settings.bridge_slices + 1
+            and np.linalg.norm(points[k, :2] - points[run[-1], :2]) <= settings.jump_mm * (k - run[-1])
+        ]
+        if fitting:
+            max(fitting, key=len).append(int(k))
+        else:
+            runs.append([int(k)])
+    believed = [run for run in runs if np.mean(peaks[run] >= settings.peak) >= 0.5]
+    return max(believed, key=len, default=[])
+
+
+def reduced(volume: Volume, to_mm: float) -> Volume:
+    """Means of blocks of whole voxels up to ``to_mm`` long along each axis, float32; the affine follows."""
+    hu: NDArray[np.generic] = volume.hu
+    affine = volume.affine.copy()
+    for axis in (2, 1, 0):
+        factor = max(1, min(int(to_mm / volume.spacing_mm[axis] + 0.25), hu.shape[axis]))
+        if factor == 1:
+            continue
+        blocks = hu.shape[axis] // factor
+        used = np.take(hu, np.arange(blocks * factor), axis=axis) if hu.shape[axis] % factor else hu
+        hu = np.add.reduceat(used, np.arange(0, blocks * factor, factor), axis=axis, dtype=np.float32)
+        hu = hu / np.float32(factor)
+        affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
+        affine[:3, axis] *= factor
+    values = np.nan_to_num(hu.astype(np.float32), nan=OUTSIDE_HU, posinf=OUTSIDE_HU, neginf=OUTSIDE_HU)
+    return Volume(values, affine, volume.frame_of_reference_uid)
+
+
+def cropped(volume: Volume, lower_lps_mm: Floats, upper_lps_mm: Floats) -> Volume | None:
+    """The part of a volume that holds an axis-parallel box, without copying voxels; ``None`` where they do not meet."""
+    corners = np.array(
+        [[(upper_lps_mm if (n >> a) & 1 else lower_lps_mm)[a] for a in range(3)] for n in range(8)], np.float64
+    )
+    index = volume.to_index(corners)
+    first = np.maximum(np.floor(index.min(axis=0)).astype(int), 0)
+    last = np.minimum(np.ceil(index.max(axis=0)).astype(int) + 1, volume.hu.shape)
+    if np.any(last <= first):
+        return None
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
+    hu = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]]
+    return replace(volume, hu=hu, affine=affine, padding=None)

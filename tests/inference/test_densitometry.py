@@ -1,0 +1,103 @@
+"""Density of the trabecular core: the right voxels, and every reason not to trust or not to measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.abnormality import BODY, POSTERIOR, Body
+from inference.densitometry import DensityQuality, TrabecularHu, acquisition_quality, trabecular_hu
+from inference.findings import Level
+from inference.geometry import Volume
+
+SAFE: dict[str, Any] = {"kvp": 120.0, "contrast": False, "sharp_kernel": False}
+
+
+def _scan(step: float = 1.0) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """A body 30 mm high, 32 deep, 44 wide: 120 HU within a 2 mm shell of 600, a vein of 20 HU in its back middle."""
+    shape = tuple(round(n / step) for n in (50, 80, 70))
+    k, j, i = (step * g for g in np.indices(shape))
+    x, y, z = i - 35.0, j - 25.0, 25.0 - k
+    inside = (np.abs(x) < 22) & (np.abs(y) < 16) & (np.abs(z) < 15)
+    core = (np.abs(x) < 20) & (np.abs(y) < 14) & (np.abs(z) < 13)
+    hu = np.where(inside, np.where(core, 120.0, 600.0), 40.0)
+    hu[inside & (np.abs(z) < 3) & (np.abs(x) < 3) & (y > 8)] = 20.0
+    arch = (np.abs(x) < 4) & (y > 28) & (y < 40) & (np.abs(z) < 5)
+    labels = (inside | arch).astype(np.uint8)
+    parts = np.where(inside, BODY, np.where(arch, POSTERIOR, 0)).astype(np.uint8)
+    affine = np.eye(4)
+    affine[:3, :3] = step * np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    return Volume(hu.astype(np.float32), affine), labels, parts
+
+
+@pytest.mark.parametrize("step", [0.8, 1.0, 2.0])
+def test_core_is_off_cortex_end_plates_and_vein(step: float) -> None:
+    volume, labels, parts = _scan(step)
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    assert one.mean_hu == pytest.approx(120.0, abs=0.5)
+    assert one.deviation_hu == pytest.approx(0.0, abs=2.0)
+    assert one.voxels * step**3 > 1500
+    assert one.quality == ()
+
+
+def test_only_t11_to_l5_are_measured() -> None:
+    volume, labels, parts = _scan()
+    for level in (Level.T10, Level.C5, Level.S1, None):
+        assert trabecular_hu(volume, labels, parts, [Body(1, level)], **SAFE) == [TrabecularHu(None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (Body(1, Level.L1, fractured=True), DensityQuality.FRACTURED),
+        (Body(1, Level.L1, partial=True), DensityQuality.PARTIAL),
+        (Body(7, Level.L1), DensityQuality.PARTIAL),
+    ],
+)
+def test_fractured_cut_and_missing_bodies_are_not_measured(body: Body, reason: DensityQuality) -> None:
+    volume, labels, parts = _scan()
+    one = trabecular_hu(volume, labels, parts, [body], **SAFE)[0]
+    assert one.mean_hu is None
+    assert one.quality == (reason,)
+
+
+def test_cement_is_not_bone() -> None:
+    volume, labels, parts = _scan()
+    volume.hu[20:26, 20:26, 30:38] = 1700.0
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    assert one.mean_hu is None
+    assert one.quality == (DensityQuality.FOREIGN_MATERIAL,)
+
+
+def test_a_body_without_a_core_is_too_small() -> None:
+    volume, labels, parts = _scan()
+    parts[:24] = parts[27:] = POSTERIOR
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    assert one.mean_hu is None
+    assert one.quality == (DensityQuality.TOO_SMALL,)
+
+
+def test_what_the_headers_say_or_do_not_say_is_printed() -> None:
+    assert acquisition_quality(122.0, False, False, 1.0) == ()
+    assert acquisition_quality(100.0, True, True, 5.0) == (
+        DensityQuality.CONTRAST_AGENT,
+        DensityQuality.KVP_NOT_120,
+        DensityQuality.SHARP_KERNEL,
+        DensityQuality.COARSE_SPACING,
+    )
+    unknown = acquisition_quality(None, None, None, 1.0)
+    assert unknown == (
+        DensityQuality.CONTRAST_UNKNOWN,
+        DensityQuality.KVP_UNKNOWN,
+        DensityQuality.KERNEL_UNKNOWN,
+    )
+    volume, labels, parts = _scan()
+    assert trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0].quality == unknown
+
+
+def test_masks_of_another_grid_are_refused() -> None:
+    volume, labels, parts = _scan()
+    with pytest.raises(ValueError, match="not on the grid"):
+        trabecular_hu(volume, labels[1:], parts[1:], [Body(1, Level.L1)])

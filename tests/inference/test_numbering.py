@@ -1,0 +1,154 @@
+"""Numbering: one sequence, variants, alternatives, and silence without an anchor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inference.findings import Level
+from inference.labelling import LEVELS, Candidate
+from inference.numbering import NamedSequence, NumberingSettings, number
+
+NORMAL = [
+    *(f"C{i}" for i in range(1, 8)),
+    *(f"T{i}" for i in range(1, 13)),
+    *(f"L{i}" for i in range(1, 6)),
+    "S1",
+]
+
+
+def spine(names: list[str], looks: float = 0.6, shift: int = 0, edge_mm: float = 15.0) -> list[Candidate]:
+    """Candidates as a network sees that spine; ``shift`` moves the names by looks, not what is seen."""
+    out = []
+    z = 0.0
+    for k, name in enumerate(names):
+        probability = np.full(len(LEVELS), (1 - looks) / (len(LEVELS) - 1))
+        probability[int(np.clip(LEVELS.index(Level(name)) + shift, 0, len(LEVELS) - 1))] = looks
+        gap = 20.0 if name[0] == "C" else 26.0 if name[0] == "T" else 35.0
+        z -= gap
+        edge = edge_mm + 25.0 * min(k, len(names) - 1 - k)
+        rib, sacrum, axis = (0.98 if yes else 0.02 for yes in (name[0] == "T", name == "S1", name == "C2"))
+        out.append(Candidate(np.array([0.0, 0.0, z]), probability, 0.97, rib, sacrum, axis, edge))
+    return out
+
+
+def named(found: NamedSequence) -> list[str | None]:
+    return [None if level is None else str(level) for level in found.levels]
+
+
+def without(*names: str) -> list[str]:
+    return [name for name in NORMAL if name not in names]
+
+
+def test_a_whole_spine_is_named_with_all_its_anchors() -> None:
+    found = number(spine(NORMAL))
+    assert named(found) == NORMAL
+    assert found.kept == tuple(range(len(NORMAL)))
+    assert found.numbering is not None
+    assert found.numbering.anchor == "C2 and last rib and sacrum"
+    assert found.numbering.confidence > 0.95
+    assert all(c is not None and c > 0.95 for c in found.confidences)
+
+
+@pytest.mark.parametrize(
+    ("names", "unusual"),
+    [
+        ([*NORMAL[:24], "L6", "S1"], "L6"),
+        ([*NORMAL[:19], "T13", *NORMAL[19:]], "T13"),
+        (without("T12"), "T11"),
+        (without("L5"), "L4"),
+    ],
+    ids=["L6", "T13", "eleven thoracic", "four lumbar"],
+)
+def test_variants_keep_their_names_where_all_anchors_are_seen(names: list[str], unusual: str) -> None:
+    found = number(spine(names))
+    assert named(found) == names
+    assert unusual in named(found)
+
+
+def test_a_sixth_lumbar_vertebra_is_never_called_the_fifth() -> None:
+    names = [*NORMAL[16:24], "L6", "S1"]
+    found = number(spine(names, looks=0.3))
+    assert found.numbering is not None
+    assert named(found)[-2:] == ["L6", "S1"]
+
+
+@pytest.mark.parametrize(
+    "names", [NORMAL[20:23], NORMAL[9:17], NORMAL[3:7], NORMAL[20:24]], ids=["lumbar", "chest", "neck", "L2 to L5"]
+)
+def test_without_an_anchor_nothing_is_named_however_sure_the_looks_are(names: list[str]) -> None:
+    found = number(spine(names, looks=0.995))
+    assert found.numbering is None
+    assert set(named(found)) == {None}
+    assert set(found.confidences) == {None}
+    assert found.alternatives
+    assert sum(p for _, p in found.alternatives) <= 1.0 + 1e-9
+    assert all(len(sequence) == len(found.kept) for sequence, _ in found.alternatives)
+
+
+def test_the_sacrum_outweighs_names_by_looks_that_are_off_by_one() -> None:
+    names = NORMAL[17:]
+    found = number(spine(names, looks=0.6, shift=-1))
+    assert named(found) == names
+
+
+def test_one_anchor_leaves_the_variants_open() -> None:
+    found = number(spine(NORMAL[21:], looks=0.04))
+    assert found.numbering is not None
+    assert found.numbering.anchor == "sacrum"
+    assert named(found) == ["L3", "L4", "L5", "S1"]
+    assert found.numbering.confidence < 0.93
+    assert any(Level.L6 in sequence for sequence, _ in found.alternatives)
+    assert any("L6" in words for words in found.numbering.alternatives)
+
+
+def test_a_false_peak_below_the_sacrum_and_one_on_a_disc_are_dropped() -> None:
+    whole = spine(NORMAL[15:])
+    s2 = Candidate(whole[-1].centroid_lps_mm - [0, 0, 28.0], whole[-1].probability, 0.3, 0.05, 0.4, 0.05, 20.0)
+    middle = 0.5 * (whole[4].centroid_lps_mm + whole[5].centroid_lps_mm)
+    disc = Candidate(middle, np.full(len(LEVELS), 1 / len(LEVELS)), 0.25, 0.3, 0.05, 0.02, 60.0)
+    found = number([*whole[:5], disc, *whole[5:], s2])
+    assert named(found) == NORMAL[15:]
+    assert 5 not in found.kept
+    assert len(whole) + 1 not in found.kept
+
+
+def test_a_vertebra_that_was_missed_leaves_its_name_out() -> None:
+    whole = spine(NORMAL[14:])
+    found = number([*whole[:7], *whole[8:]])
+    assert named(found) == [name for name in NORMAL[14:] if name != NORMAL[21]]
+
+
+def test_a_cut_end_is_no_last_rib() -> None:
+    names = NORMAL[10:20]  # the lowest, L1, lies at the end of the images, where its missing rib proves nothing
+    found = number(spine(names, edge_mm=8.0))
+    assert found.numbering is None
+
+
+def test_a_mid_chest_where_ribs_fade_out_at_the_end_is_not_anchored() -> None:
+    chest = spine(NORMAL[9:16])
+    last = chest[-1]
+    chest[-1] = Candidate(last.centroid_lps_mm, last.probability, 0.9, 0.1, 0.05, 0.05, 30.0)
+    assert number(chest).numbering is None
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert number([]) == NamedSequence((), (), (), None, ())
+
+
+def test_one_vertebra_alone_has_alternatives_only() -> None:
+    found = number(spine(["L3"]), NumberingSettings())
+    assert found.levels == (None,)
+    assert found.alternatives[0][0] == (Level.L3,)
+
+
+def test_probabilities_are_probabilities() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        first = int(rng.integers(0, 18))
+        candidates = spine(NORMAL[first : first + int(rng.integers(2, 9))], looks=float(rng.uniform(0.1, 0.9)))
+        found = number(candidates)
+        given = [c for c in found.confidences if c is not None]
+        assert all(0.0 <= c <= 1.0 for c in given)
+        assert sum(share for _, share in found.alternatives) <= 1.0 + 1e-9
+        assert list(found.kept) == sorted(found.kept)
