@@ -17,6 +17,7 @@ from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
 from inference.runtime import Models
 from inference.sampling import OUTSIDE_HU, extent
+from inference.surface import CentreLine
 
 GRID_MM = 6.0
 MULTIPLE = 4
@@ -132,16 +133,30 @@ def box_of(
     run = _longest_run(peaks, points, settings)
     if len(run) < 2 or points[run[0], 2] - points[run[-1], 2] + GRID_MM < settings.little_mm:
         return Refusal(RefusalCode.NO_SPINE_FOUND)
-    z = points[run[0] : run[-1] + 1, 2]
-    order = np.array(run[::-1])
-    line = np.column_stack(
-        [gaussian_filter1d(np.interp(z, points[order, 2], points[order, a]), 1.0, mode="nearest") for a in (0, 1)] + [z]
-    )
+    return _around(points[run], peaks[run], ends_mm, settings)
+
+
+def box_along(line: CentreLine, volume: Volume, settings: DetectionSettings | None = None) -> SpineBox:
+    """The box about a centre line that is known already: screening's, which is found at 3 mm.
+
+    The line may have gaps along z; beyond its ends the box reaches as far as one from the ridge.
+    """
+    lower, upper = extent(volume)
+    ends = (float(lower[2]), float(upper[2]))
+    return _around(line.points_lps_mm, line.confidence, ends, settings or DetectionSettings())
+
+
+def _around(points: Floats, weights: Floats, ends_mm: tuple[float, float], settings: DetectionSettings) -> SpineBox:
+    """The box about points (n, 3), head to feet, and the line through them every 6 mm."""
+    z = np.arange(points[0, 2], points[-1, 2] - 0.01, -GRID_MM)
+    upward = points[::-1]
+    x, y = (gaussian_filter1d(np.interp(z, upward[:, 2], upward[:, a]), 1.0, mode="nearest") for a in (0, 1))
+    line = np.column_stack([x, y, z])
     reach_low = np.array([settings.across_mm, settings.front_mm, settings.below_mm])
     reach_high = np.array([settings.across_mm, settings.back_mm, settings.above_mm])
     lower, upper = line.min(axis=0) - reach_low, line.max(axis=0) + reach_high
     lower[2], upper[2] = max(lower[2], ends_mm[0]), min(upper[2], ends_mm[1])
-    return SpineBox(lower, upper, line, float(np.clip(peaks[run].mean(), 0.0, 1.0)))
+    return SpineBox(lower, upper, line, float(np.clip(weights.mean(), 0.0, 1.0)))
 
 
 def maxima(ridge: NDArray[np.floating], origin_lps_mm: Floats) -> tuple[Floats, Floats]:
@@ -187,8 +202,8 @@ def reduced(volume: Volume, to_mm: float) -> Volume:
             continue
         blocks = hu.shape[axis] // factor
         used = np.take(hu, np.arange(blocks * factor), axis=axis) if hu.shape[axis] % factor else hu
-        hu = np.add.reduceat(used, np.arange(0, blocks * factor, factor), axis=axis, dtype=np.float32)
-        hu = hu / np.float32(factor)
+        starts = np.arange(0, blocks * factor, factor)
+        hu = np.add.reduceat(used, starts, axis=axis, dtype=np.float32) / np.float32(factor)
         affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
         affine[:3, axis] *= factor
     values = np.nan_to_num(hu.astype(np.float32), nan=OUTSIDE_HU, posinf=OUTSIDE_HU, neginf=OUTSIDE_HU)

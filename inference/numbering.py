@@ -57,7 +57,7 @@ class NumberingSettings:
         Least probability of the whole numbering for which names are given.
     """
 
-    thoracic: dict[int, float] = field(default_factory=lambda: {11: 0.03, 12: 0.94, 13: 0.03})
+    thoracic: dict[int, float] = field(default_factory=lambda: {11: 0.05, 12: 0.89, 13: 0.06})
     lumbar: dict[int, float] = field(default_factory=lambda: {4: 0.04, 5: 0.89, 6: 0.07})
     name_weight: float = 0.5
     name_votes: float = 2.0

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.detection import SpineBox, cropped, detect
+from inference.detection import SpineBox, box_along, cropped, detect
 from inference.geometry import Volume
 from inference.labelling import candidates
+from inference.localization import LocalizationSettings, localize
 from inference.numbering import number
 from inference.runtime import Models, load_models
+from inference.surface import CentreLine
 from onnx_models.training.export import MODELS
 from onnx_models.training.labeller_scenes import named_centres
 from onnx_models.training.phantom import EVALUATION, Patient, Plan, acquire, canonical_grid, sample_patient
@@ -55,10 +57,19 @@ class Judged:
     anchor: str | None
 
 
+def spine_box(volume: Volume, models: Models) -> SpineBox | None:
+    """The box of the detector or, where the models hold none, about the line of the localizer."""
+    if "detector" in models.sessions:
+        found = detect(volume, models)
+        return found if isinstance(found, SpineBox) else None
+    line = localize(volume, models, LocalizationSettings())
+    return box_along(line, volume) if isinstance(line, CentreLine) else None
+
+
 def judge(volume: Volume, truth: dict[str, NDArray[np.float64]], models: Models, group: str) -> Judged:
     """Run a volume and compare with the centres of its whole vertebrae, by name."""
-    box = detect(volume, models)
-    if not isinstance(box, SpineBox):
+    box = spine_box(volume, models)
+    if box is None:
         return Judged(group, False, len(truth), 0, 0, 0, 0, 0, (), (), None)
     seen = candidates(volume, box, models)
     sequence = number(seen)
@@ -146,12 +157,31 @@ def phantom_view(group: str, index: int) -> tuple[Volume, dict[str, NDArray[np.f
     return acquire(patient, grid, rng, EVALUATION), whole
 
 
-def phantom_cases(models: Models, patients: int, say: Callable[[str], None]) -> Iterator[Judged]:
+def kept_view(group: str, index: int, folder: Path | None) -> tuple[Volume, dict[str, NDArray[np.float64]]]:
+    """`phantom_view`, kept in ``folder`` for the next time; seeds make it, so it may be deleted at any time."""
+    if folder is None:
+        return phantom_view(group, index)
+    path = folder / f"{SEED}-{group.replace(' ', '-')}-{index}.npz"
+    if not path.is_file():
+        volume, truth = phantom_view(group, index)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        at = np.array(list(truth.values())).reshape(-1, 3)
+        np.savez(partial, hu=volume.hu, affine=volume.affine, names=np.array(list(truth)), at=at)
+        partial.replace(path)
+    with np.load(path) as view:
+        names = [str(name) for name in view["names"]]
+        return Volume(view["hu"], view["affine"]), dict(zip(names, view["at"], strict=True))
+
+
+def phantom_cases(
+    models: Models, patients: int, say: Callable[[str], None], folder: Path | None = None
+) -> Iterator[Judged]:
     """All groups, the patients of each in turn, so that an early end leaves every group its share."""
     for index in range(patients):
         for group in GROUPS:
             began = time.monotonic()
-            volume, truth = phantom_view(group, index)
+            volume, truth = kept_view(group, index, folder)
             made = judge(volume, truth, models, group)
             say(
                 f"{group} {index}: {made.right} of {made.named} named right, {made.asked} in view, "
@@ -236,22 +266,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.labeller_evaluation", description=__doc__)
     parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--line", choices=("detector", "localizer"), default="localizer", help="which finds the spine")
     parser.add_argument("--patients", type=int, default=12, help="of each group")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no further patients after this")
+    parser.add_argument("--views", type=Path, help="folder where acquired phantoms are kept for the next time")
     parser.add_argument("--out", type=Path, default=Path("build/labeller.json"))
     options = parser.parse_args(arguments)
-    models = load_models(options.models, "cpu", threads=1, names=["detector", "labeller"])
+    models = load_models(options.models, "cpu", threads=1, names=[options.line, "labeller"])
     deadline = time.monotonic() + 60 * options.minutes
     cases = []
     for group, volume, truth in real_views():
         cases.append(judge(volume, truth, models, group))
         one = cases[-1]
         print(f"{group}: {one.right} of {one.named} named right, {one.asked} in view, anchor {one.anchor}", flush=True)
-    for case in phantom_cases(models, options.patients, lambda line: print(line, flush=True)):
+    for case in phantom_cases(models, options.patients, lambda line: print(line, flush=True), options.views):
         cases.append(case)
         if time.monotonic() > deadline:
             break
-    result = {"models": [asdict(m) for m in models.identities], "seed": SEED, "groups": figures(cases)}
+    result = {
+        "models": [asdict(m) for m in models.identities],
+        "seed": SEED,
+        "line": options.line,
+        "groups": figures(cases),
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     options.out.with_suffix(".cases.json").write_text(json.dumps([asdict(c) for c in cases]) + "\n")

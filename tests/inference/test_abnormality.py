@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from inference.abnormality import (
     surplus_of,
 )
 from inference.findings import Level
-from inference.runtime import Models
+from inference.runtime import Models, load_models
 
 SETTINGS = AbnormalitySettings(fractured="told", normal_surplus={"L2": 0.1, "L3": 0.2}, full_surplus=0.5)
 
@@ -168,7 +169,7 @@ def test_a_body_of_unknown_level_is_scored_only_when_too_large_for_the_neck() ->
     models, _ = _models()
     bodies = [Body(n) for n in range(1, 6)]
     assert score_bodies(*_spine(), bodies, models, SETTINGS)[2].score is not None
-    careful = AbnormalitySettings(smallest_ml=31.0)
+    careful = AbnormalitySettings(smallest_ml=32.0)
     assert score_bodies(*_spine(), bodies, models, careful)[2].score is None
 
 
@@ -190,3 +191,28 @@ def test_score_is_clipped_and_counts_beyond_the_levels_own_surplus() -> None:
     assert score_of(0.35, Level.L3, SETTINGS) == pytest.approx(30.0)
     assert score_of(0.35, None, SETTINGS) == pytest.approx(40.0)
     assert score_of(2.0, Level.L2, SETTINGS) == 100.0
+
+
+@pytest.mark.real_data
+def test_the_healthy_real_spine_is_not_abnormal_and_a_crushed_body_in_it_is(
+    real_data: Path, shipped_models: Path
+) -> None:
+    """Silver masks of the one real CT; nothing was tuned on it."""
+    nifti = pytest.importorskip("onnx_models.training.real_cases", reason="reading NIfTI needs nibabel").nifti
+    silver = real_data / "totalsegmentator" / "spine_report" / "example_ct_report"
+    read, inside = nifti(silver / "totalseg.nii.gz"), nifti(silver / "totalseg_vertebrae_body.nii.gz")
+    labels = np.where((read.hu >= 26) & (read.hu <= 33), read.hu, 0).astype(np.uint8)
+    parts = np.where(inside.hu == 1, BODY, POSTERIOR).astype(np.uint8)
+    levels = (Level.T12, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5)
+    bodies = [Body(33, Level.T11, partial=True), *(Body(32 - n, level) for n, level in enumerate(levels))]
+    models = load_models(shipped_models, "cpu", threads=1, names=["completion"])
+    found = score_bodies(labels, parts, read.affine, bodies, models)
+    assert found[0].score is None
+    scores = [a.score for a in found[1:]]
+    assert all(score is not None and score < 30 for score in scores)
+    # L2 without its upper half
+    body = np.argwhere((labels == 30) & (parts == BODY))
+    z = read.to_lps(body)[:, 2]
+    labels[tuple(body[z > np.median(z)].T)] = 0
+    low = score_bodies(labels, parts, read.affine, bodies, models, chosen=[3])[3]
+    assert low.score is not None and low.score > 60
