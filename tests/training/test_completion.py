@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="training needs PyTorch")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from inference.abnormality import BODY_SHAPE, CONTEXT_SHAPE, Body, score_bodies  # noqa: E402
 from inference.runtime import load_models  # noqa: E402

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: uv pip install --group train")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from inference.findings import Level  # noqa: E402
 from inference.labelling import LEVELS  # noqa: E402

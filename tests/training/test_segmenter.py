@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from inference.masks_patch import SHAPE, heat_map
-from onnx_models.training import segmenter_shapes
-from onnx_models.training.phantom import Patient, sample_patient
-from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write
-from onnx_models.training.segmenter_evaluation import dice_of, surface_distance
-from onnx_models.training.segmenter_network import SegmenterNetwork
-from onnx_models.training.segmenter_task import PatchSource, cropped, loss_of, varied
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
+
+from inference.masks_patch import SHAPE, heat_map  # noqa: E402
+from onnx_models.training import segmenter_shapes  # noqa: E402
+from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
+from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
+from onnx_models.training.segmenter_evaluation import dice_of, surface_distance  # noqa: E402
+from onnx_models.training.segmenter_network import SegmenterNetwork  # noqa: E402
+from onnx_models.training.segmenter_task import PatchSource, cropped, loss_of, varied  # noqa: E402
 
 
 @pytest.fixture(scope="module")
