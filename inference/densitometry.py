@@ -36,6 +36,7 @@ FOREIGN_PART = 0.005
 USUAL_KVP = 120.0
 KVP_TOLERANCE = 5.0
 COARSE_MM = 3.0
+UNEVEN_HU = 15.0
 
 
 class DensityQuality(StrEnum):
@@ -58,6 +59,8 @@ class DensityQuality(StrEnum):
     """Cement or metal in the body: not measured."""
     TOO_SMALL = "TOO_SMALL"
     """Too few voxels lie far enough from the surface: not measured."""
+    UNEVEN = "UNEVEN"
+    """Mean and median of the core differ: a bone island, sclerosis or a streak of metal moves the mean."""
     PARTIAL = "PARTIAL"
     """Cut by the edge of the field of view: not measured."""
 
@@ -189,4 +192,6 @@ def _one(
     if count < FEWEST_VOXELS:
         return TrabecularHu(None, voxels=count, quality=(DensityQuality.TOO_SMALL, *scan))
     values = hu[inside][core]
-    return TrabecularHu(float(values.mean()), float(values.std()), count, scan)
+    mean = float(values.mean())
+    uneven = (DensityQuality.UNEVEN,) if abs(mean - float(np.median(values))) > UNEVEN_HU else ()
+    return TrabecularHu(mean, float(values.std()), count, uneven + scan)

@@ -135,10 +135,13 @@ def number(candidates: Sequence[Candidate], settings: NumberingSettings | None =
     reference = int(names.sum(axis=1).argmax())
     paths = _paths(reference, ladders, steps, list(zip(through, forward, backward, strict=True)), total)
     (kept, levels), share = paths[0]
-    confidence = tuple(float(min(names[i, LEVELS.index(name)], 1.0)) for i, name in zip(kept, levels, strict=True))
+    anchor = _anchor(candidates, kept, levels, chosen)
+    confidence = tuple(
+        float(min(names[i, LEVELS.index(name)], _most(name, anchor, chosen)))
+        for i, name in zip(kept, levels, strict=True)
+    )
     others = _alternatives(kept, paths)
     whole = min(share, *confidence)
-    anchor = _anchor(candidates, kept, levels, chosen)
     if not anchor or whole < chosen.known:
         nothing = (None,) * len(kept)
         return NamedSequence(nothing, nothing, kept, None, ((levels, share), *others))
@@ -318,6 +321,19 @@ def _anchor(
             words.append("last rib")
     order = ("C2", "last rib", "sacrum")
     return " and ".join(word for word in order if word in words)
+
+
+def _most(name: Level, anchor: str, settings: NumberingSettings) -> float:
+    """The largest probability of a name that these anchors allow.
+
+    Thoracic vertebrae are counted from C2, lumbar ones from the last rib. Counted from the other end they hang on how
+    many there are, and the looks of a vertebra must not claim to know that better than the prior does.
+    """
+    if name.startswith("L") and "last rib" not in anchor:
+        return max(settings.lumbar.values())
+    if name.startswith(("C", "T")) and "C2" not in anchor:
+        return max(settings.thoracic.values())
+    return 1.0
 
 
 def _worded(names: tuple[Level, ...]) -> str:

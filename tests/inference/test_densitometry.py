@@ -71,6 +71,15 @@ def test_cement_is_not_bone() -> None:
     assert one.quality == (DensityQuality.FOREIGN_MATERIAL,)
 
 
+def test_a_bone_island_is_flagged() -> None:
+    volume, labels, parts = _scan()
+    volume.hu[22:28, 20:26, 31:39] = 800.0
+    assert (volume.hu > 1000).sum() == 0
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    assert one.mean_hu is not None and one.mean_hu > 140
+    assert one.quality == (DensityQuality.UNEVEN,)
+
+
 def test_a_body_without_a_core_is_too_small() -> None:
     volume, labels, parts = _scan()
     parts[:24] = parts[27:] = POSTERIOR

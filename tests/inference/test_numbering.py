@@ -102,6 +102,15 @@ def test_one_anchor_leaves_the_variants_open() -> None:
     assert any("L6" in words for words in found.numbering.alternatives)
 
 
+@pytest.mark.parametrize(("first", "last", "region"), [(10, 25, "T"), (21, 25, "L"), (12, 23, "T")])
+def test_looks_never_claim_a_count_that_no_anchor_shows(first: int, last: int, region: str) -> None:
+    found = number(spine(NORMAL[first:last], looks=0.99))
+    assert found.numbering is not None
+    given = [c for c, name in zip(found.confidences, named(found), strict=True) if name and name[0] == region]
+    assert given
+    assert all(c is not None and c < 0.9 for c in given)
+
+
 def test_a_false_peak_below_the_sacrum_and_one_on_a_disc_are_dropped() -> None:
     whole = spine(NORMAL[15:])
     s2 = Candidate(whole[-1].centroid_lps_mm - [0, 0, 28.0], whole[-1].probability, 0.3, 0.05, 0.4, 0.05, 20.0)
