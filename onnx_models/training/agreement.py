@@ -332,7 +332,7 @@ def _judge(index: int) -> Record:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.agreement", description=__doc__)
-    parser.add_argument("--patients", type=int, default=90)
+    parser.add_argument("--patients", type=int, default=116)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")
     options = parser.parse_args(arguments)

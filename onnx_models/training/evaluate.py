@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.progress import track
 
+from onnx_models import MODELS
 from onnx_models.training.evaluation_cards import localizer_section, replaced, screening_section
 from onnx_models.training.evaluation_figures import (
     agreements,
@@ -36,7 +37,6 @@ from onnx_models.training.evaluation_real import RealRow, real_rows
 from onnx_models.training.evaluation_records import BUILD, Runner, load_runner, phantom_hash, prepared
 from onnx_models.training.evaluation_set import load_set
 from onnx_models.training.evaluation_shapes import shape_figures, shape_records
-from onnx_models.training.export import MODELS
 from onnx_models.training.real_cases import real_folder
 
 RESULT = Path("build/evaluation.json")

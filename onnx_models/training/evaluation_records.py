@@ -26,8 +26,8 @@ from inference.runtime import Models, load_models
 from inference.sampling import inside
 from inference.screening import ScreeningSettings, measured_only, screen
 from inference.straightening import straighten
+from onnx_models import MODELS
 from onnx_models.training.evaluation_set import EvaluationCase, EvaluationSet, case, negative
-from onnx_models.training.export import MODELS
 from onnx_models.training.phantom import VertebraTruth
 
 BUILD = Path("build/evaluation")

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from inference.grading import GradingRule
+from onnx_models import MODELS
 from onnx_models.training.evaluation_figures import MODERATE, Pair, largest_loss, measured, pairs
 from onnx_models.training.evaluation_records import Runner
-from onnx_models.training.export import MODELS
 from onnx_models.training.metrics import slope
 from onnx_models.training.real_cases import real_folder
 from onnx_models.training.real_rendering import KINDS, Body, Deformity, cast, render, sample_look

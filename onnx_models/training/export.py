@@ -26,7 +26,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-MODELS = Path(__file__).resolve().parents[1]
+from onnx_models import MODELS
+
 OPSET = 18
 PARITY = 2e-5
 SCHEMA = "spine-node/models/1"

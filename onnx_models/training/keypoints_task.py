@@ -19,7 +19,8 @@ from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from inference.keypoints import ANCHORS, decode, normalised, refined
-from onnx_models.training.export import MODELS, Contract, Exported
+from onnx_models import MODELS
+from onnx_models.training.export import Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.keypoints_crops import Batch, SlabSource
 from onnx_models.training.keypoints_data import FOLDER, MARGIN, POSITIVE, UNTAUGHT, Slab

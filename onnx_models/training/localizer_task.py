@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from onnx_models.training.export import MODELS, Contract, Exported
+from onnx_models import MODELS
+from onnx_models.training.export import Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.localizer_data import (
     CACHE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed: uv pip install --group train")
+pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from onnx_models.training import evaluate
 from onnx_models.training.evaluation_shape_cards import shape_lines
