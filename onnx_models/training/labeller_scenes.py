@@ -32,7 +32,7 @@ ABOVE_MM, BELOW_MM = 40.0, 90.0
 CACHE = Path("build/training/cache/labeller")
 HELD_OUT_SEED = 9_000_000
 """Seeds from here on belong to held-out scenes."""
-VARIED = replace(TRAINING, thoracic_variant=0.24, lumbar_variant=0.30)
+VARIED = replace(TRAINING, thoracic_variant=0.24, lumbar_variant=0.30, sacralised=0.10)
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,32 @@ def make_scene(seed: int, ranges: Ranges = VARIED) -> Scene:
     patient = sample_patient(rng, ranges)
     low, high = patient.presence_mm
     z = np.arange(high + ABOVE_MM, max(low - BELOW_MM, patient.extent_mm[0]), -STEP_MM)
-    cx, cy = patient.centre_line(np.clip(z, low, high))
+    names, centres = named_centres(patient)
+    ends = _line_ends(centres, low, high, rng)
+    cx, cy = patient.centre_line(np.clip(z, *ends))
     points = np.empty((len(z), len(DEPTH_MM), len(ACROSS_MM), 3), np.float32)
     points[..., 0] = cx[:, None, None] + ACROSS_MM
     points[..., 1] = cy[:, None, None] + DEPTH_MM[:, None]
     points[..., 2] = z[:, None, None]
     hu = patient.hu(points.reshape(-1, 3), footprint_mm=float(rng.uniform(1.2, 3.2))).reshape(points.shape[:3])
-    names, centres = named_centres(patient)
     row = (z[0] - centres[:, 2]) / STEP_MM
-    lx, ly = patient.centre_line(np.clip(centres[:, 2], low, high))
+    lx, ly = patient.centre_line(np.clip(centres[:, 2], *ends))
     return Scene(
         np.clip(hu, -1024, 8000).astype(np.int16),
         row.astype(np.float32),
         np.array([LEVELS.index(name) for name in names], np.int64),
         np.column_stack([centres[:, 0] - lx, centres[:, 1] - ly]).astype(np.float32),
     )
+
+
+def _line_ends(centres: NDArray[np.float64], low: float, high: float, rng: np.random.Generator) -> tuple[float, float]:
+    """z of the lower and upper end of the line: a found line may stop above the sacrum or below the neck, and from
+    there the corridor goes straight on."""
+    if rng.random() < 0.6:
+        low = max(low, float(rng.uniform(centres[-1, 2] - 10.0, centres[-2, 2] + 10.0)))
+    if rng.random() < 0.3:
+        high = min(high, float(rng.uniform(centres[8, 2], centres[2, 2])))
+    return low, high
 
 
 def scene_files(folder: Path) -> list[Path]:

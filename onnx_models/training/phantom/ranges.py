@@ -21,6 +21,9 @@ class Ranges:
     """Probability of 11 or 13 thoracic vertebrae instead of 12 (each half of it)."""
     lumbar_variant: float = 0.10
     """Probability of 4 or 6 lumbar vertebrae instead of 5 (each half of it)."""
+    sacralised: float = 0.0
+    """Probability that the last lumbar vertebra has grown together with the sacrum: broad transverse processes that
+    reach the alae, and a remnant of a disc."""
     size: Pair = (0.86, 1.14)
     """Overall scale of the skeleton."""
 
@@ -104,7 +107,7 @@ class Ranges:
         return cls(**values)
 
 
-TRAINING = Ranges()
+TRAINING = Ranges(sacralised=0.06)
 
 EVALUATION = Ranges(
     size=(0.82, 1.18),

@@ -36,6 +36,10 @@ def sacrum(rng: np.random.Generator, scene: Scene, column: Column, bone: Bone) -
             scene.capsule(g, a, b, r * s, 10 * s)
         a = column.at(s2, side * 36 * s, 14 * s, 0)
         scene.capsule(g, a, column.at(s2, side * 14 * s, 6 * s, -44 * s), 8.5 * s, 5 * s)
+        if column.sacralised:  # broad transverse processes that have grown together with the ala
+            root, tip = column.at(s1 - 1, side * 22 * s, 14 * s, 0), column.at(s1 - 1, side * 40 * s, 18 * s, -6 * s)
+            scene.capsule(g, root, tip, 9 * s, 12 * s)
+            scene.capsule(g, tip, column.at(s1, side * 46 * s, 16 * s, 2 * s), 11 * s, 12 * s)
         # posterior wall of the sacral canal
         scene.capsule(g, column.at(s1, side * 24 * s, 28 * s, -2), column.at(s2, side * 15 * s, 26 * s, -24 * s), 5 * s)
         scene.capsule(

@@ -41,6 +41,8 @@ class Column:
     """Thickness of the disc below each body."""
     scale: float
     cobb_deg: float
+    sacralised: bool = False
+    """Whether the last lumbar vertebra has grown together with the sacrum."""
     curve_z: F64 = field(default_factory=lambda: np.zeros(0))
     curve_xy: F64 = field(default_factory=lambda: np.zeros((0, 2)))
 
@@ -172,9 +174,13 @@ def build_column(rng: np.random.Generator, ranges: Ranges, plan: Plan) -> Column
         share = patient_ratio if -0.5 < position[i] < 11.5 else float(np.interp(position[i], ANCHORS, _DISC))
         discs[i] = max(1.5, share * ratio[i] ** (1.0 if -0.5 < position[i] < 11.5 else 0.8) * plate_gap(healthy[i], 1))
     discs[levels.index("S1")] = 1.5
+    own = rng.spawn(1)[0]  # a stream of its own: everything else of a patient stays as it is without
+    sacralised = bool(own.random() < ranges.sacralised)
+    if sacralised:
+        discs[levels.index("S1") - 1] = own.uniform(1.5, 4.0)
     table = _place(rows, tilt, lateral, rotation, discs)
     truth = [truth_of(levels[i], table[i], healthy[i], deformities.get(levels[i], ("none", 0.0))[0]) for i in range(n)]
-    column = Column(levels, position, table, truth, discs, float(scale), cobb)
+    column = Column(levels, position, table, truth, discs, float(scale), cobb, sacralised)
     _curve(column)
     return column
 
