@@ -88,6 +88,29 @@ class Quality(StrEnum):
     """Only the largest consistent block of the series was analysed."""
     LEVELS_UNKNOWN = "LEVELS_UNKNOWN"
     """Vertebrae are counted from the top of the image; no anatomical level is claimed."""
+    NOT_NAMED = "NOT_NAMED"
+    """Found by its end plates, but not among the vertebrae that were named."""
+    NO_END_PLATES = "NO_END_PLATES"
+    """Seen and perhaps segmented, but its end plates were not found: no heights."""
+    NO_MASK = "NO_MASK"
+    """Found by its end plates, but not segmented."""
+    MASK_DISAGREES = "MASK_DISAGREES"
+    """Heights from the mask and from the end plate points differ by more than their stated error allows."""
+    CONTRAST_AGENT = "CONTRAST_AGENT"
+    """Contrast agent was given: it raises the attenuation of bone."""
+    CONTRAST_UNKNOWN = "CONTRAST_UNKNOWN"
+    KVP_NOT_120 = "KVP_NOT_120"
+    """Another tube voltage than 120 kV: attenuation is not comparable."""
+    KVP_UNKNOWN = "KVP_UNKNOWN"
+    SHARP_KERNEL = "SHARP_KERNEL"
+    """An edge-enhancing kernel: noise and edges shift mean attenuation."""
+    KERNEL_UNKNOWN = "KERNEL_UNKNOWN"
+    CORE_TOO_SMALL = "CORE_TOO_SMALL"
+    """Too little trabecular bone lies far enough from the surface: no attenuation."""
+    CORE_UNEVEN = "CORE_UNEVEN"
+    """Mean and median of the trabecular core differ: a bone island, sclerosis or a streak moves the mean."""
+    FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
+    """Cement or metal in the body: no attenuation."""
 
 
 KEYPOINTS = (
@@ -127,6 +150,28 @@ class Heights:
 
 
 @dataclass(frozen=True)
+class Acquisition:
+    """What the headers say of how attenuation came about; ``None`` where they say nothing.
+
+    Attributes
+    ----------
+    kvp
+        Tube voltage in kV.
+    contrast
+        Whether contrast agent was given.
+    kernel
+        The manufacturer's name of the reconstruction kernel.
+    sharp_kernel
+        Whether it enhances edges.
+    """
+
+    kvp: float | None = None
+    contrast: bool | None = None
+    kernel: str | None = None
+    sharp_kernel: bool | None = None
+
+
+@dataclass(frozen=True)
 class VertebraFinding:
     """One vertebra, counted from the top of the image.
 
@@ -150,6 +195,14 @@ class VertebraFinding:
         Stated error (one standard deviation) of each height at this spacing.
     grade, rule
         The grade and the rule that gave it; grade ``None`` where nothing may be said.
+    mask_heights_mm
+        Heights of the body's mask: a second opinion beside the six points, never graded.
+    abnormality_score
+        0 (the shape that the neighbours predict) to 100 (Botros et al. 2022); ``None`` where it may not be said.
+    vertebra_volume_ml, body_volume_ml
+        Of the mask, partial volume taken into account.
+    trabecular_mean_hu
+        Mean attenuation of the trabecular core, T11 to L5.
     confidence
         0 to 1, of the detection.
     """
@@ -167,6 +220,7 @@ class VertebraFinding:
     level_confidence: float | None = None
     keypoints_px: dict[str, tuple[float, float]] | None = None
     compression_ratio_percent: float | None = None
+    mask_heights_mm: Heights | None = None
     abnormality_score: float | None = None
     vertebra_volume_ml: float | None = None
     body_volume_ml: float | None = None
@@ -191,11 +245,27 @@ class PatientFinding:
 
 @dataclass(frozen=True)
 class Numbering:
-    """How levels were counted."""
+    """How levels were counted.
+
+    Attributes
+    ----------
+    anchor
+        What they were counted from, in words: "sacrum", "last rib and sacrum", "C2". Empty where no anchor was seen:
+        then the numbering is not known, no vertebra has a level, and only alternatives are given.
+    confidence
+        Probability of the whole numbering; 0 where it is not known.
+    alternatives
+        Other numberings in words, each with its probability: "T13 to L5, T13 (0.06)".
+    """
 
     anchor: str
     confidence: float
     alternatives: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether levels are claimed."""
+        return bool(self.anchor) and self.confidence > 0
 
 
 @dataclass(frozen=True)
@@ -223,6 +293,7 @@ class Findings:
     refusal: Refusal | None = None
     spine_found: bool = False
     numbering: Numbering | None = None
+    acquisition: Acquisition | None = None
     quality: tuple[Quality, ...] = ()
     spacing_along_spine_mm: float | None = None
     timings_s: dict[str, float] = field(default_factory=dict)

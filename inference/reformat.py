@@ -95,3 +95,56 @@ def reformat(volume: Volume, line: CentreLine, surface: CurvedSurface) -> Curved
     layers = [sample(volume, surface.roll(flat, offset)) for offset in SLAB_OFFSETS_MM]
     hu = np.clip(np.rint(np.mean(layers, axis=0)), OUTSIDE_HU, 32767).astype(np.int16)
     return CurvedReformat(hu, s, surface, first, float(front))
+
+
+CORONAL_HALF_WIDTH_MM = 70.0
+CORONAL_OFFSETS_MM = (-8.0, -4.0, 0.0, 4.0, 8.0)
+"""Each pixel is the mean over these distances before and behind the spine: vertebrae and the roots of ribs."""
+
+
+@dataclass(frozen=True)
+class CoronalPicture:
+    """A coronal view along the spine's sagittal curve, for the numbering; nothing is measured on it.
+
+    Attributes
+    ----------
+    hu
+        int16 (rows, columns), HU; rows head to feet at equal steps of z, columns right to left of the patient
+        (PatientOrientation ``L\\F``).
+    spacing_mm
+        Side of the square pixels.
+    top_mm, x_origin_mm
+        z of the upper and x of the left edge (LPS) of the first pixel.
+    """
+
+    hu: NDArray[np.int16]
+    spacing_mm: float
+    top_mm: float
+    x_origin_mm: float
+
+    def to_pixel(self, points_lps_mm: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Points (..., 3) in LPS mm to (..., 2) as (column, row); the first pixel's centre is (0.5, 0.5)."""
+        p = np.asarray(points_lps_mm, np.float64)
+        return np.stack([p[..., 0] - self.x_origin_mm, self.top_mm - p[..., 2]], axis=-1) / self.spacing_mm
+
+
+def coronal(volume: Volume, line: CentreLine) -> CoronalPicture:
+    """The coronal view through the spine ``line``, 30 mm beyond its ends and 70 mm to each side, within ``volume``."""
+    s = max(pixel_spacing_mm(volume), 1.0)
+    lower, upper = extent(volume)
+    top, bottom = min(line.top_mm + BEYOND_ENDS_MM, upper[2]), max(line.bottom_mm - BEYOND_ENDS_MM, lower[2])
+    x = line.points_lps_mm[:, 0]
+    left = max(x.min() - CORONAL_HALF_WIDTH_MM, lower[0])
+    right = min(x.max() + CORONAL_HALF_WIDTH_MM, upper[0])
+    rows = int(np.clip(round((top - bottom) / s), 1, MAX_ROWS))
+    columns = int(np.clip(round((right - left) / s), 1, MAX_ROWS))
+    z = top - (np.arange(rows) + 0.5) * s
+    order = line.points_lps_mm[::-1]
+    y = np.interp(z, order[:, 2], order[:, 1])
+    points = np.empty((rows, columns, 3))
+    points[..., 0] = left + (np.arange(columns) + 0.5) * s
+    points[..., 1] = y[:, None]
+    points[..., 2] = z[:, None]
+    layers = [sample(volume, points + np.array([0.0, offset, 0.0])) for offset in CORONAL_OFFSETS_MM]
+    hu = np.clip(np.rint(np.mean(layers, axis=0)), OUTSIDE_HU, 32767).astype(np.int16)
+    return CoronalPicture(hu, s, float(top), float(left))
