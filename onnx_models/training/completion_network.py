@@ -60,6 +60,7 @@ class CompletionNetwork(nn.Module):
 
     def __init__(self, width: int = 16, latent: int = 64, critic_width: int = 8) -> None:
         super().__init__()
+        self.size = (width, latent, critic_width)
         channels, maps = len(NEIGHBOURS), 4
         self.coarse = EncoderDecoder(channels, width, latent, 1)
         self.refining = EncoderDecoder(channels + 1, width, latent, maps)
@@ -102,16 +103,12 @@ class Critic(nn.Module):
         return self.last(self.layers(seen).mean(dim=(2, 3, 4)))[:, 0]
 
 
-class ExpectedBody(nn.Module):
-    """What is exported: probabilities of the coarse and of the refined body."""
-
-    def __init__(self, network: CompletionNetwork) -> None:
-        super().__init__()
-        self.network = network
+class ExpectedBody(CompletionNetwork):
+    """What is exported: probabilities of the coarse and of the refined body, with the weights of the trained network."""
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """(coarse, expected), each (batch, 24, 24, 28), 0 to 1."""
-        coarse, refined = self.network(context)
+        coarse, refined = super().forward(context)
         return torch.sigmoid(coarse), torch.sigmoid(refined)
 
 

@@ -9,6 +9,7 @@ that one optimiser and one checkpoint hold everything.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,8 +135,8 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
-def export_network(network: CompletionNetwork, state: dict[str, float], folder: Path) -> Exported:
-    """Export coarse and refining network as one file; `state` holds step and seed of their training."""
+def export_network(network: CompletionNetwork, state: dict[str, Any], folder: Path) -> Exported:
+    """Export coarse and refining network as one file; `state` is what their training says of itself."""
     shape = ["batch", *BODY_SHAPE]
     contract = Contract(
         name=NETWORK,
@@ -155,13 +156,13 @@ def export_network(network: CompletionNetwork, state: dict[str, float], folder: 
         preprocessing=PREPROCESSING,
         provenance={
             "trained_on": "unfractured bodies of procedural phantoms (onnx_models/training/phantom); no real image",
-            "steps": state["step"],
-            "seed": state["seed"],
+            **state,
             "source": "onnx_models/training/completion_task.py",
         },
         card="completion.md",
     )
-    wrapped = ExpectedBody(network)
+    wrapped = ExpectedBody(*network.size)
+    wrapped.load_state_dict(network.state_dict())
     return export_model(wrapped, [(_example(n),) for n in (2, 1, 5)], contract, folder)
 
 

@@ -8,6 +8,7 @@ that weighs what is missed more than what is too much: masks were too small othe
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,8 +174,8 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
-def export_network(network: nn.Module, state: dict[str, float], folder: Path) -> Exported:
-    """Export a segmenter; `state` holds step and seed of its training."""
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a segmenter; `state` is what its training says of itself."""
     contract = Contract(
         name="segmenter",
         version=VERSION,
@@ -193,8 +194,7 @@ def export_network(network: nn.Module, state: dict[str, float], folder: Path) ->
         provenance={
             "trained_on": "procedural phantoms, and shapes of one label map (bone-cement-bukas, MIT) with made-up "
             "intensities; no real image",
-            "steps": state["step"],
-            "seed": state["seed"],
+            **state,
             "source": "onnx_models/training/segmenter_task.py",
         },
         card="segmenter.md",

@@ -107,7 +107,7 @@ def test_a_few_steps_learn_and_are_judged(samples: Samples) -> None:
 
 
 def test_export_runs_in_the_score(tmp_path: Path) -> None:
-    exported = export_network(_network(), {"step": 0, "seed": 1}, tmp_path)
+    exported = export_network(_network(), {"steps": 0, "seed": 1, "begun_from": None}, tmp_path)
     assert exported.parity < 2e-5
     models = load_models(tmp_path, "cpu", threads=1, names=["completion"])
     case = phantom_case(3, 0)
