@@ -94,6 +94,8 @@ class Quality(StrEnum):
     """Seen and perhaps segmented, but its end plates were not found: no heights."""
     NO_MASK = "NO_MASK"
     """Found by its end plates, but not segmented."""
+    MASK_CUT = "MASK_CUT"
+    """A part of the vertebra lies outside the field of view: no volumes."""
     MASK_DISAGREES = "MASK_DISAGREES"
     """Heights from the mask and from the end plate points differ by more than their stated error allows."""
     CONTRAST_AGENT = "CONTRAST_AGENT"

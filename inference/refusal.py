@@ -82,7 +82,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.BETTER_SERIES: "Another series of this study suits the analysis better and was chosen instead.",
     RefusalCode.GAP_IN_SERIES: "Slices are missing inside the series.",
     RefusalCode.UNEVEN_SPACING: "The distance between slices is not constant.",
-    RefusalCode.SLICES_TOO_THICK: "The distance between slices is too large to measure vertebral heights.",
+    RefusalCode.SLICES_TOO_THICK: "The distance between slices is too large to evaluate the spine.",
     RefusalCode.DUPLICATE_POSITIONS: "Several images lie at the same position and could not be told apart.",
     RefusalCode.GANTRY_TILT: "The slices are sheared against their normal (gantry tilt).",
     RefusalCode.MIXED_ORIENTATION: "The images of this series have different orientations.",
