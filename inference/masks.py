@@ -75,6 +75,18 @@ class VertebraMasks:
     partial: NDArray[np.bool_]
     confidence: Floats
 
+    def only(self, kept: Sequence[int]) -> VertebraMasks:
+        """The masks of these vertebrae (indices, ascending), numbered anew."""
+        if len(kept) == len(self.partial):
+            return self
+        table = np.zeros(MOST + 1, np.uint8)
+        for number, n in enumerate(kept, start=1):
+            table[n + 1] = number
+        labels = table[self.labels]
+        parts = np.where(labels > 0, self.parts, 0).astype(np.uint8)
+        index = list(kept)
+        return VertebraMasks(labels, parts, self.volumes_ml[index], self.partial[index], self.confidence[index])
+
 
 @dataclass(frozen=True)
 class _Piece:
