@@ -142,6 +142,7 @@ class Vertebra(_Part):
     height_ratio: Annotated[float, Field(gt=0, le=1)] | None
     height_loss: Losses | None
     compression_ratio_percent: float | None
+    mask_heights_mm: HeightsMm | None
     grade: Grade | None
     rule: str | None
     abnormality_score: Annotated[float, Field(ge=0, le=100)] | None
