@@ -104,7 +104,7 @@ class Critic(nn.Module):
 
 
 class ExpectedBody(CompletionNetwork):
-    """What is exported: probabilities of the coarse and of the refined body, with the weights of the trained network."""
+    """What is exported: probabilities of the coarse and of the refined body."""
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """(coarse, expected), each (batch, 24, 24, 28), 0 to 1."""
