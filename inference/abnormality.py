@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, gaussian_filter, map_coordinates
 
 from inference.findings import Level
+from inference.masks import BODY, POSTERIOR
 from inference.runtime import Models
 
 GRID_MM = 2.5
@@ -29,9 +30,6 @@ BODY_SHAPE = (24, 24, 28)
 """Voxels (k, j, i) in its middle that hold the expected body: 60 x 60 x 70 mm."""
 NEIGHBOURS = (-2, -1, 1, 2)
 """Channels of the context: two bodies above, two below, as steps in the sequence from head to feet."""
-BODY = 1
-"""Value of a vertebral body in ``parts``; posterior elements are 2."""
-POSTERIOR = 2
 NETWORK = "completion"
 
 Floats = NDArray[np.float64]

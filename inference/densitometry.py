@@ -1,24 +1,25 @@
 """Mean attenuation of the trabecular core of T11 to L5: opportunistic, no T-score, no diagnosis.
 
 The core is an ellipsoid in the frame of the vertebra, in the front and middle of the body (the basivertebral vein
-enters behind), away from cortex and end plates. Attenuation depends on tube voltage, contrast agent and kernel: the
-number is given, with every reason why it may not be compared with another scan's.
+enters behind), away from cortex and end plates. Attenuation depends on tube voltage, contrast agent and kernel: what
+speaks against comparing it with another scan's is said once of the whole scan (`acquisition_quality`), what speaks
+against one vertebra's is said of that vertebra.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 
-from inference.abnormality import BODY, POSTERIOR, Body, frames
-from inference.findings import Level
+from inference.abnormality import Body, frames
+from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
+from inference.masks import BODY, POSTERIOR
 
 LEVELS = (Level.T11, Level.T12, Level.T13, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5, Level.L6)
 """T11 to L5, and the levels between them that some people have."""
@@ -36,33 +37,9 @@ FOREIGN_PART = 0.005
 USUAL_KVP = 120.0
 KVP_TOLERANCE = 5.0
 COARSE_MM = 3.0
+"""Above it end plates reach into the core."""
 UNEVEN_HU = 15.0
-
-
-class DensityQuality(StrEnum):
-    """Reasons to read a density with care, or why there is none."""
-
-    CONTRAST_AGENT = "CONTRAST_AGENT"
-    """Contrast agent was given: it raises the attenuation of bone."""
-    CONTRAST_UNKNOWN = "CONTRAST_UNKNOWN"
-    KVP_NOT_120 = "KVP_NOT_120"
-    """Another tube voltage than 120 kV: attenuation is not comparable."""
-    KVP_UNKNOWN = "KVP_UNKNOWN"
-    SHARP_KERNEL = "SHARP_KERNEL"
-    """An edge-enhancing kernel: noise and edges shift the mean."""
-    KERNEL_UNKNOWN = "KERNEL_UNKNOWN"
-    COARSE_SPACING = "COARSE_SPACING"
-    """Voxels above 3 mm: end plates reach into the core."""
-    FRACTURED = "FRACTURED"
-    """A compressed body is denser: not measured."""
-    FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
-    """Cement or metal in the body: not measured."""
-    TOO_SMALL = "TOO_SMALL"
-    """Too few voxels lie far enough from the surface: not measured."""
-    UNEVEN = "UNEVEN"
-    """Mean and median of the core differ: a bone island, sclerosis or a streak of metal moves the mean."""
-    PARTIAL = "PARTIAL"
-    """Cut by the edge of the field of view: not measured."""
+"""Mean and median of a sound core differ by less."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +54,20 @@ class TrabecularHu:
         Standard deviation within the core (noise and texture).
     voxels
         How many voxels were averaged.
+    quality
+        What this vertebra itself gives reason for: `CORE_UNEVEN` of a number, `FOREIGN_MATERIAL` or `CORE_TOO_SMALL`
+        where there is none. A deformed, cut or missing body has no number and no reason of its own: the finding
+        already says so.
     """
 
     mean_hu: float | None
     deviation_hu: float | None = None
     voxels: int = 0
-    quality: tuple[DensityQuality, ...] = ()
+    quality: tuple[Quality, ...] = ()
 
 
 def trabecular_hu(
-    volume: Volume,
-    labels: NDArray[np.uint8],
-    parts: NDArray[np.uint8],
-    bodies: Sequence[Body],
-    *,
-    kvp: float | None = None,
-    contrast: bool | None = None,
-    sharp_kernel: bool | None = None,
+    volume: Volume, labels: NDArray[np.uint8], parts: NDArray[np.uint8], bodies: Sequence[Body]
 ) -> list[TrabecularHu]:
     """Density of every body, in the order given; nothing is measured outside T11 to L5.
 
@@ -103,32 +77,41 @@ def trabecular_hu(
         HU on the source grid.
     labels, parts
         (slices, rows, columns) as for `inference.abnormality.score_bodies`, on the same grid.
-    kvp, contrast, sharp_kernel
-        What the headers say of the acquisition; ``None`` where they say nothing.
+
+    Raises
+    ------
+    ValueError
+        When the masks lie on another grid than the image.
     """
     if labels.shape != volume.hu.shape or parts.shape != volume.hu.shape:
         raise ValueError(f"masks {labels.shape} and {parts.shape} are not on the grid of the image {volume.hu.shape}")
-    scan = acquisition_quality(kvp, contrast, sharp_kernel, max(volume.spacing_mm))
     boxes = find_objects(labels, max_label=max((b.number for b in bodies), default=0))
     turned = _frames(volume, labels, parts, bodies, boxes)
-    return [_one(volume, labels, parts, b, boxes[b.number - 1], f, scan) for b, f in zip(bodies, turned, strict=True)]
+    return [_one(volume, labels, parts, b, boxes[b.number - 1], f) for b, f in zip(bodies, turned, strict=True)]
 
 
-def acquisition_quality(
-    kvp: float | None, contrast: bool | None, sharp_kernel: bool | None, spacing_mm: float
-) -> tuple[DensityQuality, ...]:
-    """What makes attenuation unsafe in the whole scan."""
+def acquisition_quality(acquisition: Acquisition | None, spacing_mm: float | None = None) -> tuple[Quality, ...]:
+    """What makes attenuation unsafe in the whole scan.
+
+    Parameters
+    ----------
+    acquisition
+        What the headers say; ``None`` is taken for headers that say nothing.
+    spacing_mm
+        The largest distance of neighbouring voxels; nothing is said of it where ``None``.
+    """
+    said = acquisition or Acquisition()
     out = []
-    if contrast is None or contrast:
-        out.append(DensityQuality.CONTRAST_UNKNOWN if contrast is None else DensityQuality.CONTRAST_AGENT)
-    if kvp is None:
-        out.append(DensityQuality.KVP_UNKNOWN)
-    elif abs(kvp - USUAL_KVP) > KVP_TOLERANCE:
-        out.append(DensityQuality.KVP_NOT_120)
-    if sharp_kernel is None or sharp_kernel:
-        out.append(DensityQuality.KERNEL_UNKNOWN if sharp_kernel is None else DensityQuality.SHARP_KERNEL)
-    if spacing_mm > COARSE_MM:
-        out.append(DensityQuality.COARSE_SPACING)
+    if said.contrast is None or said.contrast:
+        out.append(Quality.CONTRAST_UNKNOWN if said.contrast is None else Quality.CONTRAST_AGENT)
+    if said.kvp is None:
+        out.append(Quality.KVP_UNKNOWN)
+    elif abs(said.kvp - USUAL_KVP) > KVP_TOLERANCE:
+        out.append(Quality.KVP_NOT_120)
+    if said.sharp_kernel is None or said.sharp_kernel:
+        out.append(Quality.KERNEL_UNKNOWN if said.sharp_kernel is None else Quality.SHARP_KERNEL)
+    if spacing_mm is not None and spacing_mm > COARSE_MM:
+        out.append(Quality.COARSE_SPACING)
     return tuple(out)
 
 
@@ -165,21 +148,16 @@ def _one(
     body: Body,
     box: Any,
     frame: NDArray[np.float64],
-    scan: tuple[DensityQuality, ...],
 ) -> TrabecularHu:
-    if body.level not in LEVELS:
+    if body.level not in LEVELS or body.fractured or body.partial or box is None:
         return TrabecularHu(None)
-    reason = DensityQuality.FRACTURED if body.fractured else None
-    reason = DensityQuality.PARTIAL if body.partial or box is None else reason
-    if reason is not None:
-        return TrabecularHu(None, quality=(reason,))
     mask = np.pad((labels[box] == body.number) & (parts[box] == BODY), 1)
     if not mask.any():
-        return TrabecularHu(None, quality=(DensityQuality.TOO_SMALL,))
+        return TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
     hu = volume.hu[box].astype(np.float32)
     inside = mask[1:-1, 1:-1, 1:-1]
     if float((hu[inside] > FOREIGN_HU).mean()) > FOREIGN_PART:
-        return TrabecularHu(None, quality=(DensityQuality.FOREIGN_MATERIAL,))
+        return TrabecularHu(None, quality=(Quality.FOREIGN_MATERIAL,))
     depth_mm = distance_transform_edt(mask, volume.spacing_mm)[1:-1, 1:-1, 1:-1]
     index = np.argwhere(inside)
     local = volume.to_lps(index + [s.start for s in box]) @ frame.T
@@ -190,8 +168,8 @@ def _one(
     core = within & (depth_mm[inside] >= OFF_SURFACE_MM)
     count = int(core.sum())
     if count < FEWEST_VOXELS:
-        return TrabecularHu(None, voxels=count, quality=(DensityQuality.TOO_SMALL, *scan))
+        return TrabecularHu(None, voxels=count, quality=(Quality.CORE_TOO_SMALL,))
     values = hu[inside][core]
     mean = float(values.mean())
-    uneven = (DensityQuality.UNEVEN,) if abs(mean - float(np.median(values))) > UNEVEN_HU else ()
-    return TrabecularHu(mean, float(values.std()), count, uneven + scan)
+    uneven = (Quality.CORE_UNEVEN,) if abs(mean - float(np.median(values))) > UNEVEN_HU else ()
+    return TrabecularHu(mean, float(values.std()), count, uneven)

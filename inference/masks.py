@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 F32 = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 BODY, POSTERIOR = 1, 2
+"""Values of ``parts``: vertebral body, posterior elements."""
 MOST = 255
 """Labels are bytes."""
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.abnormality import BODY, POSTERIOR, Body
+from inference.abnormality import Body
 from inference.findings import Level
+from inference.masks import BODY, POSTERIOR
 from onnx_models.training.completion_data import smooth_noise
 from onnx_models.training.phantom import EVALUATION, Plan, Ranges
 from onnx_models.training.phantom import kernels as ker

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from inference.abnormality import (
-    BODY,
     BODY_SHAPE,
     CONTEXT_SHAPE,
     GRID_MM,
-    POSTERIOR,
     AbnormalitySettings,
     Body,
     frames,
@@ -23,6 +21,7 @@ from inference.abnormality import (
     surplus_of,
 )
 from inference.findings import Level
+from inference.masks import BODY, POSTERIOR
 from inference.runtime import Models, load_models, read_manifest
 
 SETTINGS = AbnormalitySettings(fractured="told", normal_surplus={"L2": 0.1, "L3": 0.2}, full_surplus=0.5)

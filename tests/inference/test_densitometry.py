@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from inference.abnormality import BODY, POSTERIOR, Body
-from inference.densitometry import DensityQuality, TrabecularHu, acquisition_quality, trabecular_hu
-from inference.findings import Level
+from inference.abnormality import Body
+from inference.densitometry import TrabecularHu, acquisition_quality, trabecular_hu
+from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
-
-SAFE: dict[str, Any] = {"kvp": 120.0, "contrast": False, "sharp_kernel": False}
+from inference.masks import BODY, POSTERIOR
 
 
 def _scan(step: float = 1.0) -> tuple[Volume, np.ndarray, np.ndarray]:
@@ -35,7 +32,7 @@ def _scan(step: float = 1.0) -> tuple[Volume, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("step", [0.8, 1.0, 2.0])
 def test_core_is_off_cortex_end_plates_and_vein(step: float) -> None:
     volume, labels, parts = _scan(step)
-    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu == pytest.approx(120.0, abs=0.5)
     assert one.deviation_hu == pytest.approx(0.0, abs=2.0)
     assert one.voxels * step**3 > 1500
@@ -45,65 +42,53 @@ def test_core_is_off_cortex_end_plates_and_vein(step: float) -> None:
 def test_only_t11_to_l5_are_measured() -> None:
     volume, labels, parts = _scan()
     for level in (Level.T10, Level.C5, Level.S1, None):
-        assert trabecular_hu(volume, labels, parts, [Body(1, level)], **SAFE) == [TrabecularHu(None)]
+        assert trabecular_hu(volume, labels, parts, [Body(1, level)]) == [TrabecularHu(None)]
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (Body(1, Level.L1, fractured=True), DensityQuality.FRACTURED),
-        (Body(1, Level.L1, partial=True), DensityQuality.PARTIAL),
-        (Body(7, Level.L1), DensityQuality.PARTIAL),
-    ],
+    "body", [Body(1, Level.L1, fractured=True), Body(1, Level.L1, partial=True), Body(7, Level.L1), Body(255, None)]
 )
-def test_fractured_cut_and_missing_bodies_are_not_measured(body: Body, reason: DensityQuality) -> None:
+def test_deformed_cut_and_missing_bodies_are_not_measured_and_the_finding_says_why(body: Body) -> None:
     volume, labels, parts = _scan()
-    one = trabecular_hu(volume, labels, parts, [body], **SAFE)[0]
-    assert one.mean_hu is None
-    assert one.quality == (reason,)
+    assert trabecular_hu(volume, labels, parts, [body]) == [TrabecularHu(None)]
 
 
 def test_cement_is_not_bone() -> None:
     volume, labels, parts = _scan()
     volume.hu[20:26, 20:26, 30:38] = 1700.0
-    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu is None
-    assert one.quality == (DensityQuality.FOREIGN_MATERIAL,)
+    assert one.quality == (Quality.FOREIGN_MATERIAL,)
 
 
 def test_a_bone_island_is_flagged() -> None:
     volume, labels, parts = _scan()
     volume.hu[22:28, 20:26, 31:39] = 800.0
     assert (volume.hu > 1000).sum() == 0
-    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu is not None and one.mean_hu > 140
-    assert one.quality == (DensityQuality.UNEVEN,)
+    assert one.quality == (Quality.CORE_UNEVEN,)
 
 
 def test_a_body_without_a_core_is_too_small() -> None:
     volume, labels, parts = _scan()
     parts[:24] = parts[27:] = POSTERIOR
-    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)], **SAFE)[0]
+    one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu is None
-    assert one.quality == (DensityQuality.TOO_SMALL,)
+    assert one.quality == (Quality.CORE_TOO_SMALL,)
 
 
-def test_what_the_headers_say_or_do_not_say_is_printed() -> None:
-    assert acquisition_quality(122.0, False, False, 1.0) == ()
-    assert acquisition_quality(100.0, True, True, 5.0) == (
-        DensityQuality.CONTRAST_AGENT,
-        DensityQuality.KVP_NOT_120,
-        DensityQuality.SHARP_KERNEL,
-        DensityQuality.COARSE_SPACING,
+def test_what_the_headers_say_or_do_not_say_is_told_once_of_the_whole_scan() -> None:
+    assert acquisition_quality(Acquisition(122.0, False, "B", False), 1.0) == ()
+    assert acquisition_quality(Acquisition(100.0, True, "C", True), 5.0) == (
+        Quality.CONTRAST_AGENT,
+        Quality.KVP_NOT_120,
+        Quality.SHARP_KERNEL,
+        Quality.COARSE_SPACING,
     )
-    unknown = acquisition_quality(None, None, None, 1.0)
-    assert unknown == (
-        DensityQuality.CONTRAST_UNKNOWN,
-        DensityQuality.KVP_UNKNOWN,
-        DensityQuality.KERNEL_UNKNOWN,
-    )
-    volume, labels, parts = _scan()
-    assert trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0].quality == unknown
+    unknown = (Quality.CONTRAST_UNKNOWN, Quality.KVP_UNKNOWN, Quality.KERNEL_UNKNOWN)
+    assert acquisition_quality(Acquisition()) == unknown
+    assert acquisition_quality(None) == unknown
 
 
 def test_masks_of_another_grid_are_refused() -> None:

@@ -9,13 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
-from inference.masks_patch import SHAPE, heat_map  # noqa: E402
+from inference.masks_patch import CENTRE, SHAPE, heat_map  # noqa: E402
 from onnx_models.training import segmenter_shapes  # noqa: E402
 from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
 from onnx_models.training.segmenter_evaluation import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.segmenter_network import SegmenterNetwork  # noqa: E402
-from onnx_models.training.segmenter_task import PatchSource, cropped, loss_of, varied  # noqa: E402
+from onnx_models.training.segmenter_task import PatchSource, _scaled, cropped, loss_of, varied  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +116,34 @@ def test_batches_hold_both_sources_and_new_files_are_taken_in(tmp_path: Path) ->
     assert {k: len(v) for k, v in source.patches.items()} == {"phantom": 1, "shapes": 1}
 
 
-def test_the_loss_falls_towards_the_truth_and_missing_costs_more_than_adding() -> None:
+def test_the_loss_falls_towards_the_truth_and_wrong_volumes_cost_alike_both_ways() -> None:
     _, truth = cropped(_patch(), np.zeros(3, int))
     target = torch.from_numpy(truth)[None]
     right = loss_of(8 * target, target)[0]
-    assert float(right) < 0.1
     more, less = truth.copy(), truth.copy()
     more[0, 6:11, 8:24, 14:32], more[1, 6:11, 8:24, 14:32] = 0, 1
     less[0, 11:16, 8:24, 14:32], less[1, 11:16, 8:24, 14:32] = 1, 0
-    losses = [loss_of(8 * torch.from_numpy(x)[None], target)[1]["tversky"] for x in (truth, more, less)]
-    assert losses[0] < losses[1] < losses[2]
+    wrong = [loss_of(8 * torch.from_numpy(x)[None], target) for x in (more, less)]
+    assert all(float(loss) > 5 * float(right) for loss, _ in wrong)
+    assert all(parts["volume"] > 0.3 for _, parts in wrong)
+
+
+def test_a_patch_of_another_size_keeps_its_centroid_and_its_greys() -> None:
+    patch = _patch()
+    _, truth = cropped(patch, np.zeros(3, int))
+    sizes = []
+    for seed in range(12):
+        image, scaled = _scaled(np.random.default_rng(seed), patch, np.zeros(3, int))
+        assert np.allclose(scaled.sum(axis=0), 1, atol=1e-5)
+        assert image.min() >= patch.hu.min()
+        assert image.max() <= patch.hu.max()
+        body = scaled[1] > 0.5
+        middle = np.argwhere(truth[1] > 0.5).mean(axis=0) - CENTRE
+        factor = body.sum() / (truth[1] > 0.5).sum()
+        assert np.allclose(np.argwhere(body).mean(axis=0) - CENTRE, middle * np.cbrt(factor), atol=0.8)
+        sizes.append(factor)
+    assert min(sizes) < 0.85
+    assert max(sizes) > 1.4
 
 
 def test_the_network_gives_probabilities_and_learns_one_patch() -> None:
@@ -140,7 +158,7 @@ def test_the_network_gives_probabilities_and_learns_one_patch() -> None:
     assert torch.allclose(p.sum(dim=1), torch.ones(1), atol=1e-5)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     first = None
-    for _ in range(12):
+    for _ in range(18):
         loss = loss_of(network.logits(image), truth)[0]
         first = float(loss.detach()) if first is None else first
         optimizer.zero_grad()
