@@ -6,6 +6,7 @@ all. Rows are 2 mm along z towards the feet.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ LENGTHS = (36, 52, 72, 96, 120, 150, 190, 240, 300)
 CHANCES = (0.10, 0.12, 0.16, 0.18, 0.16, 0.12, 0.08, 0.05, 0.03)
 AIR_HU = np.float32(-1024.0)
 SIDE = 60
+HANG_ROWS = 16
+"""A rib or transverse process is moved along z by so many rows at most."""
 
 
 class Window(NamedTuple):
@@ -68,8 +71,8 @@ def draw_window(scene: Scene, rows: int, rng: np.random.Generator) -> Window:
         first = rng.uniform(-6, max(total - length + 6, -5.9))
     at = first + step * np.arange(rows)
     index = np.rint(at).astype(int)
+    block, scale = _reshaped(scene, index, rng)
     shift = _drift(rows, rng)
-    block = np.asarray(scene.hu[np.clip(index, 0, total - 1)])
     cut = np.empty((rows, SIDE, SIDE), np.float32)
     for k in range(rows):
         r, c = shift[k]
@@ -81,7 +84,35 @@ def draw_window(scene: Scene, rows: int, rng: np.random.Generator) -> Window:
         cut = cut[:, :, ::-1]
         offset[:, 0] *= -1
     cut = changed(np.ascontiguousarray(cut), rng)
-    return _taught(scene, cut, at, step, offset, mirrored)
+    return _taught(scene, scene.offset_mm * scale, cut, at, step, offset, mirrored)
+
+
+def _reshaped(
+    scene: Scene, index: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """The scene's rows ``index``, ribs and transverse processes hanging more or less, wider or narrower; and the
+    factors (left, back) on distances from the line."""
+    total = len(scene.hu)
+    low = int(np.clip(index[0] - HANG_ROWS, 0, total - 1))
+    high = int(np.clip(index[-1] + HANG_ROWS + 1, low + 1, total))
+    part = np.array(scene.hu[low:high])
+    width = part.shape[2]
+    if rng.random() < 0.6:
+        slopes = rng.uniform(-0.25, 0.8) + rng.normal(0, 0.05, 2)
+        left = np.arange(width) - MARGIN - 29.5
+        drop = np.clip(np.abs(left) - 9, 0, None) * np.where(left < 0, *slopes)
+        rows = np.arange(len(part))
+        for column, by in enumerate(np.rint(np.clip(drop, -HANG_ROWS, HANG_ROWS)).astype(int)):
+            if by:
+                part[:, :, column] = part[np.clip(rows - by, 0, len(part) - 1), :, column]
+    part = part[np.clip(index, low, high - 1) - low]
+    scale = np.ones(2)
+    if rng.random() < 0.6:
+        scale = np.exp(rng.uniform(-0.12, 0.12, 2))
+        for axis, zero, by in ((2, MARGIN + 29.5, scale[0]), (1, MARGIN + 35.5, scale[1])):
+            source = np.rint(zero + (np.arange(width) - zero) / by).astype(int)
+            part = np.take(part, np.clip(source, 0, width - 1), axis=axis)
+    return part, scale
 
 
 def _drift(rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -89,11 +120,12 @@ def _drift(rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
     nodes = np.linspace(0, rows, max(3, rows // 25))
     wander = [np.interp(np.arange(rows), nodes, rng.normal(0, 0.8, len(nodes))) for _ in range(2)]
     out = np.rint(MARGIN + rng.normal(0, 1.4, 2) + np.stack(wander, axis=1))
-    return np.clip(out, 0, 2 * MARGIN).astype(np.int64)
+    return np.asarray(np.clip(out, 0, 2 * MARGIN), np.int64)
 
 
 def _taught(
     scene: Scene,
+    centre_mm: NDArray[np.float64],
     hu: NDArray[np.float32],
     at: NDArray[np.float64],
     step: float,
@@ -114,38 +146,87 @@ def _taught(
         np.exp(-0.5 * (near / 3.0) ** 2).astype(np.float32),
         level,
         np.array([evidence_of(int(i)) for i in level], np.float32).T.reshape(len(EVIDENCE), rows),
-        (scene.offset_mm[nearest] * flip + offset).T.astype(np.float32),
+        (centre_mm[nearest] * flip + offset).T.astype(np.float32),
     )
 
 
 def changed(hu: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Vessels, metal, calibration, thick slices, blur, noise and a narrow field of view, in the order of the chain."""
+    """Vessels, metal, density of the bone, calibration, thick slices, blur, noise and a narrow field of view, in the
+    order of the chain; ``hu`` (rows, 60, 60) is painted on."""
     for _ in range(int(rng.integers(0, 4))):
         _blob(hu, rng, rng.uniform(120, 560), in_front=True)
     if rng.random() < 0.12:
         for _ in range(int(rng.integers(1, 4))):
             _blob(hu, rng, rng.uniform(1500, 3500), in_front=False)
+    if rng.random() < 0.8:
+        _denser(hu, rng)
+    hu *= np.float32(rng.uniform(0.93, 1.07))
+    hu += np.float32(rng.normal(0, 20))
     if rng.random() < 0.5:
-        stretch = np.float32(rng.uniform(0.6, 1.6))
-        hu = np.where(hu > 100, 100 + (hu - 100) * stretch, hu)
-    hu = hu * np.float32(rng.uniform(0.93, 1.07)) + np.float32(rng.normal(0, 20))
-    sigma = (
-        rng.uniform(0, 1.3) * (rng.random() < 0.5),
-        *([rng.uniform(0.2, 0.8) * (rng.random() < 0.5)] * 2),
-    )
-    if max(sigma) > 0.15:
-        hu = ndimage.gaussian_filter(hu, sigma, truncate=2.0)
-    noise = rng.standard_normal(hu.shape, np.float32)
-    if rng.random() < 0.4:
-        noise = ndimage.gaussian_filter(noise, (0.0, 0.7, 0.7), truncate=2.0)
-        noise /= max(float(noise[::8].std()), 1e-6)
-    hu = hu + np.float32(np.exp(rng.uniform(np.log(2), np.log(80)))) * noise
+        hu = _blurred(hu, 0, rng.uniform(0, 1.3))
+    if rng.random() < 0.5:
+        in_plane = rng.uniform(0.2, 0.8)
+        hu = _blurred(_blurred(hu, 1, in_plane), 2, in_plane)
+    noise = _noise()[int(rng.random() < 0.4)]
+    at = int(rng.integers(len(noise) - len(hu)))
+    side = 1 if rng.random() < 0.5 else -1
+    hu += np.float32(np.exp(rng.uniform(np.log(2), np.log(80)))) * noise[at : at + len(hu), ::side]
     if rng.random() < 0.15:  # a field of view that ends behind or beside the spine
         hu[:, SIDE - int(rng.integers(1, 14)) :] = AIR_HU
     if rng.random() < 0.15:
         columns = int(rng.integers(1, 16))
         hu[:, :, (slice(0, columns) if rng.random() < 0.5 else slice(SIDE - columns, SIDE))] = AIR_HU
-    return hu.astype(np.float32, copy=False)
+    return hu
+
+
+def _denser(hu: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Bone brighter or darker, and not alike everywhere: bodies, posterior elements, ribs and pelvis each have a
+    density of their own, and compact bone outshines spongy bone more in one person than in another."""
+    bone = hu - np.float32(100.0)
+    np.clip(bone, 0.0, 2000.0, out=bone)
+    depth = _curve(np.array([0, 30, 42, 50, 59]), 0.35, SIDE, rng)  # front, body, canal, facets, spinous processes
+    across = _curve(np.array([0, 12, 22, 30, 37, 47, 59]), 0.25, SIDE, rng)
+    rows = _curve(np.linspace(0, len(hu) - 1, max(2, len(hu) // 12)), 0.12, len(hu), rng)
+    gain = np.exp(rng.uniform(-0.5, 0.5)) * rows[:, None] * depth
+    more = bone * np.float32(rng.uniform(-0.25, 1.0) / 500.0)
+    more += np.float32(1.0)
+    more *= gain.astype(np.float32)[:, :, None]
+    more *= across.astype(np.float32)
+    more -= np.float32(1.0)
+    more *= bone
+    hu += more
+    np.clip(hu, -1024.0, 4000.0, out=hu)
+
+
+def _curve(nodes: NDArray[np.floating], deviation: float, length: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(length,) smooth factors about 1."""
+    return np.asarray(np.exp(np.interp(np.arange(length), nodes, rng.normal(0, deviation, len(nodes)))))
+
+
+def _blurred(hu: NDArray[np.float32], axis: int, sigma: float) -> NDArray[np.float32]:
+    """Blur along one axis, about as a Gaussian of ``sigma`` voxels, by passes of three taps."""
+    passes = int(np.ceil(sigma**2 / 0.6))
+    for _ in range(passes):
+        tap = np.float32(sigma**2 / passes / 2)
+        moved = np.moveaxis(hu, axis, 0)
+        out = np.empty_like(hu)
+        to = np.moveaxis(out, axis, 0)
+        np.multiply(moved, 1 - 2 * tap, out=to)
+        side = moved * tap
+        to[1:] += side[:-1]
+        to[:-1] += side[1:]
+        to[0] += side[0]
+        to[-1] += side[-1]
+        hu = out
+    return hu
+
+
+@functools.cache
+def _noise() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Noise (1200, 60, 60) of unit deviation to take parts of: white, and correlated within the rows."""
+    white = np.random.default_rng(23).standard_normal((1200, SIDE, SIDE), np.float32)
+    smooth = ndimage.gaussian_filter(white, (0.0, 0.7, 0.7), truncate=2.0)
+    return white, smooth / smooth.std()
 
 
 def _blob(hu: NDArray[np.float32], rng: np.random.Generator, value: float, in_front: bool) -> None:

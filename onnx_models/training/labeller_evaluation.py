@@ -1,8 +1,9 @@
-"""Judges detection, labelling and numbering together, as they are used: volumes in, names out.
+"""Judges labelling and numbering together, as they are used: volumes in, names out.
 
-Phantoms have the evaluation's ranges and seeds of their own, in groups: ordinary, T13, L6, eleven thoracic, four
-lumbar, scoliosis, and views that hold no anchor. Of the one real abdomen (never trained or tuned on): views that keep
-the sacrum or the last rib, and views that keep neither, moved and cropped by fixed seeds; and the cardiac crop.
+Phantoms of the groups of ``phantom-eval/2`` and ordinary ones, smaller and with a seed of their own, so that weights
+can be compared without looking at the patients that the card speaks of. Of the one real abdomen (never trained or
+tuned on): views that keep the sacrum or the last rib, and views that keep neither, moved and cropped by fixed seeds;
+and the cardiac crop.
 
 ``python -m onnx_models.training.labeller_evaluation --patients 12 --out build/labeller.json``
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,35 +27,51 @@ from inference.labelling import candidates
 from inference.localization import LocalizationSettings, localize
 from inference.numbering import number
 from inference.runtime import Models, load_models
+from inference.sampling import extent
 from inference.surface import CentreLine
+from onnx_models.training.evaluation_groups import NO_ANCHOR, Group, GroupSet, group_case, load_groups
 from onnx_models.training.export import MODELS
 from onnx_models.training.labeller_scenes import named_centres
-from onnx_models.training.phantom import EVALUATION, Patient, Plan, acquire, canonical_grid, sample_patient
+from onnx_models.training.metrics import matched
 from onnx_models.training.real_cases import real_cases
 
-SEED = 4_100_000
+SEED = 4_200_000
 NEAR_MM = 15.0
 """A candidate stands for a vertebra when its centre is nearer than this."""
 WHOLE_MM = 12.0
-"""Vertebrae whose centre is nearer to the end of the images are not asked for."""
-GROUPS = ("ordinary", "T13", "L6", "eleven thoracic", "four lumbar", "scoliosis", "no anchor")
+"""Vertebrae whose centre is nearer to the end of the images are not asked for; where they are named, it counts."""
+ORDINARY = Group(("trunk", "abdomen", "chest and abdomen", "whole spine"))
+BINS = (0.5, 0.7, 0.8, 0.9, 0.97, 1.0001)
+"""Bounds of confidence for the figure of reliability."""
+Centres = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One view: how many vertebrae it holds, how many were found, named, named right, and the same of sure names."""
+    """One view.
+
+    Attributes
+    ----------
+    asked, found, identified
+        Whole vertebrae in view, how many of them have a candidate, and how many bear their right name.
+    confidences, correct
+        Of every name that was given, of whole and cut vertebrae and of what is none.
+    anchor
+        In words; ``None`` where the numbering was said not to be known.
+    """
 
     group: str
     detected: bool
     asked: int
     found: int
-    named: int
-    right: int
-    sure: int
-    sure_right: int
+    identified: int
     confidences: tuple[float, ...]
     correct: tuple[bool, ...]
     anchor: str | None
+
+    def sure(self, least: float = 0.9) -> list[bool]:
+        """Which of the names given with that confidence are right."""
+        return [right for right, c in zip(self.correct, self.confidences, strict=True) if c >= least]
 
 
 def spine_box(volume: Volume, models: Models) -> SpineBox | None:
@@ -66,104 +83,68 @@ def spine_box(volume: Volume, models: Models) -> SpineBox | None:
     return box_along(line, volume) if isinstance(line, CentreLine) else None
 
 
-def judge(volume: Volume, truth: dict[str, NDArray[np.float64]], models: Models, group: str) -> Judged:
-    """Run a volume and compare with the centres of its whole vertebrae, by name."""
+def judge(volume: Volume, truth: Centres, whole: Collection[str], models: Models, group: str) -> Judged:
+    """Run a volume and compare with the centres of its vertebrae; those in ``whole`` must be named."""
     box = spine_box(volume, models)
     if box is None:
-        return Judged(group, False, len(truth), 0, 0, 0, 0, 0, (), (), None)
+        return Judged(group, False, len(whole), 0, 0, (), (), None)
     seen = candidates(volume, box, models)
     sequence = number(seen)
+    names = list(truth)
     at = np.array([seen[i].centroid_lps_mm for i in sequence.kept]).reshape(-1, 3)
-    found = 0
-    confidences: list[float] = []
-    correct: list[bool] = []
-    used: set[int] = set()
-    for name, centre in truth.items():
-        distance = np.linalg.norm(at - centre, axis=1)
-        if not len(distance) or distance.min() > NEAR_MM:
-            continue
-        k = int(distance.argmin())
-        found += 1
-        used.add(k)
-        level, confidence = sequence.levels[k], sequence.confidences[k]
-        if level is not None and confidence is not None:
-            confidences.append(confidence)
-            correct.append(str(level) == name)
-    sure = [right for right, confidence in zip(correct, confidences, strict=True) if confidence >= 0.9]
+    place = matched(at, np.array([truth[n] for n in names]).reshape(-1, 3), NEAR_MM)
+    true = [None if k is None else names[k] for k in place]
+    given = [
+        (c, str(level) == name, name in whole)
+        for level, c, name in zip(sequence.levels, sequence.confidences, true, strict=True)
+        if level is not None and c is not None
+    ]
     return Judged(
         group,
         True,
-        len(truth),
-        found,
-        len(correct),
-        sum(correct),
-        len(sure),
-        sum(sure),
-        tuple(confidences),
-        tuple(correct),
+        len(whole),
+        sum(name in whole for name in true),
+        sum(right and asked for _, right, asked in given),
+        tuple(c for c, _, _ in given),
+        tuple(right for _, right, _ in given),
         None if sequence.numbering is None else sequence.numbering.anchor,
     )
 
 
-def phantom_patient(group: str, index: int) -> Patient:
-    """Patient of that group: the first of its seeds whose number of vertebrae fits."""
-    wanted = {"T13": (13, 5), "L6": (12, 6), "eleven thoracic": (11, 5), "four lumbar": (12, 4)}.get(group, (12, 5))
-    ranges = EVALUATION
-    if wanted[0] != 12:
-        ranges = replace(ranges, thoracic_variant=1.0)
-    if wanted[1] != 5:
-        ranges = replace(ranges, lumbar_variant=1.0)
-    plan = Plan(cobb_deg=38.0) if group == "scoliosis" else None
-    for attempt in range(64):
-        rng = np.random.default_rng([SEED, GROUPS.index(group), index, attempt])
-        patient = sample_patient(rng, ranges, plan)
-        names = [v.level for v in patient.vertebrae]
-        if (sum(n[0] == "T" for n in names), sum(n[0] == "L" for n in names)) == wanted:
-            return patient
-    raise RuntimeError(f"no patient of the group {group} in 64 draws")
-
-
-def phantom_view(group: str, index: int) -> tuple[Volume, dict[str, NDArray[np.float64]]]:
-    """An acquired view of a phantom and the centres of its whole vertebrae.
-
-    Views hold the sacrum and the last rib, one of them, or C2, in turn; of the group "no anchor" none of them.
-    """
-    patient = phantom_patient(group, index)
-    rng = np.random.default_rng([SEED, 77, GROUPS.index(group), index])
-    names, centres = named_centres(patient)
-    z = {name: float(centre[2]) for name, centre in zip(names, centres, strict=True)}
-    last = max((n for n in names if n[0] == "T"), key=lambda n: int(n[1:]))
-    if group == "no anchor":
-        tops = [("C5", "T5"), ("T3", "T9"), ("L2", "L4")]
-        top, bottom = (z[n] for n in tops[index % 3])
-        low, high = bottom - rng.uniform(4, 12), top + rng.uniform(4, 12)
-    elif index % 4 == 0:
-        low, high = z["S1"] - rng.uniform(30, 120), z["T5"] + rng.uniform(-30, 60)
-    elif index % 4 == 1:
-        low, high = z["S1"] - rng.uniform(30, 120), z[last] + rng.uniform(30, 120)
-    elif index % 4 == 2:
-        low, high = z["L4" if "L4" in z else "L3"] + rng.uniform(-20, 20), z["T4"] + rng.uniform(-30, 60)
-    else:
-        low, high = z["S1"] - rng.uniform(30, 60), z["C1"] + rng.uniform(5, 40)
-    inside = np.array([c for c in centres if low <= c[2] <= high])
-    width = rng.uniform(170, 330)
-    x0, y1 = (
-        float(inside[:, 0].mean()) - width / 2 + rng.uniform(-15, 15),
-        float(inside[:, 1].max()) + rng.uniform(50, 90),
+def small_set(seed: int) -> GroupSet:
+    """The groups of ``phantom-eval/2`` and ordinary patients with another seed, in coarse voxels."""
+    chosen = load_groups()
+    return replace(
+        chosen,
+        seed=seed,
+        groups={"ordinary": ORDINARY, **chosen.groups},
+        spacings_mm=((1.5, 3.0),),
+        pixel_mm=(1.4, 2.2),
+        most_voxels=1_200_000,
     )
-    spacing = (float(rng.uniform(1.5, 3.0)), *([max(1.4, width / 160)] * 2))
-    grid = canonical_grid(np.array([x0, y1 - width, low]), np.array([x0 + width, y1, high]), spacing)
-    whole = {n: c for n, c in zip(names, centres, strict=True) if low + WHOLE_MM <= c[2] <= high - WHOLE_MM}
-    return acquire(patient, grid, rng, EVALUATION), whole
 
 
-def kept_view(group: str, index: int, folder: Path | None) -> tuple[Volume, dict[str, NDArray[np.float64]]]:
+def phantom_view(chosen: GroupSet, group: str, index: int) -> tuple[Volume, Centres]:
+    """An acquired view of a phantom, and the centres of all its vertebrae within the ends of the images or nearly."""
+    case = group_case(chosen, group, index)
+    names, centres = named_centres(case.patient)
+    low, high = (float(corner[2]) for corner in extent(case.volume))
+    return case.volume, {n: c for n, c in zip(names, centres, strict=True) if low - NEAR_MM <= c[2] <= high + NEAR_MM}
+
+
+def whole_of(volume: Volume, truth: Centres) -> list[str]:
+    """Names of the vertebrae that lie far enough within the ends of the images."""
+    low, high = (float(corner[2]) for corner in extent(volume))
+    return [n for n, c in truth.items() if low + WHOLE_MM <= c[2] <= high - WHOLE_MM]
+
+
+def kept_view(chosen: GroupSet, group: str, index: int, folder: Path | None) -> tuple[Volume, Centres]:
     """`phantom_view`, kept in ``folder`` for the next time; seeds make it, so it may be deleted at any time."""
     if folder is None:
-        return phantom_view(group, index)
-    path = folder / f"{SEED}-{group.replace(' ', '-')}-{index}.npz"
+        return phantom_view(chosen, group, index)
+    path = folder / f"{chosen.seed}-{chosen.sha256[:8]}-{group.replace(' ', '-')}-{index}.npz"
     if not path.is_file():
-        volume, truth = phantom_view(group, index)
+        volume, truth = phantom_view(chosen, group, index)
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
         at = np.array(list(truth.values())).reshape(-1, 3)
@@ -175,22 +156,31 @@ def kept_view(group: str, index: int, folder: Path | None) -> tuple[Volume, dict
 
 
 def phantom_cases(
-    models: Models, patients: int, say: Callable[[str], None], folder: Path | None = None
+    chosen: GroupSet, models: Models, patients: int, say: Callable[[str], None], folder: Path | None = None
 ) -> Iterator[Judged]:
     """All groups, the patients of each in turn, so that an early end leaves every group its share."""
     for index in range(patients):
-        for group in GROUPS:
+        for group in chosen.groups:
             began = time.monotonic()
-            volume, truth = kept_view(group, index, folder)
-            made = judge(volume, truth, models, group)
-            say(
-                f"{group} {index}: {made.right} of {made.named} named right, {made.asked} in view, "
-                f"anchor {made.anchor} ({time.monotonic() - began:.1f} s)"
-            )
+            volume, truth = kept_view(chosen, group, index, folder)
+            made = judge(volume, truth, whole_of(volume, truth), models, group)
+            say(f"{worded(made)}, {index} ({time.monotonic() - began:.1f} s)")
             yield made
 
 
-def real_views(seed: int = 17) -> list[tuple[str, Volume, dict[str, NDArray[np.float64]]]]:
+def worded(one: Judged) -> str:
+    """A view in a line."""
+    sure = one.sure()
+    return (
+        f"{one.group}: {one.identified} of {one.asked} whole ones identified, {sum(one.correct)} of {len(one.correct)} "
+        f"names right, {sum(sure)} of {len(sure)} sure ones, anchor {one.anchor}"
+    )
+
+
+REAL = ("real, sacrum in view", "real, last rib in view", "real, no anchor")
+
+
+def real_views(seed: int = 17) -> list[tuple[str, Volume, Centres]]:
     """Of the real abdomen 40 views that keep an anchor and 20 that keep none; the cardiac crop. Empty without data."""
     cases = {case.name: case for case in real_cases()}
     if "example_ct" not in cases:
@@ -220,9 +210,7 @@ def real_views(seed: int = 17) -> list[tuple[str, Volume, dict[str, NDArray[np.f
         assert part is not None
         noisy = part.hu + rng.normal(0, 6, part.hu.shape)
         moved = replace(part, hu=np.clip(np.rint(noisy), -1024, 3071).astype(np.int16))
-        ends = np.sort(moved.to_lps(np.array([[0, 0, 0], np.array(moved.hu.shape) - 1]))[:, 2])
-        whole = {n: c for n, c in centres.items() if ends[0] + WHOLE_MM <= c[2] <= ends[1] - WHOLE_MM}
-        views.append(("real, anchor in view" if k < 40 else "real, no anchor", moved, whole))
+        views.append((REAL[min(k // 20, 2)], moved, centres))
     views.append(("real, whole", volume, centres))
     views.append(("real, cardiac crop", cases["aorta crop"].volume, {}))
     return views
@@ -231,24 +219,47 @@ def real_views(seed: int = 17) -> list[tuple[str, Volume, dict[str, NDArray[np.f
 def figures(cases: list[Judged]) -> dict[str, dict[str, Any]]:
     """By group: shares with 95 % intervals from a bootstrap over views; sure names are those at .9 and above."""
     out: dict[str, dict[str, Any]] = {}
-    anchored = [c for c in cases if c.group in GROUPS and c.group != "no anchor"]
     groups = {name: [c for c in cases if c.group == name] for name in dict.fromkeys(c.group for c in cases)}
-    for name, members in [*groups.items(), ("phantoms with an anchor", anchored)]:
+    anchored = [c for c in cases if not c.group.startswith("real") and c.group != NO_ANCHOR]
+    real = [c for c in cases if c.group in REAL[:2]]
+    for name, members in [*groups.items(), ("phantoms with an anchor", anchored), ("real, anchor in view", real)]:
         if not members:
             continue
-        table = np.array([[c.asked, c.found, c.named, c.right, c.sure, c.sure_right] for c in members], np.float64)
+        rows = [(c.asked, c.found, c.identified, len(c.correct), sum(c.correct), *_sure(c)) for c in members]
+        table = np.array(rows, np.float64)
         out[name] = {
             "views": len(members),
             "spine_detected": float(np.mean([c.detected for c in members])),
-            "abstained": float(np.mean([c.named == 0 for c in members])),
-            "views_all_right": float(np.mean([c.named > 0 and c.named == c.right for c in members])),
+            "abstained": float(np.mean([not c.correct for c in members])),
+            "views_all_right": float(np.mean([bool(c.correct) and all(c.correct) for c in members])),
+            "views_any_wrong": float(np.mean([not all(c.correct) for c in members])),
             "found": _share(table, 1, 0),
-            "identified": _share(table, 3, 0),
-            "named_right": _share(table, 3, 2),
-            "sure_right": _share(table, 5, 4),
-            "sure_names": int(table[:, 4].sum()),
+            "identified": _share(table, 2, 0),
+            "names_right": _share(table, 4, 3),
+            "sure_right": _share(table, 6, 5),
+            "sure_names": int(table[:, 5].sum()),
         }
     return out
+
+
+def _sure(one: Judged) -> tuple[int, int]:
+    return len(one.sure()), sum(one.sure())
+
+
+def reliability(cases: Iterable[Judged]) -> dict[str, Any]:
+    """Of the names given, by confidence: how many, the mean confidence, and how many are right; and the mean distance
+    between the two, weighted by number (the expected calibration error)."""
+    pairs = [(c, right) for one in cases for c, right in zip(one.confidences, one.correct, strict=True)]
+    table = np.array(pairs, np.float64).reshape(-1, 2)
+    bins: list[dict[str, float]] = []
+    for low, high in zip((0.0, *BINS[:-1]), BINS, strict=True):
+        members = table[(table[:, 0] >= low) & (table[:, 0] < high)]
+        if len(members):
+            mean, right = (round(float(v), 4) for v in members.mean(axis=0))
+            bins.append({"from": low, "names": len(members), "confidence": mean, "right": right})
+    total = max(1, len(table))
+    error = sum(one["names"] * abs(one["confidence"] - one["right"]) for one in bins) / total
+    return {"bins": bins, "expected_calibration_error": round(error, 4)}
 
 
 def _share(table: NDArray[np.float64], part: int, of: int) -> list[float] | None:
@@ -268,31 +279,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--line", choices=("detector", "localizer"), default="localizer", help="which finds the spine")
     parser.add_argument("--patients", type=int, default=12, help="of each group")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no further patients after this")
     parser.add_argument("--views", type=Path, help="folder where acquired phantoms are kept for the next time")
+    parser.add_argument("--prepare", action="store_true", help="only make the phantoms, in advance")
     parser.add_argument("--out", type=Path, default=Path("build/labeller.json"))
     options = parser.parse_args(arguments)
+    chosen = small_set(options.seed)
+    if options.prepare:
+        for index in range(options.patients):
+            for group in chosen.groups:
+                kept_view(chosen, group, index, options.views)
+        return 0
     models = load_models(options.models, "cpu", threads=1, names=[options.line, "labeller"])
     deadline = time.monotonic() + 60 * options.minutes
     cases = []
     for group, volume, truth in real_views():
-        cases.append(judge(volume, truth, models, group))
-        one = cases[-1]
-        print(f"{group}: {one.right} of {one.named} named right, {one.asked} in view, anchor {one.anchor}", flush=True)
-    for case in phantom_cases(models, options.patients, lambda line: print(line, flush=True), options.views):
+        cases.append(judge(volume, truth, whole_of(volume, truth), models, group))
+        print(worded(cases[-1]), flush=True)
+    for case in phantom_cases(chosen, models, options.patients, lambda line: print(line, flush=True), options.views):
         cases.append(case)
         if time.monotonic() > deadline:
             break
     result = {
         "models": [asdict(m) for m in models.identities],
-        "seed": SEED,
+        "seed": options.seed,
         "line": options.line,
         "groups": figures(cases),
+        "reliability": reliability([c for c in cases if not c.group.startswith("real")]),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     options.out.with_suffix(".cases.json").write_text(json.dumps([asdict(c) for c in cases]) + "\n")
-    print(json.dumps(result["groups"], indent=1))
+    print(json.dumps({key: result[key] for key in ("groups", "reliability")}, indent=1))
     return 0
 
 

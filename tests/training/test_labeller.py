@@ -11,8 +11,9 @@ from inference.findings import Level  # noqa: E402
 from inference.labelling import LEVELS  # noqa: E402
 from onnx_models.training.detector_network import Detector  # noqa: E402
 from onnx_models.training.detector_task import at_six_mm  # noqa: E402
-from onnx_models.training.labeller_data import draw_window, evidence_of  # noqa: E402
-from onnx_models.training.labeller_evaluation import GROUPS, Judged, figures  # noqa: E402
+from onnx_models.training.evaluation_groups import NO_ANCHOR  # noqa: E402
+from onnx_models.training.labeller_data import _blurred, draw_window, evidence_of  # noqa: E402
+from onnx_models.training.labeller_evaluation import Judged, figures, reliability  # noqa: E402
 from onnx_models.training.labeller_network import NAMES, Btrfly, TwoView  # noqa: E402
 from onnx_models.training.labeller_scenes import Scene, make_scene, named_centres  # noqa: E402
 from onnx_models.training.labeller_task import heat_maps, loss_of  # noqa: E402
@@ -111,12 +112,52 @@ def test_the_ridge_lies_on_the_curve_and_nowhere_else() -> None:
     assert Detector((4, 6, 8))(made).shape == ridge.shape
 
 
+def test_reshaped_windows_keep_their_centres_and_names(scene: Scene) -> None:
+    """Ribs hang and widths change; the offsets follow, rows do not."""
+    offsets = []
+    for seed in range(12):
+        window = draw_window(scene, 120, np.random.default_rng(seed))
+        at = np.flatnonzero(window.weight > 0.985)
+        inside = [
+            float(window.views[1, r, int(np.clip(round(36 + o / 2), 4, 55)) - 3 :][:6].mean())
+            for r, o in zip(at, window.offset_mm[1, at], strict=True)
+            if scene.level[-1] != window.level[r]
+        ]
+        offsets += inside
+    assert np.mean(np.array(offsets) > -0.8) > 0.95  # bone or soft tissue, not lung or air
+
+
+def test_the_blur_keeps_the_sum_and_widens() -> None:
+    bead = np.zeros((21, 5, 5), np.float32)
+    bead[10, 2, 2] = 100.0
+    for sigma in (0.4, 0.9, 1.3):
+        made = _blurred(bead, 0, sigma)
+        profile = made[:, 2, 2]
+        assert float(made.sum()) == pytest.approx(100.0, rel=1e-5)
+        variance = float((profile * (np.arange(21) - 10.0) ** 2).sum() / profile.sum())
+        assert variance == pytest.approx(sigma**2, rel=1e-3)
+
+
+def judged(group: str, confidences: tuple[float, ...], correct: tuple[bool, ...], anchor: str | None) -> Judged:
+    return Judged(group, True, 4, 4, sum(correct), confidences, correct, anchor)
+
+
 def test_figures_count_sure_names_apart() -> None:
-    right = Judged("ordinary", True, 4, 4, 4, 4, 2, 2, (0.95, 0.92, 0.8, 0.8), (True,) * 4, "sacrum")
-    silent = Judged("no anchor", True, 3, 3, 0, 0, 0, 0, (), (), None)
+    right = judged("ordinary", (0.95, 0.92, 0.8, 0.8), (True, True, True, False), "sacrum")
+    silent = judged(NO_ANCHOR, (), (), None)
     made = figures([right, silent])
     assert made["ordinary"]["sure_right"] == [1.0, 1.0, 1.0]
-    assert made["no anchor"]["abstained"] == 1.0
-    assert made["no anchor"]["named_right"] is None
+    assert made["ordinary"]["sure_names"] == 2
+    assert made["ordinary"]["identified"][0] == pytest.approx(0.75)
+    assert made["ordinary"]["views_any_wrong"] == 1.0
+    assert made[NO_ANCHOR]["abstained"] == 1.0
+    assert made[NO_ANCHOR]["names_right"] is None
     assert made["phantoms with an anchor"]["views"] == 1
-    assert set(made) - {"phantoms with an anchor"} <= set(GROUPS)
+
+
+def test_reliability_compares_confidence_with_truth() -> None:
+    made = reliability([judged("ordinary", (0.95, 0.95, 0.6, 0.6), (True, True, True, False), "sacrum")])
+    assert [one["names"] for one in made["bins"]] == [2, 2]
+    assert [one["right"] for one in made["bins"]] == [0.5, 1.0]
+    assert made["expected_calibration_error"] == pytest.approx(0.5 * 0.1 + 0.5 * 0.05, abs=1e-3)
+    assert reliability([])["bins"] == []
