@@ -29,8 +29,8 @@ from inference.numbering import number
 from inference.runtime import Models, load_models
 from inference.sampling import extent
 from inference.surface import CentreLine
+from onnx_models import MODELS
 from onnx_models.training.evaluation_groups import NO_ANCHOR, Group, GroupSet, group_case, load_groups
-from onnx_models.training.export import MODELS
 from onnx_models.training.labeller_scenes import named_centres
 from onnx_models.training.metrics import matched
 from onnx_models.training.real_cases import real_cases

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Floats = NDArray[np.float64]
 Case = TypeVar("Case")
@@ -119,3 +120,26 @@ def bootstrapped(
     kept = np.array([x for x in drawn if np.isfinite(x)])
     low, high = (float(x) for x in np.percentile(kept, [2.5, 97.5])) if len(kept) else (value, value)
     return Estimate(value, low, high, count(cases))
+
+
+def dice_of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 where both are empty."""
+    both = a.sum() + b.sum()
+    return float(2 * (a & b).sum() / both) if both else 1.0
+
+
+def surface_distance(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> float:
+    """Mean over both surfaces of the distance to the other one, in mm; ``nan`` where a mask is empty."""
+    if not a.any() or not b.any():
+        return float("nan")
+    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]
+    away = [ndimage.distance_transform_edt(~e, sampling=spacing_mm) for e in edges]
+    return float(np.concatenate([away[1][edges[0]], away[0][edges[1]]]).mean())
+
+
+def specificity_at(score: Floats, positive: NDArray[np.bool_], sensitivity: float = 0.9) -> float:
+    """Part of the negative cases below the score that finds ``sensitivity`` of the positive ones; nan without both."""
+    if not positive.any() or positive.all():
+        return float("nan")
+    chosen = np.sort(score[positive])
+    return float((score[~positive] < chosen[int((1 - sensitivity) * len(chosen) + 1e-9)]).mean())

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from inference.geometry import Volume
 from inference.masks import BODY, MaskSettings, segment
 from inference.masks_patch import SHAPE, affine_of
 from inference.runtime import Models, load_models
 from onnx_models.training.export import MODELS
+from onnx_models.training.metrics import dice_of, surface_distance
 from onnx_models.training.phantom import EVALUATION, acquire, canonical_grid, sample_patient
 from onnx_models.training.real_cases import nifti, real_cases, real_folder
 from onnx_models.training.segmenter_data import MARGIN, Patch, graded, read, sample_spacing, soft_truth, wide_points
@@ -61,21 +61,6 @@ class Figure(NamedTuple):
     volume_ratio: float
     body_ratio: float
     spacing_mm: float
-
-
-def dice_of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    both = a.sum() + b.sum()
-    return float(2 * (a & b).sum() / both) if both else 1.0
-
-
-def surface_distance(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> float:
-    """Mean over both surfaces of the distance to the other one, in mm; ``nan`` where a mask is empty."""
-    if not a.any() or not b.any():
-        return float("nan")
-    edges = [m & ~ndimage.binary_erosion(m) for m in (a, b)]
-    away = [ndimage.distance_transform_edt(~e, sampling=spacing_mm) for e in edges]
-    return float(np.concatenate([away[1][edges[0]], away[0][edges[1]]]).mean())
 
 
 def figure_of(

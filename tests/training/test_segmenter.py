@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: make trai
 
 from inference.masks_patch import CENTRE, SHAPE, heat_map  # noqa: E402
 from onnx_models.training import segmenter_shapes  # noqa: E402
+from onnx_models.training.metrics import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
-from onnx_models.training.segmenter_evaluation import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.segmenter_network import SegmenterNetwork  # noqa: E402
 from onnx_models.training.segmenter_task import PatchSource, _scaled, cropped, loss_of, varied  # noqa: E402
 
