@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.geometry import Volume
-from inference.masks_patch import STEP_MM, affine_of, heat_map, image_of, normalised, points_of
+from inference.masks_patch import STEP_MM, affine_of, heat_map, normalised, seen_by
 from inference.runtime import Models
 from inference.sampling import inside
 
@@ -138,11 +138,10 @@ def segment(
 def _piece(volume: Volume, centroid: Floats, models: Models, settings: MaskSettings) -> _Piece | None:
     """The network's answer for one centroid, cleaned; ``None`` where there is no vertebra."""
     affine = affine_of(centroid)
-    points = points_of(affine)
-    seen = inside(volume, points)
+    image, seen = seen_by(volume, affine)
     if not seen.any():
         return None
-    patch = np.stack([normalised(image_of(volume, points)), heat_map()])[None]
+    patch = np.stack([normalised(image), heat_map()])[None]
     said = models.run(settings.network, {"patch": patch})["probability"][0]
     probability = cleaned(np.where(seen, said[1:], np.float32(0)), settings)
     if probability[:, probability.sum(axis=0) >= settings.threshold].sum() * STEP_MM**3 / 1000 < settings.smallest_ml:

@@ -10,8 +10,9 @@ import pytest
 from inference.geometry import Volume
 from inference.masks import BODY, POSTERIOR, MaskSettings, VertebraMasks, cleaned, on_grid, segment
 from inference.masks_heights import body_surface_heights
-from inference.masks_patch import CENTRE, SHAPE, STEP_MM, affine_of, heat_map, image_of
+from inference.masks_patch import CENTRE, SHAPE, STEP_MM, affine_of, heat_map, image_of, points_of, seen_by
 from inference.runtime import Models
+from inference.sampling import inside
 
 SETTINGS = MaskSettings()
 BODY_MM = np.array([40.0, 30.0, 24.0])
@@ -146,6 +147,34 @@ def test_parallel_and_oblique_grids_are_interpolated_alike() -> None:
     slow = on_grid(values, affine, Volume(volume.hu, tilted), box)
     assert fast.shape == (26, 38, 36)
     assert np.abs(fast - slow).max() < 1e-3
+
+
+@pytest.mark.parametrize(("order", "flip"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 2, 0), (-1, 1, -1))])
+def test_a_patch_of_a_parallel_grid_is_the_patch_of_its_points(
+    order: tuple[int, int, int], flip: tuple[int, int, int]
+) -> None:
+    rng = np.random.default_rng(4)
+    hu = np.ascontiguousarray(rng.integers(-900, 1500, (60, 70, 80)).astype(np.int16))
+    affine = _grid((1.3, 0.9, 1.1), (-40, -30, 30))[:, [*order, 3]] * np.array([*flip, 1.0])
+    volume = Volume(hu, affine)
+    middle = volume.to_lps(np.array([30.0, 35.0, 40.0]))
+    for centre in middle + np.array([[0, 0, 0], [30, -20, 25], [500, 0, 0]]):
+        patch = affine_of(centre)
+        image, seen = seen_by(volume, patch)
+        points = points_of(patch)
+        assert np.abs(image - image_of(volume, points)).max() < 0.01
+        assert (seen == inside(volume, points)).all()
+
+
+def test_some_masks_alone_are_counted_from_one() -> None:
+    masks = segment(_scene(), CENTROIDS, _models(), SETTINGS)
+    assert masks.only([0, 1, 2]) is masks
+    some = masks.only([0, 2])
+    assert ((some.labels == 1) == (masks.labels == 1)).all()
+    assert ((some.labels == 2) == (masks.labels == 3)).all()
+    assert ((some.parts > 0) == (some.labels > 0)).all()
+    assert np.allclose(some.volumes_ml, masks.volumes_ml[[0, 2]])
+    assert not masks.only([]).labels.any()
 
 
 def test_a_voxel_that_two_claim_goes_to_the_surer_one() -> None:
