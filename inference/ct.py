@@ -1,14 +1,86 @@
-"""The CT pipeline."""
+"""The CT pipeline: every vertebra found, named, segmented, measured and scored.
+
+    localize -> straighten -> six points -> heights          (`screening`, Pisov et al. 2020)
+             -> box along the line -> candidates -> names     (`labelling`, `numbering`, Bukas et al. 2021)
+             -> one object per vertebra -> masks              (`joining`, `masks`)
+             -> grade -> score -> density -> pictures         (`grading`, `abnormality`, `densitometry`, `overlay`)
+
+What cannot be said is refused or flagged, never guessed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.findings import Findings
-from inference.reformat import CoronalPicture, CurvedReformat
+from inference import abnormality, densitometry, detection, grading, labelling, numbering, screening
+from inference.abnormality import AbnormalitySettings, Body, score_bodies
+from inference.findings import KEYPOINTS, Acquisition, Findings, Grade, Numbering, PatientFinding, Quality
+from inference.findings import VertebraFinding as Vertebra
+from inference.geometry import Volume
+from inference.joining import Joined, Placed, join
+from inference.labelling import LabellingSettings
+from inference.localization import localize
+from inference.masks import MaskSettings, VertebraMasks, segment
+from inference.masks_heights import body_surface_heights
+from inference.numbering import NamedSequence, NumberingSettings
+from inference.overlay import bodies_on, expected_on
+from inference.patients import several_people
+from inference.reformat import CoronalPicture, CurvedReformat, coronal, reformat
+from inference.refusal import Refusal, RefusalCode
+from inference.runtime import ModelRunError, Models
+from inference.sampling import spacing_along_z_mm
+from inference.screening import ScreeningSettings
+from inference.steps import Steps
+from inference.straightening import Straightening, straighten
+from inference.surface import CentreLine
+
+PIPELINE, PIPELINE_VERSION = "ct", "2.0.0"
+ADULT_YEARS = 18.0
+
+
+@dataclass(frozen=True)
+class CtSettings:
+    """Every threshold of the pipeline; a stage that is ``None`` is left out, and what it gives is not said.
+
+    Attributes
+    ----------
+    screening
+        Centre line, six points, heights and their grades.
+    labelling, numbering
+        Candidates and their names.
+    masks
+        Segmentation. Without it there is neither score nor density.
+    abnormality
+        The score.
+    thickest_mm
+        Beyond this spacing along the spine nothing is evaluated. Heights end earlier (`GradingRule`).
+    mask_agreement
+        Heights from mask and points that differ by more than so many times their stated error: ``MASK_DISAGREES``.
+    """
+
+    screening: ScreeningSettings = field(default_factory=ScreeningSettings)
+    labelling: LabellingSettings | None = field(default_factory=LabellingSettings)
+    numbering: NumberingSettings = field(default_factory=NumberingSettings)
+    masks: MaskSettings | None = field(default_factory=MaskSettings)
+    abnormality: AbnormalitySettings | None = field(default_factory=AbnormalitySettings)
+    thickest_mm: float = 5.0
+    mask_agreement: float = 3.0
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names in the manifest of the networks that these stages run."""
+        names = ["localizer", "keypoints"]
+        if self.labelling is not None:
+            names.append("labeller")
+        if self.masks is not None:
+            names.append(self.masks.network)
+            if self.abnormality is not None:
+                names.append(abnormality.NETWORK)
+        return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -40,3 +112,282 @@ class CtAnswer:
     parts: NDArray[np.uint8] | None = None
     masks_on_reformat: NDArray[np.uint8] | None = None
     expected_on_reformat: NDArray[np.uint8] | None = None
+
+
+def evaluate(
+    volume: Volume,
+    models: Models,
+    settings: CtSettings | None = None,
+    age_years: float | None = None,
+    acquisition: Acquisition | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CtAnswer:
+    """Evaluate one CT volume.
+
+    Parameters
+    ----------
+    volume
+        HU on any grid.
+    models
+        Holds ``settings.networks``.
+    age_years
+        ``None`` where unknown.
+    acquisition
+        What the headers say of tube voltage, contrast agent and kernel.
+    progress
+        Called with a few words before each step.
+
+    Returns
+    -------
+    The answer, also where nothing could be evaluated: the content of an image raises nothing.
+    """
+    run = _Run(
+        models, settings or CtSettings(), spacing_along_z_mm(volume), acquisition or Acquisition(), Steps(progress)
+    )
+    try:
+        return run.evaluate(volume, age_years)
+    except ModelRunError as error:
+        return run.refused(Refusal(RefusalCode.MODEL_FAILED, f"({error})"))
+
+
+@dataclass
+class _Run:
+    """One evaluation under way: what every answer carries, and the clock."""
+
+    models: Models
+    settings: CtSettings
+    spacing_mm: float
+    acquisition: Acquisition
+    step: Steps
+    quality: tuple[Quality, ...] = ()
+    spine_found: bool = False
+    numbering: Numbering | None = None
+    picture: CurvedReformat | None = None
+    coronal: CoronalPicture | None = None
+
+    def evaluate(self, volume: Volume, age_years: float | None) -> CtAnswer:
+        screened = self.settings.screening
+        if (refusal := self._refusal_before_looking(age_years)) is not None:
+            return self.refused(refusal)
+        volume = screening.measured_only(volume)
+
+        with self.step("localize"):
+            found = localize(volume, self.models, screened.localization)
+        if isinstance(found, Refusal):
+            self.spine_found = found.code is RefusalCode.TOO_LITTLE_SPINE
+            return self.refused(found)
+        self.spine_found = float(found.confidence.mean()) >= screened.sure_spine
+        if several_people(volume, found):
+            return self.refused(Refusal(RefusalCode.SEVERAL_PEOPLE))
+
+        with self.step("straighten"):
+            line, straight = straighten(found)
+
+        with self.step("reformat"):
+            self.picture, self.coronal = reformat(volume, line, straight.surface), coronal(volume, line)
+
+        with self.step("keypoints"):
+            measured = self._measured(volume, line, straight)
+
+        with self.step("names"):
+            joined = self._named(volume, found, straight, measured)
+        self.numbering = joined.numbering
+
+        if (refusal := self._too_little(measured, joined)) is not None:
+            return self.refused(refusal)
+        self.spine_found = True
+
+        with self.step("masks"):
+            vertebrae, places, masks = self._segmented(volume, joined)
+
+        with self.step("grade"):
+            graded = screening.safely_graded(grading.grade(vertebrae, self.spacing_mm, screened.rule, places))
+        if masks is None:
+            return self._answer(graded)
+
+        with self.step("score"):
+            bodies = _bodies(graded, masks)
+            graded, expected = self._scored(volume, graded, masks, bodies)
+
+        with self.step("density"):
+            graded = self._with_density(volume, graded, masks, bodies)
+
+        with self.step("pictures"):
+            shown = bodies_on(self.picture, volume, masks.labels, masks.parts)
+            predicted = expected_on(self.picture, expected)
+        return replace(
+            self._answer(graded),
+            labels=masks.labels,
+            parts=masks.parts,
+            masks_on_reformat=shown,
+            expected_on_reformat=predicted,
+        )
+
+    def refused(self, refusal: Refusal) -> CtAnswer:
+        """The answer "not evaluable"."""
+        findings = self._findings(PatientFinding(None, None, grading.RULE), ())
+        return CtAnswer(replace(findings, refusal=refusal), self.picture, self.coronal)
+
+    def _refusal_before_looking(self, age_years: float | None) -> Refusal | None:
+        rule = self.settings.screening.rule
+        if age_years is None:
+            self.quality += (Quality.AGE_UNKNOWN,)
+        elif age_years < ADULT_YEARS:
+            return Refusal(RefusalCode.AGE_BELOW_18)
+        elif age_years < self.settings.screening.screening_age_years:
+            self.quality += (Quality.OUTSIDE_SCREENING_AGE,)
+        thickest = self.settings.thickest_mm if self.settings.labelling is not None else rule.coarse_spacing_mm
+        if self.spacing_mm > thickest + 1e-6:
+            return Refusal(RefusalCode.SLICES_TOO_THICK, f"({self.spacing_mm:.1f} mm.)")
+        if not rule.mild_is_told(self.spacing_mm):
+            self.quality += (Quality.COARSE_SPACING,)
+        return None
+
+    def _measured(self, volume: Volume, line: CentreLine, straight: Straightening) -> list[Placed]:
+        """Vertebrae with their six points, head to feet; none where slices are too thick to tell heights."""
+        settings = self.settings.screening
+        if not settings.rule.heights_are_told(self.spacing_mm):
+            return []
+        found = screening.detected(straight.picture(volume), self.models, settings)
+        return [
+            Placed(screening.measured(volume, line, straight, d, self.spacing_mm, settings), float(d.centre[0]))
+            for d in found
+        ]
+
+    def _named(self, volume: Volume, line: CentreLine, straight: Straightening, measured: list[Placed]) -> Joined:
+        """The measured vertebrae with their names, and those that were seen without their end plates."""
+        if self.settings.labelling is None:
+            return join(measured, (), (), NamedSequence((), (), (), None, ()))
+        box = detection.box_along(line, volume)
+        candidates = labelling.candidates(volume, box, self.models, self.settings.labelling)
+        sequence = numbering.number(candidates, self.settings.numbering)
+        places = [float(straight.to_grid(c.centroid_lps_mm)[0]) for c in candidates]
+        return join(measured, candidates, places, sequence)
+
+    def _too_little(self, measured: list[Placed], joined: Joined) -> Refusal | None:
+        """A single vertebra may be a ventricle of the heart: it is told by its neighbours."""
+        told = self.settings.screening.rule.heights_are_told(self.spacing_mm)
+        count = len(measured) if told else len(joined.vertebrae)
+        if count < self.settings.screening.least_vertebrae:
+            code = RefusalCode.TOO_LITTLE_SPINE if count else RefusalCode.NO_VERTEBRA_FOUND
+            return Refusal(code, "(A vertebra is told from other bright bodies by its neighbours.)")
+        if told and not any(p.vertebra.heights_mm for p in measured):
+            return Refusal(RefusalCode.NO_VERTEBRA_FOUND)
+        return None
+
+    def _segmented(
+        self, volume: Volume, joined: Joined
+    ) -> tuple[tuple[Vertebra, ...], list[float], VertebraMasks | None]:
+        """Vertebrae with volumes and mask heights; whatever has neither end plates nor a mask is dropped."""
+        if self.settings.masks is None:
+            return joined.vertebrae, list(joined.places_mm), None
+        centroids = np.array([v.centroid_lps_mm for v in joined.vertebrae])
+        masks = segment(volume, centroids, self.models, self.settings.masks)
+        kept = [
+            n
+            for n, v in enumerate(joined.vertebrae)
+            if v.keypoints_lps_mm is not None or np.isfinite(masks.volumes_ml[n, 0])
+        ]
+        masks = masks.only(kept)
+        vertebrae = tuple(
+            self._with_mask(volume, replace(joined.vertebrae[k], ordinal=n + 1), masks, n) for n, k in enumerate(kept)
+        )
+        return vertebrae, [joined.places_mm[k] for k in kept], masks
+
+    def _with_mask(self, volume: Volume, vertebra: Vertebra, masks: VertebraMasks, n: int) -> Vertebra:
+        if not np.isfinite(masks.volumes_ml[n, 0]):
+            return replace(vertebra, quality=(*vertebra.quality, Quality.NO_MASK))
+        if masks.partial[n]:
+            return replace(vertebra, quality=(*vertebra.quality, Quality.MASK_CUT))
+        whole, body = (float(v) for v in masks.volumes_ml[n])
+        vertebra = replace(vertebra, vertebra_volume_ml=whole, body_volume_ml=body if body > 0 else None)
+        if vertebra.keypoints_lps_mm is None or vertebra.heights_mm is None:
+            return vertebra
+        points = np.array([getattr(vertebra.keypoints_lps_mm, name) for name in KEYPOINTS])
+        heights = body_surface_heights(volume, masks, n + 1, points.mean(axis=0), frame_of(points))
+        if heights is None:
+            return vertebra
+        differences = np.abs(np.subtract(heights.as_tuple(), vertebra.heights_mm.as_tuple()))
+        allowed = self.settings.mask_agreement * (vertebra.height_uncertainty_mm or 0.0)
+        quality = (Quality.MASK_DISAGREES,) if differences.max() > allowed else ()
+        return replace(vertebra, mask_heights_mm=heights, quality=(*vertebra.quality, *quality))
+
+    def _scored(
+        self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
+    ) -> tuple[tuple[Vertebra, ...], dict[int, abnormality.Expected]]:
+        """Vertebrae with their scores, and the expected bodies by ordinal."""
+        if self.settings.abnormality is None:
+            return vertebrae, {}
+        said = score_bodies(masks.labels, masks.parts, volume.affine, bodies, self.models, self.settings.abnormality)
+        of = {body.number: one for body, one in zip(bodies, said, strict=True) if one.score is not None}
+        scored = tuple(replace(v, abnormality_score=of[v.ordinal].score) if v.ordinal in of else v for v in vertebrae)
+        return scored, {number: one.expected for number, one in of.items() if one.expected is not None}
+
+    def _with_density(
+        self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
+    ) -> tuple[Vertebra, ...]:
+        said = densitometry.trabecular_hu(volume, masks.labels, masks.parts, bodies)
+        of = {body.number: one for body, one in zip(bodies, said, strict=True)}
+        if any(one.mean_hu is not None for one in said):
+            self.quality += densitometry.acquisition_quality(self.acquisition)
+        return tuple(
+            replace(
+                v,
+                trabecular_mean_hu=of[v.ordinal].mean_hu,
+                quality=tuple(dict.fromkeys((*v.quality, *of[v.ordinal].quality))),
+            )
+            for v in vertebrae
+        )
+
+    def _answer(self, vertebrae: tuple[Vertebra, ...]) -> CtAnswer:
+        measured = any(v.heights_mm for v in vertebrae)
+        patient = grading.patient_finding(vertebrae) if measured else PatientFinding(None, None, grading.RULE)
+        return CtAnswer(self._findings(patient, vertebrae), self.picture, self.coronal)
+
+    def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
+        known = self.numbering is not None and self.numbering.known
+        return Findings(
+            pipeline=PIPELINE,
+            pipeline_version=PIPELINE_VERSION,
+            provider=self.models.provider,
+            models=self.models.identities,
+            patient=patient,
+            vertebrae=vertebrae,
+            spine_found=self.spine_found,
+            numbering=self.numbering,
+            acquisition=self.acquisition,
+            quality=self.quality if known else (Quality.LEVELS_UNKNOWN, *self.quality),
+            spacing_along_spine_mm=self.spacing_mm,
+            timings_s=dict(self.step.timings_s),
+        )
+
+
+def frame_of(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 3), rows left, back and up of a vertebra in LPS, from its six points (6, 3) in the order of `KEYPOINTS`."""
+    up = (points[0::2] - points[1::2]).mean(axis=0)
+    up = up / np.linalg.norm(up)
+    back = points[4:6].mean(axis=0) - points[0:2].mean(axis=0)
+    back = back - (back @ up) * up
+    back = back / np.linalg.norm(back)
+    return np.stack([np.cross(back, up), back, up])
+
+
+NO_PLACE = 255
+"""Label that no vertebra bears: it keeps the place of one that was not seen."""
+MISSING_RATIO = 1.6
+"""A distance so many times the usual one holds a vertebra that was not seen."""
+
+
+def _bodies(vertebrae: tuple[Vertebra, ...], masks: VertebraMasks) -> list[Body]:
+    """Bodies head to feet, with an empty place where a vertebra is missing between two that are no neighbours."""
+    centres = np.array([v.centroid_lps_mm for v in vertebrae])
+    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
+    out = []
+    for n, vertebra in enumerate(vertebrae):
+        if n:
+            near = np.delete(steps[max(n - 3, 0) : n + 2], min(n - 1, 2))
+            if len(near) and steps[n - 1] > MISSING_RATIO * np.median(near):
+                out.append(Body(NO_PLACE, partial=True))
+        deformed = vertebra.grade is not None and vertebra.grade is not Grade.NORMAL
+        out.append(Body(vertebra.ordinal, vertebra.level, deformed, bool(masks.partial[n])))
+    return out

@@ -145,7 +145,7 @@ def number(candidates: Sequence[Candidate], settings: NumberingSettings | None =
     if not anchor or whole < chosen.known:
         nothing = (None,) * len(kept)
         return NamedSequence(nothing, nothing, kept, None, ((levels, share), *others))
-    words = tuple(f"{_worded(names_)} ({probability:.2f})" for names_, probability in others)
+    words = tuple(f"{worded(names_)} ({probability:.2f})" for names_, probability in others)
     return NamedSequence(levels, confidence, kept, Numbering(anchor, whole, words), others)
 
 
@@ -336,7 +336,7 @@ def _most(name: Level, anchor: str, settings: NumberingSettings) -> float:
     return 1.0
 
 
-def _worded(names: tuple[Level, ...]) -> str:
+def worded(names: tuple[Level, ...]) -> str:
     """A sequence in words: its ends, and what is unusual in it."""
     unusual = [str(name) for name in names if name in (Level.T13, Level.L6)]
     for above, below, missing in ((Level.T11, Level.L1, "T12"), (Level.L4, Level.S1, "L5")):

@@ -56,6 +56,7 @@ class RefusalCode(StrEnum):
     PIXELS_UNREADABLE = "PIXELS_UNREADABLE"
     AGE_BELOW_18 = "AGE_BELOW_18"
     NO_SPINE_FOUND = "NO_SPINE_FOUND"
+    SEVERAL_PEOPLE = "SEVERAL_PEOPLE"
     TOO_LITTLE_SPINE = "TOO_LITTLE_SPINE"
     NO_VERTEBRA_FOUND = "NO_VERTEBRA_FOUND"
     MODEL_FAILED = "MODEL_FAILED"
@@ -95,6 +96,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.PIXELS_UNREADABLE: "The pixel data of an image could not be decoded.",
     RefusalCode.AGE_BELOW_18: "The patient is younger than 18 years; unfused vertebrae are not evaluated.",
     RefusalCode.NO_SPINE_FOUND: "No spine was found in the images.",
+    RefusalCode.SEVERAL_PEOPLE: "More than one person seems to lie in the images.",
     RefusalCode.TOO_LITTLE_SPINE: "Too short a part of the spine is in the field of view.",
     RefusalCode.NO_VERTEBRA_FOUND: "A spine was found, but no whole vertebra could be measured on it.",
     RefusalCode.MODEL_FAILED: "The analysis stopped with an internal error; the node's log has the details.",

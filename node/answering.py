@@ -13,11 +13,12 @@ from typing import Any
 import structlog
 
 import onnx_models
+from inference.ct import PIPELINE, PIPELINE_VERSION, CtAnswer, CtSettings, evaluate
 from inference.findings import Findings, PatientFinding
 from inference.grading import RULE, GradingRule
 from inference.refusal import Refusal
-from inference.runtime import Models
-from inference.screening import PIPELINE, PIPELINE_VERSION, Screening, ScreeningSettings, screen
+from inference.runtime import Models, load_models
+from inference.screening import ScreeningSettings
 from node import __version__
 from node.gate import GatePolicy, LoadedSeries, Unevaluable
 from node.results import DocumentReference, Result, ResultContext, encode, findings_document
@@ -63,16 +64,31 @@ class BuiltAnswer:
     document: dict[str, Any]
 
 
-def screening_settings(settings: Settings) -> ScreeningSettings:
+def ct_settings(settings: Settings) -> CtSettings:
     """The pipeline's thresholds, with what the site chose."""
-    return ScreeningSettings(
+    screening = ScreeningSettings(
         rule=GradingRule(moderate_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
     )
+    return CtSettings(screening=screening)
 
 
 def models_folder(settings: Settings) -> Path:
     """Where the networks are: the site's choice, or those shipped."""
     return settings.models.folder or Path(onnx_models.__file__).parent
+
+
+def pipeline_models(settings: Settings) -> Models:
+    """The networks that the pipelines of these settings run, loaded and checked.
+
+    Raises
+    ------
+    ModelError
+        As `inference.runtime.load_models`.
+    """
+    chosen = settings.models
+    return load_models(
+        models_folder(settings), chosen.provider, threads=chosen.threads or None, names=ct_settings(settings).networks
+    )
 
 
 def device_uid(settings: Settings) -> str:
@@ -103,7 +119,7 @@ def result_context(settings: Settings, series: LoadedSeries | Unevaluable, ident
         device_serial=settings.site,
         predecessor_report=identity.predecessors.get("report"),
         predecessor_details=identity.predecessors.get("details"),
-        parameters=tuple(_flat(asdict(screening_settings(settings)))),
+        parameters=tuple(_flat(asdict(ct_settings(settings)))),
         run=identity.run,
     )
 
@@ -124,19 +140,19 @@ def answer(
     """
     begun = time.perf_counter()
     if isinstance(series, Unevaluable):
-        screening = Screening(_not_evaluable(series.refusal, models), None, None)
+        said = CtAnswer(_not_evaluable(series.refusal, models))
     else:
-        screening = screen(series.volume, models, screening_settings(settings), series.age_years, progress)
-        quality = tuple(dict.fromkeys((*series.quality, *screening.findings.quality)))
-        screening = replace(screening, findings=replace(screening.findings, quality=quality))
+        said = evaluate(series.volume, models, ct_settings(settings), series.age_years, series.acquisition, progress)
+        quality = tuple(dict.fromkeys((*series.quality, *said.findings.quality)))
+        said = replace(said, findings=replace(said.findings, quality=quality))
     inferred = time.perf_counter()
-    findings = screening.findings
+    findings = said.findings
     sent = findings.evaluable or series.spine_expected or findings.spine_found
     context = result_context(settings, series, identity)
     references = series.references if isinstance(series, LoadedSeries) else None
     if progress is not None:
         progress("results")
-    results = tuple(encode(series.datasets, screening, context, references)) if sent else ()
+    results = tuple(encode(series.datasets, said, context, references)) if sent else ()
     timings_s = {
         **findings.timings_s,
         "gate": gate_s,

@@ -106,12 +106,11 @@ def analyze_command(
     as_json: AsJson = False,
 ) -> None:
     """Analyse a folder without any network or database."""
-    from inference.runtime import load_models
     from node.analyze import analyze
-    from node.answering import models_folder
+    from node.answering import pipeline_models
 
     settings = load_settings(config)
-    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    models = pipeline_models(settings)
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err_console, transient=True
     ) as bar:
@@ -209,11 +208,10 @@ def echo_command(
 @app.command("models")
 def models_command(config: Config = None, as_json: AsJson = False) -> None:
     """Check and list the networks and where they would run."""
-    from inference.runtime import load_models
-    from node.answering import models_folder
+    from node.answering import pipeline_models
 
     settings = load_settings(config)
-    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    models = pipeline_models(settings)
     if as_json:
         _print_json({"provider": models.provider, "models": [vars(identity) for identity in models.identities]})
         return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from inference.runtime import load_models
-from node.answering import models_folder
+from node.answering import pipeline_models
 from node.ledger import Database
 from node.queue import EVALUATE, run_worker
 from node.settings import Settings
@@ -12,7 +11,7 @@ from node.workflow import Workflow
 
 def run(settings: Settings, dsn: str) -> None:
     """Answer studies until told to stop."""
-    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    models = pipeline_models(settings)
     with Database(dsn) as database:
         workflow = Workflow(settings, database, models)
         run_worker(

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from inference.runtime import load_models
-from node.answering import models_folder
+from node.answering import pipeline_models
 from node.keeper import Keeper
 from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
 from node.process import read_state, state_path, stop_event, write_state
@@ -134,7 +133,7 @@ def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
 
 def _check_models(settings: Settings) -> None:
     """Refuse to start with a network that is not what the manifest says; say where the networks will run."""
-    models = load_models(models_folder(settings), settings.models.provider, threads=settings.models.threads or None)
+    models = pipeline_models(settings)
     log.info("models checked", provider=models.provider, models=[model.name for model in models.identities])
 
 

@@ -45,8 +45,8 @@ KERNEL_RULES: tuple[KernelRule, ...] = (
 )
 
 
-def sharpness(kernel: Iterable[str], manufacturer: str, rules: Iterable[KernelRule] = KERNEL_RULES) -> int:
-    """Rank of a kernel: 0 soft, 1 between or unknown, 2 sharp.
+def known_sharpness(kernel: Iterable[str], manufacturer: str, rules: Iterable[KernelRule] = KERNEL_RULES) -> int | None:
+    """Rank of a kernel: 0 soft, 1 between, 2 sharp; ``None`` where no rule knows it.
 
     Parameters
     ----------
@@ -65,4 +65,10 @@ def sharpness(kernel: Iterable[str], manufacturer: str, rules: Iterable[KernelRu
         for pattern, rank in table:
             if pattern.fullmatch(value.strip()):
                 return rank
-    return BETWEEN
+    return None
+
+
+def sharpness(kernel: Iterable[str], manufacturer: str, rules: Iterable[KernelRule] = KERNEL_RULES) -> int:
+    """As `known_sharpness`, but an unknown kernel counts as in between."""
+    rank = known_sharpness(kernel, manufacturer, rules)
+    return BETWEEN if rank is None else rank

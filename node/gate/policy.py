@@ -43,8 +43,8 @@ class GatePolicy:
     all_series
         Answer every eligible series instead of one per study.
     thin_spacing_mm, max_spacing_mm
-        Spacing along the normal up to which a series counts as thin, and above which nothing is measured
-        (3 mm: the quantised edges of thicker slices alone make a normal vertebra look deformed).
+        Spacing along the normal up to which a series counts as thin, and above which nothing is evaluated
+        (heights end at 3 mm already: the quantised edges of thicker slices make a normal vertebra look deformed).
     spacing_slack_mm
         Rounding of headers that the two limits forgive.
     min_images, min_coverage_mm
@@ -79,7 +79,7 @@ class GatePolicy:
 
     all_series: bool = False
     thin_spacing_mm: float = 1.5
-    max_spacing_mm: float = 3.0
+    max_spacing_mm: float = 5.0
     spacing_slack_mm: float = 0.01
     min_images: int = 8
     min_coverage_mm: float = 30.0

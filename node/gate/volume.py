@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from inference.findings import Quality
+from inference.findings import Acquisition, Quality
 from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
+from node.gate.acquisition import acquisition
 from node.gate.assessment import Assessment, assess
 from node.gate.geometry import Grid, Slice
 from node.gate.headers import InstanceHeader
@@ -58,6 +59,8 @@ class LoadedSeries:
         Identity of the input (`node.gate.identity`).
     age_years
         ``None`` where unknown.
+    acquisition
+        Tube voltage, contrast agent, kernel.
     instances
         Number of instances that the volume rests on.
     """
@@ -70,6 +73,7 @@ class LoadedSeries:
     spine_expected: bool
     age_years: float | None
     spacing_along_normal_mm: float
+    acquisition: Acquisition = field(default_factory=Acquisition)
 
     @property
     def instances(self) -> int:
@@ -134,6 +138,7 @@ def load_volume(headers: Sequence[InstanceHeader], policy: GatePolicy) -> Loaded
         spine_expected=found.spine_expected,
         age_years=found.age_years,
         spacing_along_normal_mm=found.grid.spacing_along_normal_mm,
+        acquisition=acquisition(slices, policy),
     )
 
 

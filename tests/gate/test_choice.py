@@ -54,7 +54,7 @@ def thick(uid: str = "1.5", **change: object) -> Ct:
     ("better", "worse"),
     [
         pytest.param(thin("1.9", edit=secondary, count=24), thin("1.1", edit=head), id="spine expected"),
-        pytest.param(thick("1.9"), thick("1.1", spacing=5.0, count=60), id="evaluable"),
+        pytest.param(thick("1.9"), thick("1.1", spacing=6.0, count=60), id="evaluable"),
         pytest.param(thick("1.9", edit=kernel("Bl57")), thin("1.1", edit=secondary), id="primary"),
         pytest.param(thin("1.9", edit=kernel("Br60"), count=22), thick("1.1"), id="thin"),
         pytest.param(thin("1.9", count=22), thin("1.1", edit=kernel("Bl57")), id="soft kernel"),

@@ -96,7 +96,7 @@ def test_one_slice_more_is_another_input(headers_of: HeadersOf) -> None:
 
 
 def test_a_refused_series_has_a_stable_hash_too(headers_of: HeadersOf) -> None:
-    series = Ct(spacing=5.0)
+    series = Ct(spacing=6.0)
     headers = headers_of(series)
     first, second = load_volume(headers, POLICY), load_volume(headers[::-1], POLICY)
     assert isinstance(first, Unevaluable)

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from toy_spine import (
+    FINE,
     ToySession,
     axial_affine,
     blocks_along,
     models,
     render,
+    screen,
     sees_nothing,
     sees_spine_everywhere,
 )
@@ -20,7 +22,7 @@ from inference.findings import KEYPOINTS, Grade, Heights, Quality, VertebraFindi
 from inference.geometry import Volume
 from inference.grading import GradingRule
 from inference.refusal import RefusalCode
-from inference.screening import ScreeningSettings, safely_graded, screen
+from inference.screening import ScreeningSettings, safely_graded
 
 HEIGHTS = [24.0] * 9
 
@@ -52,7 +54,6 @@ SHAPES = {
 }
 SHAPE = (170, 60, 46)
 SPACING = (2.0, 2.0, 2.0)
-FINE = ScreeningSettings(rule=GradingRule(fine_spacing_mm=2.0))
 
 
 def spine(x=none, y=none, heights=HEIGHTS, shape=SHAPE, spacing=SPACING) -> tuple[Volume, list]:
@@ -120,20 +121,6 @@ def test_the_answer_does_not_depend_on_how_the_grid_lies() -> None:
             assert a.heights_mm.as_tuple() == pytest.approx(b.heights_mm.as_tuple(), abs=0.8)
 
 
-def test_outlines_lie_in_their_bodies_on_the_source_grid() -> None:
-    volume, blocks = spine(scoliosis, kyphosis(60))
-    result = screen(volume, models(volume, blocks))
-    assert result.outlines.shape == volume.hu.shape and result.outlines.dtype == np.uint8
-    for number, block in enumerate(blocks, start=1):
-        index = np.argwhere(result.outlines == number)
-        assert len(index) > 100
-        local = (volume.to_lps(index) - block.centre) @ block.frame.T
-        inside = np.all(np.abs(local) <= block.size / 2 + 2.0, axis=1)
-        assert inside.mean() >= 0.97
-        assert np.abs(local[:, 0]).max() < 6, "a plate in the middle, not the whole body"
-    assert result.outlines.max() == len(blocks)
-
-
 def test_flags_of_the_whole_answer() -> None:
     volume, blocks = spine(heights=[24] * 4, shape=(110, 50, 40))
     known = models(volume, blocks)
@@ -193,7 +180,7 @@ def test_thick_slices_are_refused_before_looking() -> None:
     volume, blocks = spine(heights=[24] * 4, spacing=(4.0, 2.0, 2.0), shape=(80, 50, 40))
     answer = screen(volume, models(volume, blocks))
     assert answer.findings.refusal.code is RefusalCode.SLICES_TOO_THICK
-    assert answer.reformat is None and answer.outlines is None
+    assert answer.reformat is None and answer.coronal is None and answer.labels is None
     told = ScreeningSettings(rule=GradingRule(coarse_spacing_mm=5.0))
     assert screen(volume, models(volume, blocks), told).findings.refusal is None
 
@@ -202,7 +189,7 @@ def test_steps_are_told_and_timed() -> None:
     volume, blocks = spine(heights=[24] * 4)
     told: list[str] = []
     findings = screen(volume, models(volume, blocks), progress=told.append).findings
-    assert told == ["localize", "straighten", "reformat", "keypoints", "grade", "outlines"]
+    assert told == ["localize", "straighten", "reformat", "keypoints", "names", "masks", "grade"]
     assert list(findings.timings_s) == told and all(t >= 0 for t in findings.timings_s.values())
     assert findings.provider == "CPUExecutionProvider" and findings.models[0].name == "toy"
 
@@ -302,7 +289,7 @@ def test_a_spine_without_a_vertebra_is_not_evaluable_but_found() -> None:
     blind = ToySession({n: (lambda inputs, n=n: nothing(inputs)[n]) for n in ("objectness", "keypoints", "nearby")})
     answer = screen(volume, models(volume, blocks, keypoints=blind))
     assert answer.findings.refusal.code is RefusalCode.NO_VERTEBRA_FOUND
-    assert answer.findings.spine_found and answer.outlines is None
+    assert answer.findings.spine_found and answer.labels is None
 
 
 def test_a_single_bright_body_on_a_doubtful_line_is_no_spine() -> None:

@@ -13,11 +13,17 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import ndimage
 
-from inference.findings import ModelIdentity
+from inference import abnormality, masks_patch
+from inference.ct import CtAnswer, CtSettings, evaluate
+from inference.detection import box_along
+from inference.findings import Level, ModelIdentity
 from inference.geometry import Volume
+from inference.grading import GradingRule
 from inference.keypoints import ANCHORS, CENTRE_HU, SCALE_HU
-from inference.localization import GRID_MM, canonical_grid
+from inference.labelling import LEVELS, STEP_MM
+from inference.localization import GRID_MM, LocalizationSettings, canonical_grid, localize
 from inference.runtime import Models
+from inference.screening import ScreeningSettings
 
 BONE, SOFT, AIR = 500, 40, -1000
 CORNERS = np.array([[-1, 1], [-1, -1], [0, 1], [0, -1], [1, 1], [1, -1]], float) / 2
@@ -218,3 +224,67 @@ def models(volume: Volume | None = None, blocks: list[Block] | None = None, **ch
     localize = localizer(volume, blocks) if volume is not None and blocks is not None else sees_nothing()
     sessions = {"localizer": localize, "keypoints": keypoints()} | changed
     return Models(sessions, (ModelIdentity("toy", "0", "0" * 64),), "CPUExecutionProvider")
+
+
+def labeller(volume: Volume, blocks: list[Block], levels: list[Level], localizer: ToySession) -> ToySession:
+    """Blocks (here with S1) and their names, sure of each; ribs, the sacrum and C2 are seen where they are."""
+
+    def answer(inputs):
+        line = localize(volume, Models({"localizer": localizer}, (), "CPU"), LocalizationSettings())
+        box = box_along(line, volume)
+        rows = inputs["views"].shape[2]
+        z = box.upper_lps_mm[2] - STEP_MM / 2 - STEP_MM * np.arange(rows)
+        order = box.line_lps_mm[::-1]
+        middles = np.array([b.centre for b in blocks])
+        near = np.abs(z[:, None] - middles[None, :, 2]).argmin(axis=1)
+        names = [levels[k] for k in near]
+        level = np.full((len(LEVELS), rows), 1e-4, np.float32)
+        level[[LEVELS.index(name) for name in names], np.arange(rows)] = 1.0
+        evidence = [[n.startswith("T") for n in names], [n == "S1" for n in names], [n == "C2" for n in names]]
+        offset = [middles[near, a] - np.interp(z, order[:, 2], order[:, a]) for a in (0, 1)]
+        return {
+            "centre": np.exp(-0.5 * ((z - middles[near, 2]) / 4.0) ** 2)[None].astype(np.float32),
+            "level": (level / level.sum(axis=0))[None],
+            "evidence": np.clip(np.array(evidence, np.float32), 0.02, 0.98)[None],
+            "offset_mm": np.array(offset, np.float32)[None],
+        }
+
+    return ToySession(
+        {n: (lambda inputs, n=n: answer(inputs)[n]) for n in ("centre", "level", "evidence", "offset_mm")}
+    )
+
+
+def segmenter() -> ToySession:
+    """The bright component at the centroid is all body; a plate behind it counts as posterior elements."""
+
+    def answer(inputs):
+        image, heat = inputs["patch"][0]
+        bright = image * masks_patch.SCALE_HU + masks_patch.CENTRE_HU > (BONE + SOFT) / 2
+        found, _ = ndimage.label(bright)
+        body = found == found[np.unravel_index(heat.argmax(), heat.shape)]
+        body &= bright
+        behind = np.roll(body, 3, axis=1) & ~body & ~bright
+        out = np.zeros((1, 3, *image.shape), np.float32)
+        out[0, 1][body], out[0, 2][behind] = 0.95, 0.9
+        out[0, 0] = 1 - out[0, 1:].sum(axis=0)
+        return out
+
+    return ToySession({"probability": answer})
+
+
+def completion(height_mm: float = 24.0) -> ToySession:
+    """Expects a block of 36 x 30 mm and that height, whatever the neighbours are."""
+    half = np.array([height_mm, 30.0, 36.0]) / 2
+    at = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in abnormality.BODY_SHAPE), indexing="ij"), axis=-1)
+    body = np.clip((half - np.abs(at * abnormality.GRID_MM)) / abnormality.GRID_MM + 0.5, 0, 1).min(axis=-1)
+    return ToySession({"expected": lambda inputs: body[None].astype(np.float32)})
+
+
+FINE = ScreeningSettings(rule=GradingRule(fine_spacing_mm=2.0))
+"""2 mm counts as fine: small volumes, every grade."""
+
+
+def screen(volume: Volume, known: Models, settings: ScreeningSettings | None = None, **more) -> CtAnswer:
+    """The pipeline with its first stage alone: six points and grades, neither names nor masks."""
+    stages = CtSettings(screening=settings or ScreeningSettings(), labelling=None, masks=None, abnormality=None)
+    return evaluate(volume, known, stages, **more)

@@ -1,0 +1,40 @@
+"""Whether more than one person lies in the images: a mother with her child, two animals in one scanner.
+
+Everything else assumes one spine. Two people are two large pieces of soft tissue with air between them, in most of the
+slices that the spine runs through; arms are smaller, and legs lie below the spine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from inference.detection import reduced
+from inference.geometry import Volume
+from inference.surface import CentreLine
+
+GRID_MM = 6.0
+TISSUE_HU = -300.0
+PERSON_CM2 = 150.0
+"""An axial section of a trunk is larger; one of an arm is smaller."""
+SHARE = 0.5
+"""Of the slices with spine, in which there must be two of them."""
+
+
+def several_people(volume: Volume, line: CentreLine) -> bool:
+    """Whether at least half of the slices along ``line`` hold two sections of a trunk, apart from each other."""
+    small = reduced(volume, GRID_MM)
+    axis = int(np.abs(small.affine[2, :3]).argmax())
+    plane = [a for a in range(3) if a != axis]
+    pixel_cm2 = float(np.prod([small.spacing_mm[a] for a in plane])) / 100.0
+    hu = np.moveaxis(small.hu, axis, 0)
+    middle = np.array([(n - 1) / 2 for n in small.hu.shape])
+    several = []
+    for k in range(len(hu)):
+        middle[axis] = k
+        if not line.bottom_mm <= float(small.to_lps(middle)[2]) <= line.top_mm:
+            continue
+        pieces, count = ndimage.label(ndimage.binary_opening(hu[k] > TISSUE_HU))
+        area = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * pixel_cm2
+        several.append(int((area > PERSON_CM2).sum()) > 1)
+    return bool(several) and float(np.mean(several)) >= SHARE

@@ -1,0 +1,228 @@
+"""The whole CT pipeline on spines of blocks: names, masks, score and density of the same vertebrae."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy_spine import (
+    FINE,
+    ToySession,
+    axial_affine,
+    blocks_along,
+    completion,
+    keypoints,
+    labeller,
+    localizer,
+    models,
+    render,
+    segmenter,
+)
+
+from inference.abnormality import AbnormalitySettings
+from inference.ct import CtAnswer, CtSettings, evaluate, frame_of
+from inference.findings import KEYPOINTS, Acquisition, Grade, Level, Quality
+from inference.geometry import Volume
+from inference.masks import BODY, POSTERIOR
+from inference.refusal import RefusalCode
+from inference.runtime import Models
+
+SPACING = (2.0, 2.0, 2.0)
+SHAPE = (130, 80, 56)
+LEVELS = [Level.T11, Level.T12, Level.L1, Level.L2, Level.L3]
+SETTINGS = CtSettings(screening=FINE, abnormality=AbnormalitySettings(normal_surplus={}, smallest_ml=1.0))
+
+
+def spine(heights: list[float], spacing=SPACING, shape=SHAPE) -> tuple[Volume, list]:
+    blocks = blocks_along(lambda z: 0.0, lambda z: -15.0, heights, top=75.0)
+    return render(blocks, axial_affine(shape, spacing), shape), blocks
+
+
+def known(volume: Volume, blocks: list, levels: list[Level], **changed: ToySession) -> Models:
+    line = localizer(volume, blocks)
+    networks = {
+        "labeller": labeller(volume, blocks, levels, line),
+        "segmenter": segmenter(),
+        "completion": completion(),
+    }
+    return models(volume, blocks, **(networks | changed))
+
+
+def answered(heights: list[float], levels: list[Level], settings: CtSettings = SETTINGS, **more) -> CtAnswer:
+    volume, blocks = spine(heights)
+    return evaluate(volume, known(volume, blocks, levels), settings, age_years=70, **more)
+
+
+@pytest.fixture(scope="module")
+def healthy() -> CtAnswer:
+    return answered([24.0] * 5, LEVELS, acquisition=Acquisition(120.0, False, "Br38f", False))
+
+
+def test_points_name_mask_and_score_are_of_one_vertebra(healthy: CtAnswer) -> None:
+    found = healthy.findings
+    assert [v.level for v in found.vertebrae] == LEVELS
+    assert found.numbering is not None and found.numbering.anchor == "last rib" and found.numbering.known
+    assert Quality.LEVELS_UNKNOWN not in found.quality
+    assert healthy.labels is not None and healthy.parts is not None
+    assert healthy.labels.dtype == healthy.parts.dtype == np.uint8
+    volume, blocks = spine([24.0] * 5)
+    for vertebra, block in zip(found.vertebrae, blocks, strict=True):
+        body = np.argwhere((healthy.labels == vertebra.ordinal) & (healthy.parts == BODY))
+        assert np.linalg.norm(volume.to_lps(body.mean(axis=0)) - block.centre) < 2.0
+        assert vertebra.body_volume_ml == pytest.approx(np.prod(block.size) / 1000, rel=0.15)
+        assert vertebra.vertebra_volume_ml > vertebra.body_volume_ml
+        assert vertebra.mask_heights_mm.as_tuple() == pytest.approx((24.0,) * 3, abs=2.5)
+        assert vertebra.grade is Grade.NORMAL and Quality.MASK_DISAGREES not in vertebra.quality
+        assert vertebra.abnormality_score < 10
+        assert vertebra.trabecular_mean_hu == pytest.approx(500, abs=5)
+    assert set(np.unique(healthy.parts)) == {0, BODY, POSTERIOR}
+    assert list(found.timings_s) == [
+        "localize", "straighten", "reformat", "keypoints", "names", "masks", "grade", "score", "density", "pictures",
+    ]  # fmt: skip
+
+
+def test_the_reader_sees_the_masks_where_the_vertebrae_are(healthy: CtAnswer) -> None:
+    assert healthy.reformat is not None and healthy.coronal is not None
+    shown, expected = healthy.masks_on_reformat, healthy.expected_on_reformat
+    assert shown.shape == expected.shape == healthy.reformat.hu.shape
+    for vertebra in healthy.findings.vertebrae:
+        column, row = healthy.reformat.to_pixel(np.array(vertebra.centroid_lps_mm))
+        assert shown[int(row), int(column)] == expected[int(row), int(column)] == vertebra.ordinal
+        area = (shown == vertebra.ordinal).sum() * healthy.reformat.spacing_mm**2
+        assert area == pytest.approx(24 * 30, rel=0.15)
+        x, y = healthy.coronal.to_pixel(np.array(vertebra.centroid_lps_mm))
+        assert healthy.coronal.hu[int(y), int(x)] == pytest.approx(500, abs=10)
+
+
+def test_a_crushed_vertebra_scores_and_has_no_density() -> None:
+    found = answered([24, 24, 12, 24, 24], LEVELS).findings
+    crushed = found.vertebrae[2]
+    assert crushed.level is Level.L1 and crushed.grade is Grade.SEVERE and found.patient.flag is True
+    assert crushed.abnormality_score > 60 and crushed.trabecular_mean_hu is None
+    assert all(v.abnormality_score < 15 for v in found.vertebrae if v is not crushed)
+
+
+def test_the_sacrum_is_neither_listed_nor_segmented() -> None:
+    levels = [Level.L2, Level.L3, Level.L4, Level.L5, Level.S1]
+    volume, blocks = spine([24.0] * 5)
+    seen = known(volume, blocks, levels)
+
+    def without_last(inputs):
+        answer = keypoints().run(["objectness", "keypoints", "nearby"], inputs)
+        answer[0][:, :, int(0.72 * answer[0].shape[2]) :] = 0
+        return dict(zip(("objectness", "keypoints", "nearby"), answer, strict=True))
+
+    blind = ToySession(
+        {n: (lambda inputs, n=n: without_last(inputs)[n]) for n in ("objectness", "keypoints", "nearby")}
+    )
+    seen = replace(seen, sessions={**seen.sessions, "keypoints": blind})
+    answer = evaluate(volume, seen, SETTINGS, age_years=70)
+    assert [v.level for v in answer.findings.vertebrae] == levels[:4]
+    assert answer.labels.max() == 4
+    assert "sacrum" in answer.findings.numbering.anchor
+
+
+def test_without_an_anchor_nothing_is_named_and_everything_else_is_there() -> None:
+    answer = answered([24.0] * 5, [Level.T5, Level.T6, Level.T7, Level.T8, Level.T9])
+    found = answer.findings
+    assert [v.name for v in found.vertebrae] == ["V1", "V2", "V3", "V4", "V5"]
+    assert Quality.LEVELS_UNKNOWN in found.quality and not found.numbering.known
+    assert found.numbering.alternatives[0].startswith("T5 to T9")
+    assert all(v.grade is Grade.NORMAL and v.body_volume_ml for v in found.vertebrae)
+    assert all(v.trabecular_mean_hu is None for v in found.vertebrae), "only T11 to L5"
+
+
+def test_headers_make_the_density_unsafe() -> None:
+    quality = answered([24.0] * 5, LEVELS, acquisition=Acquisition(100.0, True, "Br64", True)).findings.quality
+    assert {Quality.KVP_NOT_120, Quality.CONTRAST_AGENT, Quality.SHARP_KERNEL} <= set(quality)
+    silent = answered([24.0] * 5, LEVELS).findings.quality
+    assert {Quality.KVP_UNKNOWN, Quality.CONTRAST_UNKNOWN, Quality.KERNEL_UNKNOWN} <= set(silent)
+
+
+def test_slices_of_4_mm_are_named_and_segmented_but_not_measured() -> None:
+    shape = (65, 80, 56)
+    volume, blocks = spine([24.0] * 5, (4.0, 2.0, 2.0), shape)
+    answer = evaluate(volume, known(volume, blocks, LEVELS), SETTINGS, age_years=70)
+    found = answer.findings
+    assert found.refusal is None and found.patient.flag is None and found.patient.worst_grade is None
+    assert [v.level for v in found.vertebrae] == LEVELS
+    assert all(v.heights_mm is None and v.grade is None and v.body_volume_ml for v in found.vertebrae)
+    assert all(v.quality == (Quality.NO_END_PLATES,) for v in found.vertebrae)
+    thicker, blocks = spine([24.0] * 5, (5.5, 2.0, 2.0), (47, 80, 56))
+    refused = evaluate(thicker, known(thicker, blocks, LEVELS), SETTINGS).findings.refusal
+    assert refused.code is RefusalCode.SLICES_TOO_THICK
+
+
+def test_points_without_a_mask_are_flagged() -> None:
+    nothing = ToySession(
+        {
+            "probability": lambda inputs: (
+                np.eye(3)[0][None, :, None, None, None] * np.ones((1, 3, 40, 56, 48), np.float32)
+            )
+        }
+    )
+    volume, blocks = spine([24.0] * 5)
+    answer = evaluate(volume, known(volume, blocks, LEVELS, segmenter=nothing), SETTINGS, age_years=70)
+    assert all(Quality.NO_MASK in v.quality and v.body_volume_ml is None for v in answer.findings.vertebrae)
+    assert all(v.heights_mm and v.abnormality_score is None for v in answer.findings.vertebrae)
+    assert answer.labels.max() == 0
+
+
+def test_heights_of_mask_and_points_that_disagree_are_flagged() -> None:
+    def taller(inputs):
+        out = segmenter().run(["probability"], inputs)[0]
+        out[0, 1] = np.maximum(out[0, 1], np.roll(out[0, 1], 4, axis=0))
+        out[0, 0] = np.clip(1 - out[0, 1:].sum(axis=0), 0, 1)
+        return out
+
+    volume, blocks = spine([24.0] * 5)
+    seen = known(volume, blocks, LEVELS, segmenter=ToySession({"probability": taller}))
+    found = evaluate(volume, seen, SETTINGS, age_years=70).findings
+    assert all(Quality.MASK_DISAGREES in v.quality for v in found.vertebrae[1:])
+
+
+def test_a_gap_in_the_spine_is_no_neighbourhood() -> None:
+    """Blocks two and three places apart: what lies beyond the gap is no first neighbour."""
+    calls: list[np.ndarray] = []
+
+    def watched(inputs):
+        calls.append(inputs["context"][0].reshape(4, -1).max(axis=1) > 0)
+        return completion().run(["expected"], inputs)[0]
+
+    volume, blocks = spine([24.0] * 5)
+    for index in np.argwhere(volume.hu > 200):
+        if abs(volume.to_lps(index)[2] - blocks[2].centre[2]) < 14:
+            volume.hu[tuple(index)] = 40
+    there = [blocks[0], blocks[1], blocks[3], blocks[4]]
+    levels = [Level.T11, Level.T12, Level.L2, Level.L3]
+    seen = known(volume, there, levels, completion=ToySession({"expected": watched}))
+    evaluate(volume, seen, SETTINGS, age_years=70)
+    assert [c.tolist() for c in calls] == [
+        [False, False, True, False],
+        [False, True, False, True],
+        [True, False, True, False],
+        [False, True, False, False],
+    ]
+
+
+def test_the_frame_of_six_points_is_that_of_the_block() -> None:
+    block = blocks_along(lambda z: 0.2 * z, lambda z: 0.3 * z, [24.0])[0]
+    assert frame_of(block.keypoints) == pytest.approx(block.frame, abs=1e-6)
+
+
+def test_a_network_that_fails_stops_the_analysis() -> None:
+    def fail(inputs):
+        raise RuntimeError("out of memory")
+
+    volume, blocks = spine([24.0] * 5)
+    for name, output in (("labeller", "centre"), ("segmenter", "probability"), ("completion", "expected")):
+        seen = known(volume, blocks, LEVELS, **{name: ToySession({output: fail})})
+        refusal = evaluate(volume, seen, SETTINGS).findings.refusal
+        assert refusal.code is RefusalCode.MODEL_FAILED and name in refusal.detail
+
+
+def test_networks_follow_from_the_stages() -> None:
+    assert CtSettings().networks == ("localizer", "keypoints", "labeller", "segmenter", "completion")
+    assert CtSettings(labelling=None, masks=None).networks == ("localizer", "keypoints")
+    assert len(KEYPOINTS) == 6
