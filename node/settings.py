@@ -24,7 +24,7 @@ AETitle = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-Kind = Literal["reformat", "report", "details", "segmentation", "capture"]
+Kind = Literal["reformat", "capture", "segmentation", "bodies", "report", "details"]
 """Kinds of result (node.results)."""
 Pause = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LONGEST_SOCKET_PATH = 107

@@ -2,7 +2,7 @@
 
 The flow: `encode` takes what the pipeline found and the headers of the source; `identity` names every object,
 `common` copies the patient and stamps one clock; `reformat`, `capture`, `segmentation`, `report` and `details` build
-one object each, `not_evaluable` the answer that says why there is none.
+one object each, `text_report` the report of an answer without heights.
 """
 
 from node.results.capture import png

@@ -1,4 +1,4 @@
-"""The part of the capture that shows anatomy: the reformat with heights and points, orientation marks, scale bar.
+"""The part of the capture that shows anatomy: the reformat with outlines, heights and points, marks, scale bar.
 
 No word lies on the image: marks and bar stand in the margins around it.
 """
@@ -13,7 +13,10 @@ from PIL import Image, ImageDraw
 
 from inference.findings import Findings
 from node.results import wording
-from node.results.drawing import FRAME, GRADE_COLOURS, TEXT, WHITE, font
+from node.results.contours import dashed, outlines
+from node.results.drawing import EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, WHITE, font
+from node.results.notes import shows_expected
+from node.results.pictures import Pictures
 from node.results.reformat import Ruler
 from node.results.report import height_lines
 
@@ -23,6 +26,9 @@ FRONT_MM, BEHIND_MM, BEYOND_MM = 30.0, 45.0, 20.0
 """Shown before and behind, above and below the vertebrae; the whole is in the reformat."""
 SUPERSAMPLE = 2
 """Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
+OUTLINE = 3
+"""Thickness of an outline, and `DASH` the length of its dashes, at the supersampled size."""
+DASH = 14
 MARK_SIZE = 22
 BAR_LABEL_SIZE = 18
 LEFT_MARGIN, RIGHT_MARGIN, ABOVE, BELOW = 44, 28, 30, 32
@@ -73,11 +79,16 @@ class View:
         return [self.top + float(row - self.first[1]) * self.scale for row in centres[:, 1]]
 
 
-def crop(findings: Findings, ruler: Ruler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def crop(findings: Findings, pictures: Pictures) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First (column, row), and the one after the last, of the part that holds every vertebra and some room around."""
+    ruler = pictures.ruler
     points = [np.array([v.centroid_lps_mm], np.float64) for v in findings.vertebrae]
     points += [height_lines(v).reshape(-1, 3) for v in wording.measured(findings)]
     pixels = ruler.to_pixel(np.concatenate(points))
+    if pictures.masks is not None and pictures.masks.any():
+        rows, columns = (np.flatnonzero(pictures.masks.any(axis=axis)) for axis in (1, 0))
+        corners = [[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]
+        pixels = np.concatenate([pixels, np.array(corners, np.float64)])
     limits = np.array([ruler.hu.shape[1], ruler.hu.shape[0]])
     before = pixels.min(axis=0) - np.array([FRONT_MM, BEYOND_MM]) / ruler.spacing_mm
     after = pixels.max(axis=0) + np.array([BEHIND_MM, BEYOND_MM]) / ruler.spacing_mm
@@ -95,9 +106,11 @@ def widened(
     return np.maximum(first - grow.astype(np.int64), 0), np.minimum(last + grow.astype(np.int64), limits)
 
 
-def draw_anatomy(image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, ruler: Ruler, view: View) -> None:
-    """The view with its lines, points, orientation marks and scale bar."""
-    image.paste(_rendered(findings, ruler, view), (view.left, view.top))
+def draw_anatomy(
+    image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, pictures: Pictures, view: View
+) -> None:
+    """The view with its outlines, lines, points, orientation marks and scale bar."""
+    image.paste(_rendered(findings, pictures, view), (view.left, view.top))
     draw.rectangle((view.left - 1, view.top - 1, view.right, view.bottom), outline=FRAME)
     centre = ((view.left + view.right) // 2, (view.top + view.bottom) // 2)
     for mark, at in (
@@ -107,7 +120,7 @@ def draw_anatomy(image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findin
         ("F", (centre[0] - 8, view.bottom + 3)),
     ):
         draw.text(at, mark, TEXT, font(MARK_SIZE))
-    _scale_bar(draw, view, ruler.spacing_mm)
+    _scale_bar(draw, view, pictures.ruler.spacing_mm)
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, view: View, spacing_mm: float) -> None:
@@ -129,11 +142,13 @@ def windowed(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(grey, 0, 1) * 255 + 0.5, np.uint8)
 
 
-def _rendered(findings: Findings, ruler: Ruler, view: View) -> Image.Image:
-    """The reformat at its size on the picture, with heights and points drawn smoothly."""
+def _rendered(findings: Findings, pictures: Pictures, view: View) -> Image.Image:
+    """The reformat at its size on the picture, with outlines, heights and points drawn smoothly."""
+    ruler = pictures.ruler
     large = (view.size[0] * SUPERSAMPLE, view.size[1] * SUPERSAMPLE)
     part = ruler.hu[view.first[1] : view.last[1], view.first[0] : view.last[0]]
-    canvas = Image.fromarray(windowed(part)).resize(large, Image.Resampling.BICUBIC).convert("RGB")
+    grey = Image.fromarray(windowed(part)).resize(large, Image.Resampling.BICUBIC).convert("RGB")
+    canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)
     for vertebra in wording.measured(findings):
@@ -145,3 +160,25 @@ def _rendered(findings: Findings, ruler: Ruler, view: View) -> Image.Image:
             radius = 2 * SUPERSAMPLE
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=WHITE, outline=colour)
     return canvas.resize(view.size, Image.Resampling.BOX)
+
+
+def _outlined(canvas: NDArray[np.uint8], findings: Findings, pictures: Pictures, view: View) -> NDArray[np.uint8]:
+    """The canvas (rows, columns, RGB) with the outlines of the masks in the colours of their grades.
+
+    Where the score is notable the expected body is dashed below them.
+    """
+    vertebrae = {v.ordinal: v for v in findings.vertebrae}
+    factor = canvas.shape[0] / float(view.last[1] - view.first[1])
+    for labels, is_expected in ((pictures.expected, True), (pictures.masks, False)):
+        if labels is None:
+            continue
+        shown = labels[view.first[1] : view.last[1], view.first[0] : view.last[0]]
+        for ordinal, (rows, columns), edge in outlines(shown, factor, OUTLINE):
+            vertebra = vertebrae.get(ordinal)
+            if vertebra is None or (is_expected and not shows_expected(vertebra)):
+                continue
+            colour = EXPECTED_COLOUR if is_expected else GRADE_COLOURS[vertebra.grade]
+            place = canvas[rows, columns]
+            drawn = (dashed(edge, DASH) if is_expected else edge)[: place.shape[0], : place.shape[1]]
+            place[drawn] = colour
+    return canvas

@@ -21,11 +21,14 @@ from node.results.common import (
 )
 from node.results.context import ResultContext
 from node.results.identity import Identity
-from node.results.picture import Caption, draw_picture
-from node.results.reformat import Ruler
+from node.results.notes import Caption
+from node.results.picture import draw_picture
+from node.results.pictures import Pictures
 
 
-def picture(findings: Findings, ruler: Ruler | None, source: Sequence[Dataset], ctx: ResultContext) -> Image.Image:
+def picture(
+    findings: Findings, pictures: Pictures | None, source: Sequence[Dataset], ctx: ResultContext
+) -> Image.Image:
     """The capture as an image (`picture.draw_picture`), captioned from source and run."""
     caption = Caption(
         source=source_text(source[0]),
@@ -33,7 +36,7 @@ def picture(findings: Findings, ruler: Ruler | None, source: Sequence[Dataset], 
         date=local_start(source[0], ctx).strftime("%Y-%m-%d %H:%M")
         + (f", revision {ctx.revision}" if ctx.revision > 1 else ""),
     )
-    return draw_picture(findings, ruler, caption)
+    return draw_picture(findings, pictures, caption)
 
 
 def png(image: Image.Image) -> bytes:

@@ -40,6 +40,7 @@ QUALITATIVE_EVALUATIONS = _concept("C0034375", "UMLS", "Qualitative Evaluations"
 PROVENANCE = private("VFX060", "Provenance")
 CAD_SUMMARY = _concept("111017", "DCM", "CAD Processing and Findings Summary")
 NO_ALGORITHMS_SUCCEEDED = _concept("111245", "DCM", "No algorithms succeeded; without findings")
+NOT_ALL_ALGORITHMS_SUCCEEDED = _concept("111244", "DCM", "Not all algorithms succeeded; with findings")
 ALGORITHM_NAME = _concept("111001", "DCM", "Algorithm Name")
 ALGORITHM_VERSION = _concept("111003", "DCM", "Algorithm Version")
 ARTIFICIAL_INTELLIGENCE = _concept("123110", "DCM", "Artificial Intelligence")
@@ -56,6 +57,7 @@ PROCEDURE_REPORTED = {
 # Segments and findings
 ANATOMICAL_STRUCTURE = _concept("91723000", "SCT", "Anatomical Structure")
 VERTEBRA = _concept("51282000", "SCT", "Vertebra")
+VERTEBRAL_BODY = _concept("3572006", "SCT", "Vertebral body")
 
 _WHOLE_VERTEBRA = {
     Level.C1: "14806007",
@@ -101,6 +103,41 @@ def vertebra(level: Level | None) -> CodedConcept:
     return _concept(_WHOLE_VERTEBRA[level], "SCT", f"{level} vertebra")
 
 
+_VERTEBRAL_BODY = {
+    Level.C3: "91116008",
+    Level.C4: "14705001",
+    Level.C5: "67479001",
+    Level.C6: "88298007",
+    Level.C7: "16126006",
+    Level.T1: "56094003",
+    Level.T2: "50060007",
+    Level.T3: "73138009",
+    Level.T4: "86197001",
+    Level.T5: "6105006",
+    Level.T6: "45296009",
+    Level.T7: "71737002",
+    Level.T8: "77435000",
+    Level.T9: "33766003",
+    Level.T10: "48405002",
+    Level.T11: "52120002",
+    Level.T12: "280849005",
+    Level.T13: "1186895000",
+    Level.L1: "61032001",
+    Level.L2: "53983007",
+    Level.L3: "55492004",
+    Level.L4: "71996003",
+    Level.L5: "21799000",
+}
+"""From the value set of HL7 mCODE for radiotherapy; no context group of DICOM lists vertebral bodies."""
+
+
+def vertebral_body(level: Level | None) -> CodedConcept:
+    """The vertebral body of a level; "vertebral body" where no code of it is verified (C1, C2, L6, S1)."""
+    if level not in _VERTEBRAL_BODY:
+        return VERTEBRAL_BODY
+    return _concept(_VERTEBRAL_BODY[level], "SCT", f"Body of {level} vertebra")
+
+
 # Severity (SNOMED CT)
 SEVERITY = _concept("246112005", "SCT", "Severity")
 SEVERITIES = {
@@ -127,6 +164,17 @@ RATIO_CATEGORY = private("VFX011", "Height ratio G against published cut-offs 0.
 RATIO_ABOVE = private("VFX110", "G above 0.8")
 RATIO_BETWEEN = private("VFX111", "G above 0.74 and at most 0.8")
 RATIO_BELOW = private("VFX112", "G at most 0.74")
+MASK_HEIGHTS = tuple(
+    private(code, f"{part} height of the body mask")
+    for code, part in zip(("VFX013", "VFX014", "VFX015"), ("Anterior", "Middle", "Posterior"), strict=True)
+)
+ABNORMALITY_SCORE = private("VFX020", "Abnormality score, 0 (as the neighbours predict) to 100")
+VOLUME = _concept("118565006", "SCT", "Volume")
+BODY_VOLUME = private("VFX023", "Volume of the vertebral body")
+VOLUME_METHOD = private("VFX024", "Sum of mask probabilities: a voxel half of bone counts half")
+ATTENUATION = _concept("112031", "DCM", "Attenuation Coefficient")
+MEAN = _concept("373098007", "SCT", "Mean")
+TRABECULAR_CORE = private("VFX025", "Ellipsoid of trabecular bone, off cortex and end plates")
 CONFIDENCE = private("VFX021", "Detection confidence, 0 to 1")
 LEVEL_CONFIDENCE = private("VFX022", "Level confidence, 0 to 1")
 CENTROID = tuple(private(f"VFX03{i}", f"Body centre {axis}, LPS") for i, axis in enumerate("xyz", start=1))
@@ -135,6 +183,8 @@ CENTROID = tuple(private(f"VFX03{i}", f"Body centre {axis}, LPS") for i, axis in
 RULE = private("VFX040", "Grading rule")
 QUALITY = private("VFX041", "Quality flag")
 NOT_MEASURED = private("VFX042", "Seen but not measured")
+ACQUISITION = private("VFX043", "Acquisition of the attenuation")
+HOW_TO_READ = private("VFX044", "How to read the numbers")
 PATIENT_FLAG = private("VFX050", "Vertebral height loss flag")
 FLAG_RAISED = private("VFX150", "Flag: vertebral height loss, possible fracture")
 FLAG_NOT_RAISED = private("VFX151", "No flag")
@@ -167,6 +217,8 @@ MILLIMETRE = _concept("mm", "UCUM", "mm")
 NO_UNITS = _concept("1", "UCUM", "no units")
 PERCENT = _concept("%", "UCUM", "%")
 SECOND = _concept("s", "UCUM", "s")
+CUBIC_CENTIMETRE = _concept("cm3", "UCUM", "cm3")
+HOUNSFIELD = _concept("[hnsf'U]", "UCUM", "Hounsfield unit")
 
 
 def ratio_category(ratio: float) -> CodedConcept:

@@ -45,7 +45,7 @@ class ResultContext:
     device_uid, device_serial
         Of this node; also InstanceCreatorUID.
     series_number_base
-        Series numbers are this plus 1 (capture) to 5 (segmentation), plus 100 for each further revision.
+        Series numbers are this plus 1 (capture) to 6 (bodies), plus 100 for each further revision.
     predecessor_report, predecessor_details
         The SR documents that this revision supersedes.
     parameters
@@ -82,8 +82,8 @@ class ResultContext:
 class Result:
     """One built DICOM object.
 
-    ``kind`` is "reformat", "capture", "segmentation", "report" or "details"; ``ordinal`` counts objects of one kind
-    from 1; ``filename`` is the name promised for ``analyze``.
+    ``kind`` is "reformat", "capture", "segmentation", "bodies", "report" or "details"; ``ordinal`` counts objects of
+    one kind from 1; ``filename`` is the name promised for ``analyze``.
     """
 
     kind: str

@@ -2,8 +2,9 @@
 
 Comprehensive 3D SR with TID 1500 content under a title of our own, so that no viewer mistakes it for lines to draw.
 Per vertebra one group that refers to its segment (TID 1411; TID 1501 where there is no segment) with all numbers and
-evaluations, and one TID 1501 group under the same tracking UID whose heights are inferred from end points in patient
-coordinates. The patient's verdict and the provenance follow in containers of their own.
+evaluations, one TID 1501 group under the same tracking UID whose heights are inferred from end points in patient
+coordinates, and one TID 1411 group of the body's volume that refers to the body's own segment. The patient's verdict
+and the provenance follow in containers of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from node.results.common import local_start, source_text
 from node.results.context import ResultContext
 from node.results.identity import Identity
 from node.results.report import HEIGHT_DIGITS, height_lines
+from node.results.segmentation import BODIES, WHOLE, Segmentation
 from node.results.structured import (
     CONTAINS,
     algorithm,
@@ -34,12 +36,16 @@ from node.results.structured import (
     text,
 )
 from node.results.wording import (
+    DENSITY_SENTENCE,
     FLAG_SENTENCE,
     LIMITS_SENTENCE,
     RESEARCH,
+    SCORE_SENTENCE,
+    acquisition_text,
     answer_quality,
     graded_text,
-    measured,
+    is_measured,
+    numbering_text,
     quality_sentence,
     seen_text,
 )
@@ -53,18 +59,22 @@ RATIO_DIGITS = 4
 def build_details(
     source: Sequence[Dataset],
     findings: Findings,
-    segmentation: Dataset | None,
-    segments: dict[int, int],
+    segmentations: Sequence[Segmentation],
     identity: Identity,
     ctx: ResultContext,
 ) -> FileDataset:
-    """The details of evaluated findings; ``segments`` maps ordinals to segment numbers of ``segmentation``."""
+    """The details of evaluated findings, which refer to the segments that there are."""
     site = str(source[0].get("FrameOfReferenceUID", "") or "")
     groups: list[Group] = []
     for vertebra in findings.vertebrae:
-        groups.append(_numbers(vertebra, source, findings, segments, identity, ctx))
-        if vertebra in measured(findings) and site:
+        segments = {
+            one.kind.name: _segment(one, vertebra, source) for one in segmentations if vertebra.ordinal in one.numbers
+        }
+        groups.append(_numbers(vertebra, findings, segments.get(WHOLE.name), identity, ctx))
+        if is_measured(vertebra) and site:
             groups.append(_end_points(vertebra, site, identity))
+        if BODIES.name in segments:
+            groups.append(_body(vertebra, segments[BODIES.name], identity))
     tree = hd.sr.MeasurementReport(
         observation_context=observation_context(ctx),
         procedure_reported=codes.PROCEDURE_REPORTED[ctx.pipeline],
@@ -78,7 +88,7 @@ def build_details(
         "details",
         Comprehensive3DSRStorage,
         root,
-        [*source, *([segmentation] if segmentation is not None else [])],
+        [*source, *(one.file for one in segmentations)],
         source,
         findings,
         identity,
@@ -87,11 +97,21 @@ def build_details(
     )
 
 
+def _segment(
+    segmentation: Segmentation, vertebra: VertebraFinding, source: Sequence[Dataset]
+) -> hd.sr.ReferencedSegment:
+    return hd.sr.ReferencedSegment(
+        sop_class_uid=SegmentationStorage,
+        sop_instance_uid=segmentation.file.SOPInstanceUID,
+        segment_number=segmentation.numbers[vertebra.ordinal],
+        source_series=hd.sr.SourceSeriesForSegmentation(source[0].SeriesInstanceUID),
+    )
+
+
 def _numbers(
     vertebra: VertebraFinding,
-    source: Sequence[Dataset],
     findings: Findings,
-    segments: dict[int, int],
+    segment: hd.sr.ReferencedSegment | None,
     identity: Identity,
     ctx: ResultContext,
 ) -> Group:
@@ -103,30 +123,26 @@ def _numbers(
         "qualitative_evaluations": _evaluations(vertebra),
     }
     group: Group
-    if vertebra.ordinal in segments:
-        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            referenced_segment=hd.sr.ReferencedSegment(
-                sop_class_uid=SegmentationStorage,
-                sop_instance_uid=identity.instance_uid("segmentation"),
-                segment_number=segments[vertebra.ordinal],
-                source_series=hd.sr.SourceSeriesForSegmentation(source[0].SeriesInstanceUID),
-            ),
-            **shared,
-        )
+    if segment is not None:
+        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **shared)
     else:
         group = hd.sr.MeasurementsAndQualitativeEvaluations(**shared)
     items = group[0].ContentSequence
     if vertebra.rule is not None:
         items.append(text(codes.RULE, vertebra.rule))
-    if vertebra not in measured(findings):
+    if not is_measured(vertebra):
         items.append(text(codes.NOT_MEASURED, "seen but not measured"))
+    if (numbering := numbering_text(findings)) is not None:
+        items.append(text(codes.NUMBERING, numbering))
+    if vertebra.trabecular_mean_hu is not None:
+        items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     for flag in vertebra.quality:
         items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
     return group
 
 
 def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
-    """Heights, their uncertainty, losses, G, confidence and the centre; what was not measured is left out."""
+    """Heights, losses, G, score, volumes, HU, confidences and the centre; what was not measured is left out."""
     rows: list[tuple[CodedConcept, float | None, CodedConcept, int]] = []
     if vertebra.heights_mm is not None:
         heights = vertebra.heights_mm.as_tuple()
@@ -136,15 +152,50 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
         losses = vertebra.height_loss.as_tuple()
         rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
     rows.append((codes.HEIGHT_RATIO, vertebra.height_ratio, codes.NO_UNITS, RATIO_DIGITS))
+    if vertebra.mask_heights_mm is not None:
+        heights = vertebra.mask_heights_mm.as_tuple()
+        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.MASK_HEIGHTS, heights, strict=True)]
+    rows.append((codes.ABNORMALITY_SCORE, vertebra.abnormality_score, codes.NO_UNITS, 1))
     rows.append((codes.CONFIDENCE, vertebra.confidence, codes.NO_UNITS, RATIO_DIGITS))
     rows.append((codes.LEVEL_CONFIDENCE, vertebra.level_confidence, codes.NO_UNITS, RATIO_DIGITS))
     centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
     rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
-    return [
+    measurements = [
         hd.sr.Measurement(name=name, value=round(float(value), digits), unit=unit)
         for name, value, unit, digits in rows
         if value is not None
     ]
+    if vertebra.vertebra_volume_ml is not None:
+        measurements.append(_volume(codes.VOLUME, vertebra.vertebra_volume_ml))
+    if vertebra.body_volume_ml is not None:
+        measurements.append(_volume(codes.BODY_VOLUME, vertebra.body_volume_ml))
+    if vertebra.trabecular_mean_hu is not None:
+        measurements.append(
+            hd.sr.Measurement(
+                name=codes.ATTENUATION,
+                value=round(vertebra.trabecular_mean_hu, 1),
+                unit=codes.HOUNSFIELD,
+                derivation=codes.MEAN,
+                method=codes.TRABECULAR_CORE,
+            )
+        )
+    return measurements
+
+
+def _volume(name: CodedConcept, volume_ml: float) -> hd.sr.Measurement:
+    """A volume; 1 ml is 1 cm3, the unit that DICOM lists (CID 7462)."""
+    return hd.sr.Measurement(
+        name=name, value=round(volume_ml, 2), unit=codes.CUBIC_CENTIMETRE, method=codes.VOLUME_METHOD
+    )
+
+
+def _body(vertebra: VertebraFinding, segment: hd.sr.ReferencedSegment, identity: Identity) -> Group:
+    """The body's volume once more, under its own tracking UID, at its own segment."""
+    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        referenced_segment=segment,
+        measurements=[] if vertebra.body_volume_ml is None else [_volume(codes.VOLUME, vertebra.body_volume_ml)],
+        **group_head(vertebra, identity, BODIES),
+    )
 
 
 def _evaluations(vertebra: VertebraFinding) -> list[hd.sr.QualitativeEvaluation]:
@@ -190,12 +241,14 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(code(codes.WORST_GRADE, codes.SEVERITIES[findings.patient.worst_grade]))
     items.append(text(codes.RULE, findings.patient.rule))
     items.append(text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}"))
-    if findings.numbering is not None:
-        n = findings.numbering
-        said = f"anchor {n.anchor}, confidence {n.confidence:.3f}"
-        if n.alternatives:
-            said += f", alternatives {'; '.join(n.alternatives)}"
-        items.append(text(codes.NUMBERING, said))
+    if (numbering := numbering_text(findings)) is not None:
+        items.append(text(codes.NUMBERING, numbering))
+    if any(v.abnormality_score is not None for v in findings.vertebrae):
+        items.append(text(codes.HOW_TO_READ, SCORE_SENTENCE))
+    if any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
+        items.append(text(codes.HOW_TO_READ, DENSITY_SENTENCE))
+    if findings.acquisition is not None:
+        items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
     items.append(text(codes.LIMITS, LIMITS_SENTENCE))
     items.append(text(codes.USE, RESEARCH))

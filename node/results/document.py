@@ -83,7 +83,7 @@ class Patient(_Part):
 
 
 class NumberingPart(_Part):
-    """How levels were counted."""
+    """How levels were counted; where ``anchor`` is empty they are not known, and only alternatives are given."""
 
     anchor: str
     confidence: Fraction
@@ -110,6 +110,15 @@ class KeypointsPx(_Part):
     middle_inferior: PointPx
     posterior_superior: PointPx
     posterior_inferior: PointPx
+
+
+class AcquisitionPart(_Part):
+    """What the headers say of how attenuation came about."""
+
+    kvp: Annotated[float, Field(gt=0)] | None
+    contrast: bool | None
+    kernel: str | None
+    sharp_kernel: bool | None
 
 
 class HeightsMm(_Part):
@@ -142,9 +151,9 @@ class Vertebra(_Part):
     height_ratio: Annotated[float, Field(gt=0, le=1)] | None
     height_loss: Losses | None
     compression_ratio_percent: float | None
-    mask_heights_mm: HeightsMm | None
     grade: Grade | None
     rule: str | None
+    mask_heights_mm: HeightsMm | None = None
     abnormality_score: Annotated[float, Field(ge=0, le=100)] | None
     vertebra_volume_ml: Annotated[float, Field(gt=0)] | None
     body_volume_ml: Annotated[float, Field(gt=0)] | None
@@ -166,6 +175,7 @@ class FindingsDocument(_Part):
     pipeline: Pipeline
     patient: Patient
     numbering: NumberingPart | None
+    acquisition: AcquisitionPart | None = None
     spacing_along_spine_mm: Millimetres | None
     vertebrae: list[Vertebra]
     plan: None = None
@@ -217,6 +227,7 @@ def findings_document(
         numbering=None
         if findings.numbering is None
         else NumberingPart(**{**asdict(findings.numbering), "alternatives": list(findings.numbering.alternatives)}),
+        acquisition=None if findings.acquisition is None else AcquisitionPart(**asdict(findings.acquisition)),
         spacing_along_spine_mm=findings.spacing_along_spine_mm,
         vertebrae=[_vertebra(v) for v in findings.vertebrae],
         timings_s={**findings.timings_s, **(timings_s or {})},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 
 from PIL import ImageDraw, ImageFont
@@ -25,6 +26,8 @@ GRADE_COLOURS: dict[Grade | None, Colour] = {
     None: (175, 180, 190),
 }
 """``None`` is for "not graded" and "not measured": grey."""
+EXPECTED_COLOUR: Colour = (105, 165, 255)
+"""Of the body that the neighbours predict."""
 VERDICT_COLOURS: dict[str, Colour] = {
     "FLAG": (165, 25, 25),
     "no flag": (25, 65, 105),
@@ -91,3 +94,18 @@ def draw_lines(draw: ImageDraw.ImageDraw, at: tuple[int, int], lines: list[Line]
     for text, size, colour in lines:
         draw.text((x, y), text, colour, font(size))
         y += size + LEADING
+
+
+def spread(wanted: Sequence[float], step: float, first: float, last: float) -> list[float]:
+    """Places in the order of ``wanted``, at least ``step`` apart, within [first, last], as near as pushing allows."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places = [0.0] * len(wanted)
+    floor = first
+    for i in order:
+        places[i] = max(wanted[i], floor)
+        floor = places[i] + step
+    ceiling = last
+    for i in reversed(order):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - step
+    return places

@@ -1,23 +1,25 @@
-"""``segmentation.dcm``: the six-point outlines as a binary segmentation on the source grid.
+"""``segmentation.dcm`` and ``bodies.dcm``: vertebrae, and their bodies alone, as binary segmentations.
 
-An outline is a few millimetres thick and says so in its label: it marks where was measured, it is no volume. The grid
-is the source's own, because viewers refuse any other (Weasis #693, OHIF: rejected).
+The grid is the source's own, because viewers refuse any other (Weasis #693, OHIF: rejected). Label maps are passed on
+as they are, three-dimensional and one byte a voxel: a stack of one map per vertebra takes twenty times the memory.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import highdicom as hd
 import numpy as np
+from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from inference.findings import Findings, Grade, VertebraFinding
+from inference.findings import Findings, Grade, Level, VertebraFinding
 from node.results import codes
 from node.results.common import MANUFACTURER, new_file, stamp, stamp_lossy
 from node.results.context import ResultContext, ResultError
@@ -56,21 +58,87 @@ _HEADER = (
 """All that the segmentation library may see of a source header; patient and study are stamped afterwards."""
 
 
-def segment_numbers(outlines: NDArray[np.integer] | None, findings: Findings) -> dict[int, int]:
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one of the segmentations is about."""
+
+    name: str
+    content_label: str
+    content_description: str
+    label: str
+    """Of a segment, with the vertebra's name in it; also its tracking identifier, after the program's name."""
+    finding: CodedConcept
+    code: Callable[[Level | None], CodedConcept]
+    tracking_uid: Callable[[Identity, int], str]
+
+
+WHOLE = Kind(
+    name="segmentation",
+    content_label="VERTEBRAE",
+    content_description="Whole vertebrae",
+    label="{}",
+    finding=codes.VERTEBRA,
+    code=codes.vertebra,
+    tracking_uid=Identity.tracking_uid,
+)
+BODIES = Kind(
+    name="bodies",
+    content_label="VERTEBRAL_BODIES",
+    content_description="Vertebral bodies without posterior elements",
+    label="{} body",
+    finding=codes.VERTEBRAL_BODY,
+    code=codes.vertebral_body,
+    tracking_uid=Identity.body_tracking_uid,
+)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A built segmentation; ``numbers`` maps the ordinal of a vertebra to its segment."""
+
+    kind: Kind
+    file: FileDataset
+    numbers: dict[int, int]
+
+
+BODY = 1
+"""Of the map of parts: vertebral body; 2 stands for posterior elements."""
+
+
+def body_labels(labels: Labels, parts: Labels) -> Labels:
+    """The label map of the bodies alone, slice by slice: one new map, nothing larger beside it.
+
+    Raises
+    ------
+    ResultError
+        When the two maps have different shapes.
+    """
+    if labels.shape != parts.shape:
+        raise ResultError(f"the labels have the shape {labels.shape}, their parts {parts.shape}")
+    bodies = np.zeros_like(labels)
+    for whole, part, body in zip(labels, parts, bodies, strict=True):
+        np.copyto(body, whole, where=part == BODY)
+    return bodies
+
+
+def segment_numbers(labels: Labels, findings: Findings) -> dict[int, int]:
     """Ordinal of a vertebra to its segment number: consecutive from 1, vertebrae without a voxel left out."""
-    if outlines is None:
-        return {}
-    present = set(np.unique(outlines[outlines > 0]).tolist())  # most of a volume is 0: looked at once, sorted never
+    present = np.zeros(256, bool)
+    for plane in labels:
+        present[plane[plane > 0]] = True
     ordinals = [v.ordinal for v in findings.vertebrae]
-    unknown = present - set(ordinals)
+    unknown = set(np.flatnonzero(present).tolist()) - set(ordinals)
     if unknown:
-        raise ResultError(f"the outlines hold the label {min(unknown)}, but no vertebra has this ordinal")
-    return {ordinal: number for number, ordinal in enumerate((o for o in ordinals if o in present), start=1)}
+        raise ResultError(f"the masks hold the label {min(unknown)}, but no vertebra has this ordinal")
+    return {ordinal: number for number, ordinal in enumerate((o for o in ordinals if present[o]), start=1)}
 
 
-def tracking_identifier(vertebra: VertebraFinding) -> str:
+def tracking_identifier(vertebra: VertebraFinding, kind: Kind = WHOLE) -> str:
     """Human readable half of the tracking identity, the same in segmentation and reports."""
-    return f"spine-node {vertebra.name}"
+    return f"spine-node {kind.label.format(vertebra.name)}"
 
 
 class SliceReference(Protocol):
@@ -84,8 +152,8 @@ class SliceReference(Protocol):
 
 
 def in_source_order(
-    outlines: NDArray[np.uint8], source: Sequence[Dataset], references: Sequence[SliceReference] | None
-) -> NDArray[np.uint8] | None:
+    labels: Labels, source: Sequence[Dataset], references: Sequence[SliceReference] | None
+) -> Labels | None:
     """The label map in the order of the source's own frames.
 
     Single-frame instances are already in the order of the slices. Of one multi-frame instance the slices are placed
@@ -95,82 +163,91 @@ def in_source_order(
     Raises
     ------
     ResultError
-        When outlines, headers and references do not belong together.
+        When masks, headers and references do not belong together.
     """
     rows, columns = int(source[0].Rows), int(source[0].Columns)
-    if outlines.shape[1:] != (rows, columns):
-        raise ResultError(f"the outlines have the shape {outlines.shape}, the source images {rows} x {columns}")
-    if references is not None and len(references) != len(outlines):
-        raise ResultError(f"there are {len(outlines)} slices of outlines, but {len(references)} references")
+    if labels.shape[1:] != (rows, columns):
+        raise ResultError(f"the masks have the shape {labels.shape}, the source images {rows} x {columns}")
+    if references is not None and len(references) != len(labels):
+        raise ResultError(f"there are {len(labels)} slices of masks, but {len(references)} references")
     if any("PerFrameFunctionalGroupsSequence" in header for header in source):
         if references is None or len(source) > 1:
             return None
         frames = np.zeros((int(source[0].NumberOfFrames), rows, columns), np.uint8)
-        for outline, reference in zip(outlines, references, strict=True):
-            frames[(reference.frame or 1) - 1] = outline
+        for plane, reference in zip(labels, references, strict=True):
+            frames[(reference.frame or 1) - 1] = plane
         return frames
-    if len(outlines) != len(source):
-        raise ResultError(f"the outlines have the shape {outlines.shape}, the source series {len(source)} images")
+    if len(labels) != len(source):
+        raise ResultError(f"the masks have the shape {labels.shape}, the source series {len(source)} images")
     if references is not None and any(
         r.sop_instance_uid != h.SOPInstanceUID for r, h in zip(references, source, strict=True)
     ):
-        raise ResultError("the slices of the outlines are not in the order of the source headers")
-    return outlines
+        raise ResultError("the slices of the masks are not in the order of the source headers")
+    return labels
 
 
 def build_segmentation(
-    outlines: NDArray[np.uint8],
+    kind: Kind,
+    labels: Labels,
     source: Sequence[Dataset],
     findings: Findings,
     identity: Identity,
     ctx: ResultContext,
-) -> FileDataset | None:
-    """The outlines as a Segmentation (PS3.3 A.51), BINARY, frames without a voxel left out.
+) -> Segmentation | None:
+    """The masks as a Segmentation (PS3.3 A.51), BINARY, frames without a voxel left out.
 
     Parameters
     ----------
-    outlines
+    labels
         (slices, rows, columns), the label is the ordinal of the vertebra; as `in_source_order` gives it.
 
-    Returns ``None`` when no outline has a voxel.
+    Returns ``None`` when no vertebra has a voxel.
     """
-    numbers = segment_numbers(outlines, findings)
+    numbers = segment_numbers(labels, findings)
     if not numbers:
         return None
-    table = np.zeros(256, np.uint8)
-    for ordinal, number in numbers.items():
-        table[ordinal] = number
     vertebrae = {v.ordinal: v for v in findings.vertebrae}
     built = hd.seg.Segmentation(
         source_images=_skeletons(source),
-        pixel_array=table[outlines],
+        pixel_array=_renumbered(labels, numbers),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(vertebrae[ordinal], number, findings, identity, ctx) for ordinal, number in numbers.items()
+            _description(kind, vertebrae[ordinal], number, findings, identity, ctx)
+            for ordinal, number in numbers.items()
         ],
-        series_instance_uid=identity.series_uid("segmentation"),
-        series_number=identity.series_number("segmentation"),
-        sop_instance_uid=identity.instance_uid("segmentation"),
+        series_instance_uid=identity.series_uid(kind.name),
+        series_number=identity.series_number(kind.name),
+        sop_instance_uid=identity.instance_uid(kind.name),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=f"spine-node {ctx.pipeline}",
         software_versions=ctx.software_version,
         device_serial_number="-",
-        content_label="OUTLINES",
-        content_description="Six-point midline outlines, not volumes",
+        content_label=kind.content_label,
+        content_description=kind.content_description,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=True,
     )
     file = new_file(built.SOPClassUID, built.SOPInstanceUID)
     for element in built:
         file[element.tag] = element
-    stamp(file, "segmentation", source, findings, identity, ctx)
+    stamp(file, kind.name, source, findings, identity, ctx)
     file.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
     stamp_lossy(file, source)
-    _pin_dimensions(file, identity.uid("segmentation:dimensions"))
+    _pin_dimensions(file, identity.uid(f"{kind.name}:dimensions"))
     if "ContentCreatorName" not in file:
         file.ContentCreatorName = ""
-    return file
+    return Segmentation(kind, file, numbers)
+
+
+def _renumbered(labels: Labels, numbers: dict[int, int]) -> Labels:
+    """Ordinals as segment numbers; the map itself where they are the same, which is the rule."""
+    if all(ordinal == number for ordinal, number in numbers.items()):
+        return labels
+    table = np.zeros(256, np.uint8)
+    for ordinal, number in numbers.items():
+        table[ordinal] = number
+    return table[labels]
 
 
 def _skeletons(source: Sequence[Dataset]) -> list[Dataset]:
@@ -193,21 +270,21 @@ def _skeletons(source: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _description(
-    vertebra: VertebraFinding, number: int, findings: Findings, identity: Identity, ctx: ResultContext
+    kind: Kind, vertebra: VertebraFinding, number: int, findings: Findings, identity: Identity, ctx: ResultContext
 ) -> hd.seg.SegmentDescription:
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=f"{vertebra.name} midline outline, not a volume",
+        segment_label=kind.label.format(vertebra.name),
         segmented_property_category=codes.ANATOMICAL_STRUCTURE,
-        segmented_property_type=codes.vertebra(vertebra.level),
+        segmented_property_type=kind.code(vertebra.level),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=f"spine-node {ctx.pipeline}",
             version=findings.pipeline_version,
             family=codes.ARTIFICIAL_INTELLIGENCE,
         ),
-        tracking_uid=identity.tracking_uid(vertebra.ordinal),
-        tracking_id=tracking_identifier(vertebra),
+        tracking_uid=kind.tracking_uid(identity, vertebra.ordinal),
+        tracking_id=tracking_identifier(vertebra, kind),
         display_color=segment_colour(vertebra),
     )
 

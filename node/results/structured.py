@@ -27,7 +27,7 @@ from node.results import codes
 from node.results.common import MANUFACTURER, new_file, stamp
 from node.results.context import DocumentReference, ResultContext
 from node.results.identity import Identity
-from node.results.segmentation import tracking_identifier
+from node.results.segmentation import WHOLE, Kind, tracking_identifier
 from node.results.wording import ascii_text
 
 CONTAINS = RelationshipTypeValues.CONTAINS
@@ -80,14 +80,14 @@ class GroupHead(TypedDict):
     finding_sites: list[hd.sr.FindingSite] | None
 
 
-def group_head(vertebra: VertebraFinding, identity: Identity) -> GroupHead:
-    """Tracking UID and identifier, "vertebra" and, where the level is known, its code."""
+def group_head(vertebra: VertebraFinding, identity: Identity, kind: Kind = WHOLE) -> GroupHead:
+    """Tracking UID and identifier, "vertebra" or "vertebral body" and, where the level is known, its code."""
     return GroupHead(
         tracking_identifier=hd.sr.TrackingIdentifier(
-            uid=identity.tracking_uid(vertebra.ordinal), identifier=tracking_identifier(vertebra)
+            uid=kind.tracking_uid(identity, vertebra.ordinal), identifier=tracking_identifier(vertebra, kind)
         ),
-        finding_type=codes.VERTEBRA,
-        finding_sites=[hd.sr.FindingSite(codes.vertebra(vertebra.level))] if vertebra.level is not None else None,
+        finding_type=kind.finding,
+        finding_sites=[hd.sr.FindingSite(kind.code(vertebra.level))] if vertebra.level is not None else None,
     )
 
 

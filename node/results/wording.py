@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 
-from inference.findings import Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
+from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
 
 RESEARCH = "AI - research use only"
@@ -17,6 +18,13 @@ FLAG_SENTENCE = "Vertebral height loss, possible fracture"
 LIMITS_SENTENCE = (
     "Does not tell osteoporotic from traumatic, pathological, congenital or Scheuermann deformity, nor new from old."
 )
+NAMED_ONLY_SENTENCE = (
+    "Vertebrae were named or segmented only: no heights were measured, so no loss of height can be told"
+)
+DENSITY_SENTENCE = "HU is the mean of the trabecular core: no T-score, no diagnosis of osteoporosis"
+SCORE_SENTENCE = "Score 0 to 100: 0 = as the neighbours predict; wedges score low; read beside the heights"
+NOTABLE_SCORE = 25.0
+"""Two standard deviations above the published mean of normal vertebrae (Botros et al. 2022: 10.1 +/- 6.9)."""
 LOSS_NAMES = ("Ha", "Hm", "Hp")
 """Short names of the anterior, middle and posterior height."""
 
@@ -38,7 +46,33 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.TILT_CORRECTED: "gantry tilt was corrected",
     Quality.SPLIT_SERIES: "only the largest consistent block of the series was analysed",
     Quality.LEVELS_UNKNOWN: "levels are not known: vertebrae are counted from the top of the image",
+    Quality.NOT_NAMED: "found by its end plates, but not among the named vertebrae",
+    Quality.NO_END_PLATES: "end plates not found: no heights",
+    Quality.NO_MASK: "not segmented",
+    Quality.MASK_DISAGREES: "heights of the mask and of the points differ by more than their stated error",
+    Quality.CONTRAST_AGENT: "contrast agent raises the HU",
+    Quality.CONTRAST_UNKNOWN: "unknown whether contrast agent raises the HU",
+    Quality.KVP_NOT_120: "not taken at 120 kV: HU is not comparable",
+    Quality.KVP_UNKNOWN: "tube voltage unknown: HU may not be comparable",
+    Quality.SHARP_KERNEL: "edge-enhancing kernel: HU is less certain",
+    Quality.KERNEL_UNKNOWN: "kernel unknown: HU is less certain",
+    Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
+    Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
+    Quality.FOREIGN_MATERIAL: "cement or metal in the body: no HU",
 }
+
+DENSITY_FLAGS = frozenset(
+    {
+        Quality.CONTRAST_AGENT,
+        Quality.CONTRAST_UNKNOWN,
+        Quality.KVP_NOT_120,
+        Quality.KVP_UNKNOWN,
+        Quality.SHARP_KERNEL,
+        Quality.KERNEL_UNKNOWN,
+        Quality.CORE_UNEVEN,
+    }
+)
+"""Reasons why an attenuation that was measured is unsafe to compare."""
 
 _REPLACEMENTS = {"−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "×": "x", "°": " deg", "±": "+/-", "…": "..."}
 
@@ -71,35 +105,43 @@ def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
     return tuple(v for v in findings.vertebrae if is_measured(v))
 
 
+def says_something(vertebra: VertebraFinding) -> bool:
+    """Whether a vertebra was measured, named or segmented as a whole, and not only seen."""
+    return is_measured(vertebra) or vertebra.level is not None or vertebra.vertebra_volume_ml is not None
+
+
 def as_answered(findings: Findings) -> Findings:
     """The findings as they may be said.
 
-    A vertebra that is not whole, or lacks heights or points, keeps neither number nor grade; an answer without one
-    measured vertebra is "not evaluable".
+    A vertebra that is not whole keeps its name and no number; one without heights or points keeps no grade. Where no
+    vertebra was graded there is neither flag nor "no flag". An answer in which no vertebra was measured, named or
+    segmented is "not evaluable".
     """
     if findings.refusal is not None:
         return findings
-    if not measured(findings):
-        return replace(
-            findings,
-            patient=PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule),
-            vertebrae=(),
-            refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND),
-        )
-    if any(_half_measured(v) for v in findings.vertebrae):
-        return replace(
-            findings, vertebrae=tuple(_unmeasured(v) if _half_measured(v) else v for v in findings.vertebrae)
-        )
+    unjudged = PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule)
+    if not any(says_something(v) for v in findings.vertebrae):
+        return replace(findings, patient=unjudged, vertebrae=(), refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND))
+    vertebrae = tuple(_as_answered(v) for v in findings.vertebrae)
+    if vertebrae != findings.vertebrae:
+        findings = replace(findings, vertebrae=vertebrae)
+    if all(v.grade is None for v in vertebrae) and findings.patient != unjudged:
+        findings = replace(findings, patient=unjudged)
     return findings
 
 
-def _half_measured(vertebra: VertebraFinding) -> bool:
-    """Whether numbers stand at a vertebra that counts as not measured."""
-    numbers = (vertebra.heights_mm, vertebra.keypoints_lps_mm, vertebra.height_ratio, vertebra.grade)
-    return not is_measured(vertebra) and any(value is not None for value in numbers)
-
-
-def _unmeasured(vertebra: VertebraFinding) -> VertebraFinding:
+def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
+    if Quality.PARTIAL in vertebra.quality:
+        vertebra = replace(
+            vertebra,
+            mask_heights_mm=None,
+            abnormality_score=None,
+            vertebra_volume_ml=None,
+            body_volume_ml=None,
+            trabecular_mean_hu=None,
+        )
+    if is_measured(vertebra):
+        return vertebra
     return replace(
         vertebra,
         keypoints_lps_mm=None,
@@ -173,15 +215,21 @@ def loss_text(vertebra: VertebraFinding) -> str:
 
 
 def comment(vertebra: VertebraFinding) -> str:
-    """First line of a group in a viewer: "T12 severe, Hm -40 %"; a normal vertebra is its name alone."""
+    """First line of a group in a viewer: "T12 severe, Hm -40 %, score 71"; a normal vertebra is its name alone.
+
+    The score of a normal vertebra is said where it is notable.
+    """
+    score = vertebra.abnormality_score
+    notable = score is not None and (vertebra.grade is not Grade.NORMAL or score >= NOTABLE_SCORE)
+    scored = f", score {score:.0f}" if score is not None and notable else ""
     if vertebra.grade is Grade.NORMAL:
-        return vertebra.name
+        return f"{vertebra.name}{scored}"
     if vertebra.grade is None:
-        return f"{vertebra.name} not graded"
+        return f"{vertebra.name} not graded{scored}"
     loss = largest_loss(vertebra)
     if Quality.G_ONLY in vertebra.quality and vertebra.height_ratio is not None:
-        return f"{vertebra.name} {vertebra.grade}, G {vertebra.height_ratio:.2f}"
-    return f"{vertebra.name} {vertebra.grade}" + (f", {loss[0]} {percent(loss[1])}" if loss else "")
+        return f"{vertebra.name} {vertebra.grade}, G {vertebra.height_ratio:.2f}{scored}"
+    return f"{vertebra.name} {vertebra.grade}" + (f", {loss[0]} {percent(loss[1])}" if loss else "") + scored
 
 
 def heights_text(heights: Heights | None, pattern: str = "{:.1f}") -> tuple[str, str, str]:
@@ -198,7 +246,8 @@ def seen_text(findings: Findings) -> str:
     counted = f"{k} of {n} vertebrae measured"
     seen = {v.level for v in findings.vertebrae if v.level is not None}
     if not seen:
-        return f"{counted}; levels not seen: unknown, vertebrae are only counted from the top (V1)"
+        why = ", vertebrae are only counted from the top (V1)" if findings.numbering is None else ""
+        return f"{counted}; levels not seen: unknown{why}"
     missing = [str(level) for level in GRADED_LEVELS if level not in seen and level is not Level.T13]
     return f"{counted}; levels not seen: {', '.join(missing) if missing else 'none of T4 to L5'}"
 
@@ -206,8 +255,44 @@ def seen_text(findings: Findings) -> str:
 def graded_text(findings: Findings) -> str:
     """How many of the measured vertebrae could be graded, and which could not be."""
     graded = [v for v in measured(findings) if v.grade is not None]
-    others = [v.name for v in findings.vertebrae if v.grade is None]
-    return f"{len(graded)} graded" + (f"; not graded: {', '.join(others)}" if others else "")
+    if not graded:
+        return "none graded"
+    others = [v for v in findings.vertebrae if v.grade is None]
+    return f"{len(graded)} graded" + (f"; not graded: {names_text(others)}" if others else "")
+
+
+def names_text(vertebrae: Sequence[VertebraFinding]) -> str:
+    """Names of vertebrae from the top, three and more neighbours as a range: "T4, T6 to T9"."""
+    runs: list[list[VertebraFinding]] = []
+    for vertebra in vertebrae:
+        if runs and vertebra.ordinal == runs[-1][-1].ordinal + 1:
+            runs[-1].append(vertebra)
+        else:
+            runs.append([vertebra])
+    said = [[f"{r[0].name} to {r[-1].name}"] if len(r) > 2 else [v.name for v in r] for r in runs]
+    return ", ".join(name for names in said for name in names)
+
+
+def numbering_text(findings: Findings) -> str | None:
+    """The numbering in words: from which anchor, how sure, and what else it may be; ``None`` where nobody counted."""
+    numbering = findings.numbering
+    if numbering is None:
+        return None
+    others = numbering.alternatives
+    if numbering.known:
+        said = f"Numbering: counted from {numbering.anchor}, confidence {numbering.confidence:.2f}"
+        return said + (f"; alternatives {'; '.join(others)}" if others else "")
+    said = "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top"
+    return said + (f"; likeliest {others[0]}" if others else "")
+
+
+def acquisition_text(acquisition: Acquisition | None) -> str:
+    """What attenuation depends on: "120 kV, contrast agent: no, kernel B30f"; what headers do not say is unknown."""
+    given = acquisition or Acquisition()
+    voltage = "tube voltage unknown" if given.kvp is None else f"{given.kvp:g} kV"
+    contrast = {True: "yes", False: "no", None: "unknown"}[given.contrast]
+    kernel = f"kernel {given.kernel}" if given.kernel else "kernel unknown"
+    return ascii_text(f"{voltage}, contrast agent: {contrast}, {kernel}" + (" (sharp)" if given.sharp_kernel else ""))
 
 
 def verdict_sentence(findings: Findings) -> str:

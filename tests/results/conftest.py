@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results_synthetic import Case, context, make_case
+from results_synthetic import Case, completed, context, make_case, named_only
 
 from inference.findings import Level
 from node.results import Result, encode
@@ -42,6 +42,24 @@ def whole_spine() -> Case:
 
 
 @pytest.fixture(scope="session")
+def complete() -> Case:
+    """T8 to L5, L1 severely and L3 moderately deformed, with everything that masks give."""
+    return completed(make_case({6: (0.55, 0.5, 0.8), 8: (0.68, 0.9, 1.0)}, count=10, first_level=Level.T8))
+
+
+@pytest.fixture(scope="session")
+def thick(complete: Case) -> Case:
+    """The same spine in thick slices: named and segmented, nothing measured."""
+    return named_only(complete)
+
+
+@pytest.fixture(scope="session")
+def complete_results(complete: Case) -> dict[str, Result]:
+    """The objects of the complete case by kind."""
+    return {result.kind: result for result in encode(complete.source, complete, context())}
+
+
+@pytest.fixture(scope="session")
 def flagged_results(flagged: Case) -> dict[str, Result]:
     """The objects of the flagged case by kind."""
     return {result.kind: result for result in encode(flagged.source, flagged, context())}
@@ -68,7 +86,12 @@ def validation_errors(program: Callable[[str], str], tmp_path: Path) -> Callable
         )
         lines = (done.stdout + done.stderr).splitlines()
         plain = [line for line in lines if not line.startswith(("Error", "Warning"))]
-        expected = {"reformat": "SCImage", "capture": "SCImage", "segmentation": "Segmentation"}.get(result.kind, "SR")
+        expected = {
+            "reformat": "SCImage",
+            "capture": "SCImage",
+            "segmentation": "Segmentation",
+            "bodies": "Segmentation",
+        }.get(result.kind, "SR")
         assert any(expected in line for line in plain), f"dciodvfy did not recognise the object: {plain}"
         return [line for line in lines if line.startswith("Error")]
 

@@ -1,4 +1,4 @@
-"""A small spine of known geometry: volume, findings, outlines and CT headers, without any network."""
+"""A small spine of known geometry: volume, findings, masks and CT headers, without any network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from inference.findings import (
+    Acquisition,
     Findings,
     Grade,
     Heights,
     Keypoints,
     Level,
     ModelIdentity,
+    Numbering,
     PatientFinding,
     Quality,
     VertebraFinding,
 )
 from inference.geometry import Volume
 from inference.grading import RULE, grade
-from inference.reformat import CurvedReformat, reformat
+from inference.reformat import CoronalPicture, CurvedReformat, coronal, reformat
 from inference.refusal import Refusal, RefusalCode
 from inference.surface import CentreLine, CurvedSurface
 from node.results import ResultContext
@@ -42,13 +44,17 @@ UID_ROOT = "1.2.826.0.1.3680043.8.498."
 
 @dataclass(frozen=True)
 class Case:
-    """Has the attributes of ``inference.screening.Screening`` beside the headers that the gate would give."""
+    """Has the attributes of ``inference.ct.CtAnswer`` beside the volume and the headers that the gate would give."""
 
     findings: Findings
     reformat: CurvedReformat | None
-    outlines: NDArray[np.uint8] | None
+    labels: NDArray[np.uint8] | None
     volume: Volume
     source: tuple[Dataset, ...]
+    coronal: CoronalPicture | None = None
+    parts: NDArray[np.uint8] | None = None
+    masks_on_reformat: NDArray[np.uint8] | None = None
+    expected_on_reformat: NDArray[np.uint8] | None = None
 
 
 def context(**changes: object) -> ResultContext:
@@ -96,6 +102,12 @@ def make_case(
     for i in range(count):
         vertebrae.append(upright_vertebra(i, arc, body[i], crushed.get(i + 1, (1.0, 1.0, 1.0)), line, surface))
         arc += body[i] + GAP_MM
+    whole = {
+        ordinal: upright_vertebra(
+            ordinal - 1, _arc_of(body, ordinal), body[ordinal - 1], (1.0, 1.0, 1.0), line, surface
+        ).keypoints_lps_mm
+        for ordinal in crushed
+    }
     levels = list(Level)
     vertebrae = [
         replace(
@@ -112,8 +124,73 @@ def make_case(
     graded = grade(vertebrae, spacing_mm)
     volume = _volume(line, graded)
     picture = reformat(volume, line, surface)
+    drawn = _on_reformat(picture, {v.ordinal: v.keypoints_lps_mm for v in graded})
+    labels, parts = _masks(volume, picture, surface, drawn)
+    expected = _on_reformat(picture, whole)
     findings = findings_of(graded, spacing_mm)
-    return Case(findings, picture, _outlines(volume, picture, surface, findings), volume, headers(volume))
+    return Case(findings, picture, labels, volume, headers(volume), coronal(volume, line), parts, drawn, expected)
+
+
+def _arc_of(body: Sequence[float], ordinal: int) -> float:
+    return 30.0 + sum(body[: ordinal - 1]) + GAP_MM * (ordinal - 1)
+
+
+def completed(case: Case) -> Case:
+    """The case with all that masks give: scores, volumes, attenuation, and a numbering that is known where named."""
+    made = [_completed(v) if v.heights_mm is not None else v for v in case.findings.vertebrae]
+    named = made[0].level is not None
+    numbering = (
+        Numbering("last rib and sacrum", 0.97, ("T13 to L5, T13 (0.03)",))
+        if named
+        else Numbering("", 0.0, ("T12 to L4 (0.61)", "T11 to L3 (0.35)"))
+    )
+    findings = replace(
+        case.findings,
+        vertebrae=tuple(made),
+        numbering=numbering,
+        acquisition=Acquisition(kvp=120.0, contrast=None, kernel="B30f", sharp_kernel=False),
+    )
+    return replace(case, findings=findings)
+
+
+def _completed(v: VertebraFinding) -> VertebraFinding:
+    worst = max(0.0, *(v.height_loss.as_tuple() if v.height_loss else (0.0,)))
+    dense = v.ordinal > 2
+    return replace(
+        v,
+        mask_heights_mm=Heights(*(h + 0.4 for h in v.heights_mm.as_tuple())) if v.heights_mm else None,
+        abnormality_score=min(100.0, 4.0 + 140 * worst),
+        vertebra_volume_ml=40.0 + v.ordinal,
+        body_volume_ml=22.0 + v.ordinal,
+        trabecular_mean_hu=150.0 - v.ordinal if dense else None,
+        quality=(*v.quality, *((Quality.CONTRAST_UNKNOWN,) if dense else ())),
+    )
+
+
+def named_only(case: Case) -> Case:
+    """The case as slices of 3 to 5 mm leave it: named and segmented, nothing measured."""
+    vertebrae = tuple(
+        replace(
+            v,
+            keypoints_lps_mm=None,
+            heights_mm=None,
+            height_ratio=None,
+            height_loss=None,
+            height_uncertainty_mm=None,
+            grade=None,
+            rule=None,
+            mask_heights_mm=None,
+            abnormality_score=None,
+            quality=(),
+        )
+        for v in case.findings.vertebrae
+    )
+    patient = replace(case.findings.patient, worst_grade=None, flag=False)
+    return replace(
+        case,
+        findings=replace(case.findings, vertebrae=vertebrae, patient=patient, spacing_along_spine_mm=5.0),
+        expected_on_reformat=None,
+    )
 
 
 def upright_vertebra(
@@ -210,19 +287,13 @@ def _volume(line: CentreLine, vertebrae: Sequence[VertebraFinding]) -> Volume:
     return Volume(np.clip(hu + noise, -1024, 3000).astype(np.int16), affine, frame_of_reference_uid=f"{UID_ROOT}9")
 
 
-def _outlines(volume: Volume, picture: CurvedReformat, surface: CurvedSurface, findings: Findings) -> NDArray[np.uint8]:
-    """Voxels within 3 mm of the surface inside a vertebra's six points."""
-    index = np.stack(np.indices(volume.hu.shape), axis=-1).astype(np.float64)
-    points = volume.to_lps(index)
-    near = abs(surface.lateral(points)) <= 3
-    pixels = np.floor(picture.to_pixel(points)).astype(int)
+def _on_reformat(picture: CurvedReformat, points: dict[int, Keypoints | None]) -> NDArray[np.uint8]:
+    """Ordinal of the vertebra between whose six points a pixel of the reformat lies."""
     rows, columns = picture.hu.shape
-    inside = near & (pixels >= 0).all(-1) & (pixels[..., 0] < columns) & (pixels[..., 1] < rows)
-    outlines = np.zeros(volume.hu.shape, np.uint8)
-    for v in findings.vertebrae:
-        if v.keypoints_lps_mm is None:
+    mask = Image.new("L", (columns, rows))
+    for ordinal, k in points.items():
+        if k is None:
             continue
-        k = v.keypoints_lps_mm
         ring = [
             k.anterior_superior,
             k.middle_superior,
@@ -231,12 +302,25 @@ def _outlines(volume: Volume, picture: CurvedReformat, surface: CurvedSurface, f
             k.middle_inferior,
             k.anterior_inferior,
         ]
-        mask = Image.new("1", (columns, rows))
-        ImageDraw.Draw(mask).polygon([tuple(p) for p in picture.to_pixel(np.array(ring))], fill=1)
-        filled = np.array(mask)
-        clipped = np.clip(pixels, 0, [columns - 1, rows - 1])
-        outlines[inside & filled[clipped[..., 1], clipped[..., 0]]] = v.ordinal
-    return outlines
+        ImageDraw.Draw(mask).polygon([tuple(p) for p in picture.to_pixel(np.array(ring))], fill=ordinal)
+    return np.array(mask)
+
+
+def _masks(
+    volume: Volume, picture: CurvedReformat, surface: CurvedSurface, drawn: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Labels and parts: bodies reach 14 mm to each side of the surface, a thin process 30 mm behind them."""
+    points = volume.to_lps(np.stack(np.indices(volume.hu.shape), axis=-1).astype(np.float64))
+    lateral = abs(surface.lateral(points))
+    rows, columns = picture.hu.shape
+    bodies = np.zeros(volume.hu.shape, np.uint8)
+    behind = np.zeros(volume.hu.shape, np.uint8)
+    for into, shift_mm, reach_mm in ((bodies, 0.0, 14.0), (behind, 30.0, 3.5)):
+        pixels = np.floor(picture.to_pixel(points - [0.0, shift_mm, 0.0])).astype(int)
+        inside = (lateral <= reach_mm) & (pixels >= 0).all(-1) & (pixels[..., 0] < columns) & (pixels[..., 1] < rows)
+        into[inside] = drawn[pixels[inside][:, 1], pixels[inside][:, 0]]
+    labels = np.where(bodies > 0, bodies, behind)
+    return labels, np.where(bodies > 0, 1, np.where(behind > 0, 2, 0)).astype(np.uint8)
 
 
 def from_disk(header: Dataset) -> Dataset:

@@ -1,0 +1,117 @@
+"""What the capture says in sentences: what was seen, how it was counted, how to read it, what is doubtful, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from inference.findings import Findings, Quality, VertebraFinding
+from node.results import wording
+from node.results.drawing import DIM, TEXT, Line, broken, lines_height
+from node.results.pictures import Pictures
+from node.results.table import COLUMNS, DENSITY, Column
+
+LARGEST, SMALLEST = 20, 13
+"""Size of the letters in pixels; the notes that come first are larger by 2."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the picture says beside the findings: source series, software, and the day of the analysis."""
+
+    source: str
+    software: str
+    date: str
+
+
+class Note(NamedTuple):
+    """A paragraph; bright ones are read first."""
+
+    text: str
+    bright: bool = False
+
+
+def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Sequence[Column] = COLUMNS) -> list[Note]:
+    """The paragraphs of the page, in ASCII; of attenuation nothing where its column is not among ``columns``."""
+    said = [Note(f"{wording.seen_text(findings)}; {wording.graded_text(findings)}.", True)]
+    if (numbering := wording.numbering_text(findings)) is not None:
+        said.append(Note(f"{numbering}.", True))
+    for paragraph in (
+        _heights(findings),
+        _lines(findings, pictures),
+        _density(findings) if DENSITY in columns else "",
+        _doubts(findings),
+        wording.LIMITS_SENTENCE,
+        f"Source: {caption.source}. {caption.software}, {caption.date}.",
+    ):
+        if paragraph:
+            said.append(Note(paragraph))
+    return [Note(wording.ascii_text(text), bright) for text, bright in said]
+
+
+def note_lines(said: Sequence[Note], width: int, height: int) -> list[Line]:
+    """The notes in lines of ``width``; the type shrinks until they fit ``height``."""
+    lines: list[Line] = []
+    for size in range(LARGEST, SMALLEST - 1, -1):
+        lines = []
+        for text, bright in said:
+            letters, colour = (size + 2, TEXT) if bright else (size, DIM)
+            lines += [(part, letters, colour) for part in broken(text, letters, width)]
+        if lines_height(lines) <= height:
+            break
+    return lines
+
+
+def shows_expected(vertebra: VertebraFinding) -> bool:
+    """Whether the expected body is drawn: where the score is notable; elsewhere the two outlines would coincide."""
+    return vertebra.abnormality_score is not None and vertebra.abnormality_score >= wording.NOTABLE_SCORE
+
+
+def _heights(findings: Findings) -> str:
+    if not wording.measured(findings):
+        return ""
+    uncertain = [v.height_uncertainty_mm for v in findings.vertebrae if v.height_uncertainty_mm is not None]
+    heights = "Ha, Hm, Hp: anterior, middle, posterior height in mm"
+    if uncertain:
+        heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
+    return (
+        f"{heights}; loss against neighbours, rule {findings.patient.rule}. "
+        "G = smallest / largest height; published cut-offs 0.80 and 0.74."
+    )
+
+
+def _lines(findings: Findings, pictures: Pictures) -> str:
+    """The legend of the outlines, and how to read the score."""
+    said = []
+    if pictures.masks is not None and pictures.masks.any():
+        said.append("Thin lines: outlines of the body masks.")
+    if pictures.expected is not None and any(shows_expected(v) for v in findings.vertebrae):
+        said.append(f"Blue dashes: the body that the neighbours predict (score {wording.NOTABLE_SCORE:.0f} and above).")
+    if any(v.abnormality_score is not None for v in findings.vertebrae):
+        said.append(f"{wording.SCORE_SENTENCE}.")
+    return " ".join(said)
+
+
+def _density(findings: Findings) -> str:
+    if not any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
+        return ""
+    unsafe = any(wording.DENSITY_FLAGS.intersection(v.quality) for v in findings.vertebrae)
+    return f"{wording.DENSITY_SENTENCE}; {wording.acquisition_text(findings.acquisition)}." + (
+        " *: unsafe to compare." if unsafe else ""
+    )
+
+
+def _doubts(findings: Findings) -> str:
+    by_flag: dict[Quality, list[VertebraFinding]] = {}
+    for vertebra in findings.vertebrae:
+        for flag in vertebra.quality:
+            by_flag.setdefault(flag, []).append(vertebra)
+    doubts = []
+    for flag, those in by_flag.items():
+        who = "all" if len(those) == len(findings.vertebrae) > 1 else wording.names_text(those)
+        doubts.append(f"{who}: {wording.quality_sentence(flag)}.")
+    whole = [f for f in wording.answer_quality(findings) if f is not Quality.LEVELS_UNKNOWN and f not in by_flag]
+    if whole:
+        doubts.append(f"Note: {'; '.join(wording.quality_sentence(flag) for flag in whole)}.")
+    return " ".join(doubts)

@@ -1,0 +1,121 @@
+"""The SR of an answer without heights, in words that every viewer shows: why nothing was measured, or what was named.
+
+Basic Text SR under "Diagnostic Imaging Report", never 126000: a measurement report without coordinates opens as a
+black view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from highdicom.sr import ContainerContentItem, ContentItem, ContentSequence, LanguageOfContentItemAndDescendants
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.uid import BasicTextSRStorage
+
+from inference.findings import Findings, VertebraFinding
+from inference.refusal import Refusal
+from node.results import codes
+from node.results.common import local_start, source_text
+from node.results.context import ResultContext, ResultError
+from node.results.identity import Identity
+from node.results.structured import HAS_CONCEPT_MOD, code, container, document, observation_context, text
+from node.results.wording import (
+    DENSITY_SENTENCE,
+    LIMITS_SENTENCE,
+    NAMED_ONLY_SENTENCE,
+    RESEARCH,
+    acquisition_text,
+    answer_quality,
+    measured,
+    numbering_text,
+    quality_sentence,
+    seen_text,
+    wrapped,
+)
+
+
+def build_text_report(
+    source: Sequence[Dataset], findings: Findings, identity: Identity, ctx: ResultContext
+) -> FileDataset:
+    """The Basic Text SR (PS3.3 A.35.1) of a refusal, or of vertebrae that were named or segmented only.
+
+    Its evidence is the first source image.
+    """
+    if measured(findings):
+        raise ResultError("heights were measured: their report is one with lines")
+    root = ContainerContentItem(name=codes.DIAGNOSTIC_IMAGING_REPORT)
+    root.ContentSequence = ContentSequence()
+    root.ContentSequence.extend(LanguageOfContentItemAndDescendants(codes.ENGLISH))
+    root.ContentSequence.extend(observation_context(ctx))
+    procedure = codes.PROCEDURE_REPORTED[ctx.pipeline]
+    root.ContentSequence.append(code(dicom_codes.DCM.ProcedureReported, procedure, HAS_CONCEPT_MOD))
+    said = _refused(findings, findings.refusal) if findings.refusal is not None else _named(findings)
+    flags = (text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings))
+    root.ContentSequence.append(container(codes.FINDINGS, [*said, *flags]))
+    root.ContentSequence.append(container(codes.CONCLUSIONS, _conclusions(source, findings, ctx)))
+    return document(
+        "report",
+        BasicTextSRStorage,
+        root,
+        [source[0]],
+        source,
+        findings,
+        identity,
+        ctx,
+        [ctx.predecessor_report, ctx.predecessor_details],
+    )
+
+
+def _refused(findings: Findings, refusal: Refusal) -> list[ContentItem]:
+    return [
+        code(codes.CAD_SUMMARY, codes.NO_ALGORITHMS_SUCCEEDED),
+        text(codes.FINDING, wrapped(f"Not evaluable: {refusal.sentence}")),
+        text(codes.REFUSAL_CODE, str(refusal.code)),
+    ]
+
+
+def _named(findings: Findings) -> list[ContentItem]:
+    """What is there without heights: numbering, then a line for each vertebra."""
+    numbering = numbering_text(findings)
+    return [
+        code(codes.CAD_SUMMARY, codes.NOT_ALL_ALGORITHMS_SUCCEEDED),
+        text(codes.FINDING, wrapped(f"{NAMED_ONLY_SENTENCE}.")),
+        text(codes.SEEN, wrapped(seen_text(findings))),
+        *([text(codes.NUMBERING, wrapped(numbering))] if numbering else []),
+        *(text(codes.FINDING, wrapped(_line(v))) for v in findings.vertebrae),
+    ]
+
+
+def _line(vertebra: VertebraFinding) -> str:
+    """One vertebra without heights: "L3 (0.98), 61 ml, body 33 ml, 142 HU: end plates not found: no heights"."""
+    confidence = vertebra.level_confidence
+    said = vertebra.name + (f" (confidence {confidence:.2f})" if confidence is not None else "")
+    for pattern, value in (
+        ("{:.1f} ml", vertebra.vertebra_volume_ml),
+        ("body {:.1f} ml", vertebra.body_volume_ml),
+        ("{:.0f} HU", vertebra.trabecular_mean_hu),
+    ):
+        said += f", {pattern.format(value)}" if value is not None else ""
+    return said + (f"; {'; '.join(quality_sentence(f) for f in vertebra.quality)}" if vertebra.quality else "")
+
+
+def _conclusions(source: Sequence[Dataset], findings: Findings, ctx: ResultContext) -> list[ContentItem]:
+    what = "not evaluated" if findings.refusal is not None else "not measured"
+    densities = any(v.trabecular_mean_hu is not None for v in findings.vertebrae)
+    said = (
+        f"Vertebrae were {what}; this is neither a normal nor an abnormal result. "
+        + (f"{DENSITY_SENTENCE} ({acquisition_text(findings.acquisition)}). " if densities else "")
+        + f"Source: {source_text(source[0])}, {len(source)} instances. {RESEARCH}. {LIMITS_SENTENCE}"
+    )
+    return [
+        text(codes.CONCLUSION, said),
+        text(codes.ALGORITHM_NAME, f"spine-node {ctx.pipeline}"),
+        text(codes.ALGORITHM_VERSION, findings.pipeline_version),
+        *(text(codes.MODEL, f"{m.name} {m.version} sha256 {m.sha256}") for m in findings.models),
+        text(codes.SOFTWARE, f"spine-node {ctx.software_version}"),
+        text(codes.PROVIDER, findings.provider or "none"),
+        text(codes.CONFIGURATION_HASH, ctx.configuration_sha256),
+        text(codes.INPUT_HASH, ctx.input_sha256),
+        text(codes.STARTED, local_start(source[0], ctx).isoformat(timespec="seconds")),
+    ]
