@@ -3,8 +3,10 @@
 A *ladder* is the order of names of one kind of person: 11 to 13 thoracic and 4 to 6 lumbar vertebrae, each with its
 prior. A *sequence* puts candidates on the rungs of a ladder, head to feet: candidates may be dropped, rungs may be
 skipped, distances must fit. Its weight is the product of what is seen at each candidate (a rib, the sacrum, the axis),
-of the names by looks (tempered: their errors are common to all vertebrae of a view), of the distances, and of the
-ladder. Sums over all sequences (forward-backward) give the probability of each name; nothing is decided greedily.
+of the names by looks, of the distances, and of the ladder. Looks may be off by one rung, all of a view together: a
+network that has learned from phantoms takes size and shape for a count. So they tell the region, but hardly the
+count; what is seen and the prior of the ladder decide it. Sums over all sequences (forward-backward) give the
+probability of each name; nothing is decided greedily.
 
 **Without an anchor the numbering is not known**, whatever the sum says: vertebrae of one region differ by size alone,
 and size differs more between people. Anchors are the sacrum, the last rib (a vertebra with ribs above one without) and
@@ -43,6 +45,8 @@ class NumberingSettings:
         Exponents on the probability of names and of what is seen. However many vertebrae are in view, their names by
         looks count as ``name_votes`` independent ones at most: a view that looks lumbar one rung too high does so at
         every vertebra.
+    looks_off
+        Probability that the looks of all vertebrae in view are those of the next rung, above and below each.
     certain
         Probabilities of what is seen are kept this far from 0 and 1.
     spacing_deviation
@@ -62,6 +66,7 @@ class NumberingSettings:
     name_weight: float = 0.5
     name_votes: float = 2.0
     seen_weight: float = 1.0
+    looks_off: float = 0.2
     certain: float = 0.01
     spacing_deviation: float = 0.22
     skip: float = 0.02
@@ -153,9 +158,14 @@ def _ladders(candidates: Sequence[Candidate], settings: NumberingSettings) -> li
     """Every kind of person with the emission of every candidate on its rungs."""
     edge, name_weight = settings.certain, _name_weight(len(candidates), settings)
     seen = np.clip([[c.rib, c.sacrum, c.axis] for c in candidates], edge, 1 - edge)
-    looks = np.log(np.clip([c.probability for c in candidates], 1e-4, 1.0))
     sure = np.log(np.clip([c.confidence for c in candidates], 1e-3, 0.999))
     whole = np.array([1.0 if c.edge_mm >= settings.whole_mm else 0.3 for c in candidates])
+    off = settings.looks_off
+    looks = [
+        (np.log(np.clip(np.array([c.probability for c in candidates]) @ said.T, 1e-4, 1.0)), float(np.log(share)))
+        for said, share in zip(_LOOKS, (off, 1.0 - 2.0 * off, off), strict=True)
+        if share > 0
+    ]
     out = []
     for n_t, p_t in settings.thoracic.items():
         for n_l, p_l in settings.lumbar.items():
@@ -163,10 +173,36 @@ def _ladders(candidates: Sequence[Candidate], settings: NumberingSettings) -> li
             rungs = tuple(Level(name) for name in [*names, *(f"L{i}" for i in range(1, n_l + 1)), "S1"])
             signs = np.array([[r.startswith("T"), r == Level.S1, r == Level.C2] for r in rungs], np.float64)
             signed = np.log(seen) @ signs.T + np.log1p(-seen) @ (1 - signs).T
-            named = looks[:, [LEVELS.index(r) for r in rungs]]
-            emission = whole[:, None] * (settings.seen_weight * signed + name_weight * named) + sure[:, None]
-            out.append(_Ladder(rungs, float(np.log(p_t) + np.log(p_l)), emission))
+            for named, log_share in looks:
+                of_rungs = named[:, [LEVELS.index(r) for r in rungs]]
+                emission = whole[:, None] * (settings.seen_weight * signed + name_weight * of_rungs) + sure[:, None]
+                out.append(_Ladder(rungs, float(np.log(p_t) + np.log(p_l)) + log_share, emission))
     return out
+
+
+def _looks(off: int) -> Floats:
+    """(27, 27): 1 where a vertebra of that name (row) may look like that one (column), ``off`` rungs further down.
+
+    The sacrum and the two uppermost vertebrae look like nothing else.
+    """
+    out = np.zeros((len(LEVELS), len(LEVELS)))
+    for row, name in enumerate(LEVELS):
+        like = [name]
+        if off and name not in (Level.C1, Level.C2, Level.S1):
+            like = [LEVELS[row + off]]
+            if name in _NEIGHBOURS:
+                like = [other for other in _NEIGHBOURS[name] if (LEVELS.index(other) - row) * off > 0]
+        out[row, [LEVELS.index(other) for other in like]] = 1.0
+    return out
+
+
+_NEIGHBOURS = {
+    Level.T12: (Level.T11, Level.T13, Level.L1),
+    Level.L1: (Level.T12, Level.T13, Level.L2),
+    Level.L5: (Level.L4, Level.L6, Level.S1),
+}
+"""Names above and below where a variant may stand between."""
+_LOOKS = tuple(_looks(off) for off in (-1, 0, 1))
 
 
 def _name_weight(count: int, settings: NumberingSettings) -> float:

@@ -66,7 +66,8 @@ def draw_window(scene: Scene, rows: int, rng: np.random.Generator) -> Window:
     length = rows * step
     if rng.random() < 0.35:  # an end of the window near the lowest rib, the sacrum or the axis
         anchor = scene.row[rng.choice([1, -1, -2, -6, -7])]
-        first = anchor - length * rng.uniform(0, 1)
+        near = rng.uniform(1.5, 9.0)  # so that it is cut, or all but cut
+        first = anchor - rng.choice([near, length - near, length * rng.uniform(0, 1)], p=[0.25, 0.15, 0.6])
     else:
         first = rng.uniform(-6, max(total - length + 6, -5.9))
     at = first + step * np.arange(rows)

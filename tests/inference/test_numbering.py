@@ -92,6 +92,16 @@ def test_the_sacrum_outweighs_names_by_looks_that_are_off_by_one() -> None:
     assert named(found) == names
 
 
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_sure_looks_that_are_all_off_by_one_do_not_count_a_vertebra_more_or_less(shift: int) -> None:
+    """The sacrum alone is seen: five lumbar vertebrae are likelier than that looks can count."""
+    names = NORMAL[20:25]
+    found = number(spine(names, looks=0.97, shift=shift))
+    assert named(found) == names
+    assert found.numbering is not None
+    assert found.numbering.confidence < 0.9
+
+
 def test_one_anchor_leaves_the_variants_open() -> None:
     found = number(spine(NORMAL[21:], looks=0.04))
     assert found.numbering is not None
