@@ -1,9 +1,9 @@
 """How well the abnormality score tells deformed vertebrae from healthy ones; nothing here is trained on.
 
 ``python -m onnx_models.training.completion_evaluation`` prints the figures as JSON: phantoms of the evaluation ranges
-with seeds of their own (perfect masks, and masks degraded as a segmenter's), real shapes as they are and pressed
-together, and the vertebrae of the one real CT. ``--calibrate`` measures, on phantoms of the training ranges, what the
-normal surplus of each level is.
+with seeds of their own (perfect masks, masks degraded as a segmenter's, and those of the shipped segmenter on whole
+scans), real shapes as they are and pressed together, and the vertebrae of the one real CT. ``--calibrate`` measures, on
+phantoms of the training ranges, what the normal surplus of each level is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 
 from inference.abnormality import NEIGHBOURS, NETWORK, AbnormalitySettings, Body, score_bodies
 from inference.findings import Level
+from inference.masks import MaskSettings
 from inference.runtime import Models, load_models
 from onnx_models.training.completion_cases import (
     MILD,
@@ -31,6 +32,7 @@ from onnx_models.training.completion_cases import (
     drawn,
     phantom_case,
 )
+from onnx_models.training.completion_scans import scan_of, segmented
 from onnx_models.training.export import MODELS
 from onnx_models.training.phantom import TRAINING
 from onnx_models.training.real_cases import LABELS, nifti, real_folder
@@ -151,6 +153,17 @@ def phantoms(
     return out
 
 
+def segmented_phantoms(
+    models: Models, settings: AbnormalitySettings, patients: int, seed: int = EVALUATION_SEED
+) -> list[Record]:
+    """Records of whole scans of the evaluation ranges, with the masks of the shipped segmenter."""
+    out = []
+    for index in range(patients):
+        case = segmented(scan_of(seed, index), models)
+        out += scored(case, index, models, settings, np.random.default_rng([seed, index, 3]))
+    return out
+
+
 def by_neighbours(records: Sequence[Record]) -> dict[str, Any]:
     """`figures` for vertebrae with none, one, and two or more fractured ones among their four neighbours."""
     groups = {"0": (0, 0), "1": (1, 1), "2 or more": (2, 4)}
@@ -160,16 +173,22 @@ def by_neighbours(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def calibrate(models: Models, patients: int = 40, settings: AbnormalitySettings | None = None) -> dict[str, Any]:
+def calibrate(
+    models: Models, patients: int = 40, settings: AbnormalitySettings | None = None, scans: bool = False
+) -> dict[str, Any]:
     """The usual surplus of healthy vertebrae by level, and what severe ones have beyond it (training ranges).
 
-    A cubic through the surpluses of all levels is less shaken by chance than a median of each.
+    ``scans`` takes the masks of the shipped segmenter, else perfect and degraded ones. A cubic through the surpluses of
+    all levels is less shaken by chance than a median of each.
     """
     settings = settings or AbnormalitySettings()
     healthy: list[tuple[int, float]] = []
     severe: list[tuple[int, float]] = []
     for index in range(patients):
-        case = phantom_case(CALIBRATION_SEED, index, TRAINING, degraded=index % 4 > 1)
+        if scans:
+            case = segmented(scan_of(CALIBRATION_SEED, index, TRAINING), models)
+        else:
+            case = phantom_case(CALIBRATION_SEED, index, TRAINING, degraded=index % 4 > 1)
         found = score_bodies(case.labels, case.parts, case.affine, case.bodies, models, settings)
         for body, loss, one in zip(case.bodies, case.loss, found, strict=True):
             if one.surplus is None or str(body.level) not in LEVELS:
@@ -245,11 +264,11 @@ def real_ct(models: Models, settings: AbnormalitySettings, folder: Path, sacrum:
 
 
 def evaluate(patients: int = 40, folder: Path = MODELS, part: str = "all") -> dict[str, Any]:
-    """Every figure of the card; ``part`` is "phantoms", "real" or "all".
+    """Every figure of the card; ``part`` is "phantoms", "segmented", "real" or "all".
 
     Real images and shapes are left out where their folder is absent, and that is said.
     """
-    models = load_models(folder, "cpu", threads=1, names=[NETWORK])
+    models = load_models(folder, "cpu", threads=1, names=[NETWORK, MaskSettings().network])
     settings = AbnormalitySettings()
     out: dict[str, Any] = {"fractured_neighbours_are": settings.fractured}
     if part in ("all", "phantoms"):
@@ -259,6 +278,10 @@ def evaluate(patients: int = 40, folder: Path = MODELS, part: str = "all") -> di
         out["phantoms_by_fractured_neighbours"] = by_neighbours(perfect)
         out[f"phantoms_{other.fractured}"] = by_neighbours(phantoms(models, other, patients, degraded=False))
         out["phantoms_degraded"] = figures(phantoms(models, settings, patients, degraded=True))
+    if part in ("all", "segmented"):
+        records = segmented_phantoms(models, settings, patients)
+        out["phantoms_segmented"] = figures(records)
+        out["phantoms_segmented_by_fractured_neighbours"] = by_neighbours(records)
     if part in ("all", "real"):
         real = real_folder()
         if real is None:
@@ -273,13 +296,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.completion_evaluation", description=__doc__)
     parser.add_argument("--patients", type=int, default=40)
-    parser.add_argument("--part", choices=("all", "phantoms", "real"), default="all")
+    parser.add_argument("--part", choices=("all", "phantoms", "segmented", "real"), default="all")
     parser.add_argument("--folder", type=Path, default=MODELS)
     parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--scans", action="store_true", help="calibrate on masks of the shipped segmenter")
     options = parser.parse_args(arguments)
     if options.calibrate:
-        models = load_models(options.folder, "cpu", threads=1, names=[NETWORK])
-        print(json.dumps(calibrate(models, options.patients), indent=1))
+        models = load_models(options.folder, "cpu", threads=1, names=[NETWORK, MaskSettings().network])
+        print(json.dumps(calibrate(models, options.patients, scans=options.scans), indent=1))
     else:
         print(json.dumps(evaluate(options.patients, options.folder, options.part), indent=1))
     return 0

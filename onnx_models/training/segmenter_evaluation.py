@@ -1,15 +1,16 @@
 """How good the shipped segmenter is: ``python -m onnx_models.training.segmenter_evaluation``.
 
-Phantoms with ranges wider than those of the training and seeds of their own, by spacing; vertebrae of the label map
-that were never centre of a training patch; the real CTs with silver labels, with exact and with misplaced centroids.
-Each goes through `inference.masks.segment`. The threshold is chosen by ``--threshold`` on other held-out patches, and
-never on a real image.
+Phantoms with ranges wider than those of the training and seeds of their own, by spacing and by region; vertebrae of the
+label map that were never centre of a training patch; the real CTs with silver labels, with exact and with misplaced
+centroids. Each goes through `inference.masks.segment`. The threshold is chosen by ``--threshold`` on other held-out
+patches, and never on a real image.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,27 +18,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.geometry import Volume
 from inference.masks import BODY, MaskSettings, segment
-from inference.masks_patch import SHAPE, affine_of
+from inference.masks_patch import SHAPE
 from inference.runtime import Models, load_models
 from onnx_models.training.export import MODELS
-from onnx_models.training.metrics import dice_of, surface_distance
-from onnx_models.training.phantom import EVALUATION, acquire, canonical_grid, sample_patient
-from onnx_models.training.real_cases import nifti, real_cases, real_folder
-from onnx_models.training.segmenter_data import MARGIN, Patch, graded, read, sample_spacing, soft_truth, wide_points
-from onnx_models.training.segmenter_shapes import HELD_OUT as HELD_OUT_SHAPES
-from onnx_models.training.segmenter_shapes import shape_patch
+from onnx_models.training.metrics import bootstrapped, dice_of, surface_distance
+from onnx_models.training.real_cases import real_folder
+from onnx_models.training.segmenter_cases import (
+    THRESHOLD_SEED,
+    Case,
+    misplaced,
+    patch_case,
+    phantom_cases,
+    real_case_list,
+    shape_cases,
+)
+from onnx_models.training.segmenter_data import read
 from onnx_models.training.segmenter_task import HELD_OUT
 
-PATIENT_SEED, SHAPE_SEED, THRESHOLD_SEED = 80_000_000, 81_000_000, 71_000_000
-PER_PATIENT = 3
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
-SPACINGS = ((0.7, 1.0), (1.0, 2.0), (2.0, 3.3))
+SPACINGS = ((0.7, 1.0), (1.0, 1.5), (1.5, 2.0), (2.0, 3.3))
 """Groups by spacing between slices, mm."""
-JITTER_MM = 4.0
-LUMBAR = ("L1", "L2", "L3", "L4", "L5")
-SILVER = {"T12": 32, "L1": 31, "L2": 30, "L3": 29, "L4": 28, "L5": 27}
+REGIONS = {"neck": "C", "chest": "T", "loin": "L"}
+VOLUME_GOAL = 0.05
+JITTERS = 2
 
 
 class Figure(NamedTuple):
@@ -45,6 +49,8 @@ class Figure(NamedTuple):
 
     Attributes
     ----------
+    group, level
+        Patient or shape, and anatomical level.
     dice, body_dice
         Of the masks on the grid of the volume.
     surface_mm
@@ -55,6 +61,8 @@ class Figure(NamedTuple):
         Between slices.
     """
 
+    group: int
+    level: str
     dice: float
     body_dice: float
     surface_mm: float
@@ -63,145 +71,98 @@ class Figure(NamedTuple):
     spacing_mm: float
 
 
-def figure_of(
-    volume: Volume,
-    centroid: NDArray[np.float64],
-    truth: tuple[NDArray[np.bool_], NDArray[np.bool_] | None],
-    true_ml: tuple[float, float | None],
-    models: Models,
-    settings: MaskSettings,
-) -> Figure:
-    """Segment the vertebra at ``centroid`` and compare; truth is (vertebra, body or ``None``), volumes likewise."""
-    masks = segment(volume, centroid[None], models, settings)
+def figure_of(case: Case, models: Models, settings: MaskSettings) -> Figure:
+    """Segment the vertebra and compare."""
+    masks = segment(case.volume, case.centre[None], models, settings)
     said = masks.labels > 0
-    body = said & (masks.parts == BODY)
     volumes = np.nan_to_num(masks.volumes_ml[0])
     return Figure(
-        dice_of(said, truth[0]),
-        float("nan") if truth[1] is None else dice_of(body, truth[1]),
-        surface_distance(said, truth[0], volume.spacing_mm),
-        float(volumes[0] / true_ml[0]),
-        float("nan") if true_ml[1] is None else float(volumes[1] / true_ml[1]),
-        volume.spacing_mm[0],
+        case.group,
+        case.level,
+        dice_of(said, case.vertebra),
+        float("nan") if case.body is None else dice_of(said & (masks.parts == BODY), case.body),
+        surface_distance(said, case.vertebra, case.volume.spacing_mm),
+        float(volumes[0] / case.vertebra_ml),
+        float(volumes[1] / case.body_ml),
+        case.volume.spacing_mm[0],
     )
 
 
-def phantom_figures(models: Models, settings: MaskSettings, patients: int) -> list[Figure]:
-    """`PER_PATIENT` vertebrae of each patient, scanned one by one, centroids misplaced as detections are."""
-    out = []
-    for n in range(patients):
-        rng = np.random.default_rng(PATIENT_SEED + n)
-        patient = sample_patient(rng, EVALUATION)
-        for v in rng.permutation(graded(patient))[:PER_PATIENT]:
-            centroid = patient.vertebrae[int(v) - 1].centroid_lps_mm
-            points = wide_points(centroid)
-            flat = points.reshape(-1, 3)
-            grid = canonical_grid(flat.min(axis=0) - 3, flat.max(axis=0) + 3, sample_spacing(rng))
-            volume = acquire(patient, grid, rng, replace(EVALUATION, round_fov=0.0))
-            index = np.stack(np.meshgrid(*(np.arange(s) for s in grid.shape), indexing="ij"), axis=-1)
-            vertebra, part = patient.part(volume.to_lps(index).reshape(-1, 3))
-            own = (vertebra == v).reshape(grid.shape)
-            body = own & (part == 1).reshape(grid.shape)
-            soft = soft_truth(patient, points, int(v)).sum(axis=(1, 2, 3)) * 8 / 1000
-            place = centroid + rng.normal(0, JITTER_MM / np.sqrt(3), 3)
-            truth_ml = (float(soft.sum()), float(soft[0]))
-            out.append(figure_of(volume, place, (own, body), truth_ml, models, settings))
+def _of(name: str, over: Callable[[NDArray[np.float64]], Any]) -> Callable[[Sequence[Sequence[Figure]]], float]:
+    return lambda groups: float(over(np.array([getattr(f, name) for g in groups for f in g])))
+
+
+FIGURES: dict[str, Callable[[Sequence[Sequence[Figure]]], float]] = {
+    "dice": _of("dice", np.nanmean),
+    "dice_p5": _of("dice", lambda x: np.nanpercentile(x, 5)),
+    "body_dice": _of("body_dice", np.nanmean),
+    "surface_mm": _of("surface_mm", np.nanmean),
+    "volume_ratio": _of("volume_ratio", np.nanmean),
+    "volume_error": _of("volume_ratio", lambda x: np.nanmean(np.abs(x - 1))),
+    "body_ratio": _of("body_ratio", np.nanmean),
+    "body_volume_error": _of("body_ratio", lambda x: np.nanmean(np.abs(x - 1))),
+    "body_within_5_percent": _of("body_ratio", lambda x: np.mean(np.abs(x - 1) <= VOLUME_GOAL)),
+}
+
+
+def summary(figures: Iterable[Figure], rounds: int = 400) -> dict[str, Any]:
+    """Each of `FIGURES` as [value, low, high]: 95 % bootstrap over patients or shapes; value only of a single one."""
+    groups: dict[int, list[Figure]] = {}
+    for figure in figures:
+        groups.setdefault(figure.group, []).append(figure)
+    listed = list(groups.values())
+    out: dict[str, Any] = {"vertebrae": sum(len(g) for g in listed), "groups": len(listed)}
+    for name, figure_over in FIGURES.items():
+        if len(listed) < 2:
+            out[name] = round(figure_over(listed), 4)
+        else:
+            found = bootstrapped(listed, figure_over, repeats=rounds)
+            out[name] = [round(x, 4) for x in (found.value, found.low, found.high)]
     return out
-
-
-def patch_figure(patch: Patch, models: Models, settings: MaskSettings) -> Figure:
-    """A patch with its margin as a small volume."""
-    affine = affine_of(np.zeros(3))
-    affine[:3, 3] -= affine[:3, :3] @ np.full(3, float(MARGIN))
-    share = np.stack([patch.body, patch.posterior]).astype(np.float64) / 255
-    own = share.sum(axis=0) > 0.5
-    volumes = share.sum(axis=(1, 2, 3)) * 8 / 1000
-    truth = (own, own & (share[0] >= share[1]))
-    return figure_of(
-        Volume(patch.hu, affine), np.zeros(3), truth, (float(volumes.sum()), float(volumes[0])), models, settings
-    )
-
-
-def shape_patches_held_out(seed: int, each: int) -> list[Patch]:
-    """``each`` patches of every held-out vertebra of the label map, neither bent nor scaled, in other intensities."""
-    rng = np.random.default_rng(seed)
-    return [shape_patch(rng, number, warp=False) for number in HELD_OUT_SHAPES for _ in range(each)]
-
-
-def real_figures(models: Models, settings: MaskSettings, jitter_seeds: int = 2) -> dict[str, list[Figure]]:
-    """T12 to L5 of the example CT and L3 of the TPTBox crop; the first figure of each has the silver centroid."""
-    root = real_folder()
-    if root is None:
-        return {}
-    case = next(c for c in real_cases() if c.name == "example_ct")
-    report = root / "totalsegmentator" / "spine_report" / "example_ct_report"
-    silver = nifti(report / "totalseg.nii.gz").hu
-    inner = nifti(report / "totalseg_vertebrae_body.nii.gz").hu == 1
-    voxel = float(np.prod(case.volume.spacing_mm)) / 1000
-    out: dict[str, list[Figure]] = {}
-    for level, number in SILVER.items():
-        own = silver == number
-        truth, ml = (own, own & inner), (own.sum() * voxel, (own & inner).sum() * voxel)
-        out[level] = _jittered(case.volume, case.centroids_lps_mm[level], truth, ml, models, settings, jitter_seeds)
-    folder = root / "tptbox"
-    volume = nifti(folder / "sub-ct_label-22_ct.nii.gz")
-    own = nifti(folder / "sub-ct_seg-vert_label-22_msk.nii.gz").hu == 22
-    subregion = nifti(folder / "sub-ct_seg-subreg_label-22_msk.nii.gz").hu
-    body = own & ((subregion == 49) | (subregion == 50))
-    voxel = float(np.prod(volume.spacing_mm)) / 1000
-    centre = volume.to_lps(np.argwhere(body).mean(axis=0))
-    truth, ml = (own, body), (own.sum() * voxel, body.sum() * voxel)
-    out["TPTBox L3"] = _jittered(volume, centre, truth, ml, models, settings, jitter_seeds)
-    return out
-
-
-def _jittered(
-    volume: Volume, centre: NDArray[np.float64], truth: Any, ml: Any, models: Models, settings: MaskSettings, seeds: int
-) -> list[Figure]:
-    moved = [np.random.default_rng(s).normal(0, JITTER_MM / np.sqrt(3), 3) for s in range(seeds)]
-    return [figure_of(volume, centre + m, truth, ml, models, settings) for m in [np.zeros(3), *moved]]
-
-
-def summary(figures: list[Figure]) -> dict[str, float]:
-    """Means and percentiles of one group."""
-    table = np.array(figures, float)
-    return {
-        "vertebrae": len(figures),
-        "dice": float(table[:, 0].mean()),
-        "dice_p5": float(np.percentile(table[:, 0], 5)),
-        "body_dice": float(np.nanmean(table[:, 1])),
-        "surface_mm": float(np.nanmean(table[:, 2])),
-        "volume_ratio": float(table[:, 3].mean()),
-        "volume_error": float(np.abs(table[:, 3] - 1).mean()),
-        "body_ratio": float(np.nanmean(table[:, 4])),
-        "body_volume_error": float(np.nanmean(np.abs(table[:, 4] - 1))),
-    }
 
 
 def evaluated(models: Models, settings: MaskSettings, patients: int, shapes_each: int = 4) -> dict[str, Any]:
     """Every figure of the segmenter; real shapes and images only where they are beside the project."""
-    figures = phantom_figures(models, settings, patients)
+    figures = [figure_of(c, models, settings) for c in phantom_cases(patients)]
     out: dict[str, Any] = {"settings": settings.__dict__, "patch": list(SHAPE), "phantoms": summary(figures)}
     for low, high in SPACINGS:
         group = [f for f in figures if low <= f.spacing_mm < high]
         if group:
             out[f"phantoms {low} to {high} mm"] = summary(group)
-    if real_folder() is not None:
-        patches = shape_patches_held_out(SHAPE_SEED, shapes_each)
-        out["held-out shapes"] = summary([patch_figure(p, models, settings) for p in patches])
-        for name, found in real_figures(models, settings).items():
-            out[f"real {name}"] = found[0]._asdict()
-            out[f"real {name}, centroids off by 4 mm"] = summary(found[1:])
+    for name, letter in REGIONS.items():
+        group = [f for f in figures if f.level[0] == letter]
+        if group:
+            out[f"phantoms, {name}"] = summary(group)
+    out["worst phantoms"] = [_brief(f) for f in sorted(figures, key=lambda f: f.dice)[:6]]
+    if real_folder() is None:
+        return {**out, "real": "not measured: the folder of real images is absent"}
+    out["held-out shapes"] = summary(figure_of(c, models, settings) for c in shape_cases(each=shapes_each))
+    for case in real_case_list():
+        out[f"real {case.level}"] = _brief(figure_of(case, models, settings))
+        moved = [figure_of(misplaced(case, seed), models, settings) for seed in range(JITTERS)]
+        out[f"real {case.level}, centroids off by 4 mm"] = summary(moved)
     return out
 
 
-def choose_threshold(models: Models, settings: MaskSettings, patches: list[Patch]) -> dict[str, Any]:
-    """Mean Dice of each of `THRESHOLDS` on held-out patches."""
+def _brief(figure: Figure) -> dict[str, Any]:
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in figure._asdict().items()}
+
+
+def choose_threshold(models: Models, settings: MaskSettings, cases: list[Case]) -> dict[str, Any]:
+    """Mean figures at each of `THRESHOLDS` on held-out patches."""
     out: dict[str, Any] = {}
     for threshold in THRESHOLDS:
-        figures = [patch_figure(p, models, replace(settings, threshold=threshold)) for p in patches]
-        out[str(threshold)] = {k: round(v, 4) for k, v in summary(figures).items()}
+        figures = [figure_of(c, models, replace(settings, threshold=threshold)) for c in cases]
+        groups = [figures]
+        out[str(threshold)] = {name: round(over(groups), 4) for name, over in FIGURES.items()}
     return out
+
+
+def threshold_cases(each: int = 4) -> dict[str, list[Case]]:
+    """Held-out patches by source, other ones than those that are judged."""
+    phantoms = [patch_case(p, n) for n, p in enumerate(read(sorted(HELD_OUT.glob("held-out_*.npz"))))]
+    shapes = shape_cases(THRESHOLD_SEED, each) if real_folder() is not None else []
+    return {"phantoms": phantoms, "shapes": shapes}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,10 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     models = load_models(options.models, "cpu", threads=1, names=["segmenter"])
     settings = MaskSettings()
     if options.threshold:
-        patches = read(sorted(HELD_OUT.glob("held-out_*.npz")))
-        if real_folder() is not None:
-            patches += shape_patches_held_out(THRESHOLD_SEED, 4)
-        answer = choose_threshold(models, settings, patches)
+        answer = {name: choose_threshold(models, settings, cases) for name, cases in threshold_cases().items() if cases}
     else:
         answer = evaluated(models, settings, options.patients)
     print(json.dumps(answer, indent=1))

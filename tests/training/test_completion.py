@@ -10,7 +10,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from inference.abnormality import BODY_SHAPE, CONTEXT_SHAPE, Body, score_bodies  # noqa: E402
-from inference.runtime import load_models  # noqa: E402
+from inference.findings import Level  # noqa: E402
+from inference.geometry import Volume  # noqa: E402
+from inference.masks import VertebraMasks  # noqa: E402
+from inference.runtime import Models, load_models  # noqa: E402
+from onnx_models.training import completion_scans  # noqa: E402
 from onnx_models.training.completion_cases import crushed, drawn, phantom_case, phantom_shapes  # noqa: E402
 from onnx_models.training.completion_data import (  # noqa: E402
     ABSENT,
@@ -161,3 +165,19 @@ def test_figures_have_intervals_over_patients() -> None:
     value, low, high = found["auc"]
     assert 0.9 < low <= value <= high <= 1.0
     assert found["mean_severe"][0] == pytest.approx(50, abs=3)
+
+
+def test_a_scan_becomes_a_case_of_its_masks_and_its_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((8, 6, 5), np.uint8)
+    labels[1:3], labels[4:6] = 1, 2
+    masks = VertebraMasks(labels, labels.clip(0, 1), np.ones((2, 2)), np.array([True, False]), np.ones(2))
+    monkeypatch.setattr(completion_scans, "segment", lambda *_: masks)
+    volume = Volume(np.zeros(labels.shape, np.int16), np.diag([-2.0, 1.0, 1.0, 1.0]))
+    made = completion_scans.Scan(volume, (Level.T12, Level.L1), np.zeros((2, 3)), np.array([0.0, 0.3]))
+    completion_scans._write(tmp_path / "5-0001.npz", made)
+    scan = completion_scans.scan_of(5, 1, cache=tmp_path)
+    assert scan.levels == made.levels
+    case = completion_scans.segmented(scan, Models({}, (), "cpu"))
+    assert case.bodies == (Body(1, Level.T12, False, True), Body(2, Level.L1, True, False))
+    assert (case.labels == labels).all()
+    assert case.loss.tolist() == [0.0, 0.3]

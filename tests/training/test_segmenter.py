@@ -13,7 +13,9 @@ from inference.masks_patch import CENTRE, SHAPE, heat_map  # noqa: E402
 from onnx_models.training import segmenter_shapes  # noqa: E402
 from onnx_models.training.metrics import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
+from onnx_models.training.segmenter_cases import _write, misplaced, patch_case, phantom_cases  # noqa: E402
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
+from onnx_models.training.segmenter_evaluation import Figure, summary  # noqa: E402
 from onnx_models.training.segmenter_network import SegmenterNetwork  # noqa: E402
 from onnx_models.training.segmenter_task import PatchSource, _scaled, cropped, loss_of, varied  # noqa: E402
 
@@ -196,3 +198,31 @@ def test_figures_of_two_masks_are_what_geometry_says() -> None:
     assert 0.3 < apart < 2
     assert stretched > apart
     assert np.isnan(surface_distance(a, np.zeros_like(a), (1.0, 1.0, 1.0)))
+
+
+def test_summaries_have_intervals_over_patients() -> None:
+    figures = [Figure(n // 3, "L1", 0.9 + 0.001 * n, 0.9, 0.5, 1.02, 0.9 if n % 3 else 1.04, 1.0) for n in range(12)]
+    found = summary(figures, rounds=50)
+    assert (found["vertebrae"], found["groups"]) == (12, 4)
+    value, low, high = found["dice"]
+    assert low <= value <= high
+    assert value == pytest.approx(0.9055)
+    assert found["body_volume_error"][0] == pytest.approx((0.04 + 0.1 + 0.1) / 3, abs=1e-4)
+    assert found["body_within_5_percent"][0] == pytest.approx(1 / 3, abs=1e-4)
+    assert summary(figures[:3])["volume_error"] == pytest.approx(0.02)
+
+
+def test_cases_are_kept_as_they_were_made(tmp_path: Path) -> None:
+    patch = _patch()
+    case = patch_case(patch, 4, "L2")
+    assert case.body is not None
+    assert case.body_ml == pytest.approx(patch.body.sum() / 255 * 0.008)
+    _write(tmp_path / "80000000.npz", [case])
+    (again,) = phantom_cases(1, cache=tmp_path)
+    assert (again.group, again.level, again.vertebra_ml) == (4, "L2", case.vertebra_ml)
+    assert (again.volume.hu == case.volume.hu).all()
+    assert (again.vertebra == case.vertebra).all()
+    assert again.body is not None
+    assert (again.body == case.body).all()
+    moved = [np.linalg.norm(misplaced(case, seed).centre - case.centre) for seed in range(200)]
+    assert np.sqrt(np.mean(np.square(moved))) == pytest.approx(4.0, abs=0.4)
