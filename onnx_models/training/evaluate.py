@@ -1,9 +1,14 @@
 """Judges the shipped models: ``python -m onnx_models.training.evaluate``.
 
-Runs the shipped pipeline with the shipped ONNX files on every patient of ``phantom-eval/1``, on the images that must
-be refused, and on the real images where they are present; writes the figures into the model cards, between their
-markers, and into ``build/evaluation.json``. Answers are kept per patient, so an interrupted run goes on; ``--minutes``
-ends it early with what there is, and the card says of how many patients it speaks.
+``--set 2`` judges ``phantom-eval/2``: names, masks and scores of the groups whose names are hard to tell, written into
+the cards of labeller, segmenter and shape completion, and into ``build/evaluation-2.json``.
+
+Otherwise it runs the shipped pipeline with the shipped ONNX files on every patient of ``phantom-eval/1``, on the images
+that must be refused, and on the real images where they are present; writes the figures into the model cards, between
+their markers, and into ``build/evaluation.json``.
+
+Answers are kept per patient, so an interrupted run goes on; ``--minutes`` ends it early with what there is, and the
+card says of how many patients it speaks.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from typing import Any
 from rich.progress import track
 
 from onnx_models import MODELS
-from onnx_models.training.evaluation_cards import localizer_section, replaced, screening_section
+from onnx_models.training.evaluation_cards import BEGIN, localizer_section, replaced, screening_section
 from onnx_models.training.evaluation_figures import (
     agreements,
     constant_d_g,
@@ -33,13 +38,16 @@ from onnx_models.training.evaluation_figures import (
     screening_figures,
     strata,
 )
+from onnx_models.training.evaluation_group_cards import group_figures, masks_section, names_section, scores_section
 from onnx_models.training.evaluation_real import RealRow, real_rows
 from onnx_models.training.evaluation_records import BUILD, Runner, load_runner, phantom_hash, prepared
 from onnx_models.training.evaluation_set import load_set
 from onnx_models.training.evaluation_shapes import shape_figures, shape_records
+from onnx_models.training.evaluation_vertebrae import load_group_runner
+from onnx_models.training.evaluation_vertebrae import prepared as prepared_group
 from onnx_models.training.real_cases import real_folder
 
-RESULT = Path("build/evaluation.json")
+RESULT, GROUPS_RESULT = Path("build/evaluation.json"), Path("build/evaluation-2.json")
 Record = dict[str, Any]
 Job = tuple[str, int]
 
@@ -135,10 +143,50 @@ def write_cards(folder: Path, told: Record, command: str) -> list[str]:
     return done
 
 
+def evaluate_groups(options: argparse.Namespace, command: str) -> None:
+    """Judge ``phantom-eval/2`` and write what is told of it."""
+    runner = load_group_runner(options.folder)
+    cases = min(options.patients if options.patients is not None else runner.chosen.cases, runner.chosen.cases)
+    todo = [(group, index) for index in range(2 if options.quick else cases) for group in runner.chosen.groups]
+    deadline = time.monotonic() + 60 * options.minutes
+    records = []
+    for group, index in track(todo, description="cases", disable=not sys.stderr.isatty()):
+        if options.prepare:
+            prepared_group(runner.chosen, group, index)
+        else:
+            records.append(runner.record(group, index))
+        if time.monotonic() > deadline:
+            break
+    if options.prepare:
+        return
+    head: Record = {
+        "set": runner.chosen.name,
+        "set_sha256": runner.chosen.sha256,
+        "phantom_sha256": phantom_hash(),
+        "models": {m.name: m.sha256 for m in runner.models.identities},
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
+    told = group_figures(records, head)
+    GROUPS_RESULT.parent.mkdir(parents=True, exist_ok=True)
+    GROUPS_RESULT.write_text(json.dumps(told, indent=1) + "\n")
+    sections = {
+        "labeller.md": names_section(told, command),
+        "segmenter.md": masks_section(told, command),
+        "completion.md": scores_section(told, command),
+    }
+    for name, section in sections.items():
+        print(section, end="\n\n")
+        path = options.folder / name
+        if path.is_file() and BEGIN in path.read_text() and not (options.no_cards or options.quick):
+            path.write_text(replaced(path.read_text(), section))
+    print(f"written: {GROUPS_RESULT}; records: {runner.folder}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.evaluate", description=__doc__)
-    parser.add_argument("--patients", type=int, help="only so many patients of the set")
+    parser.add_argument("--set", type=int, choices=(1, 2), default=1, help="phantom-eval/1 or phantom-eval/2")
+    parser.add_argument("--patients", type=int, help="only so many patients of the set, or cases of each group")
     parser.add_argument("--negatives", type=int, help="only so many of the images that must be refused")
     parser.add_argument("--quick", action="store_true", help="8 patients and 4 negatives; cards are left alone")
     parser.add_argument("--workers", type=int, default=1)
@@ -148,6 +196,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without-real", action="store_true", help="write cards even where the real data are absent")
     parser.add_argument("--folder", type=Path, default=MODELS, help="folder of manifest, models and cards")
     options = parser.parse_args(arguments)
+    command = "python -m onnx_models.training.evaluate " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.set == 2:
+        evaluate_groups(options, command)
+        return 0
     writes_cards = not (options.no_cards or options.quick or options.prepare)
     real = real_folder() is not None
     if writes_cards and not real and not options.without_real:
@@ -156,7 +209,6 @@ def main(arguments: list[str] | None = None) -> int:
             "The folder of real images is absent: the cards are left alone, lest they lose what was measured on it. "
             "Set SPINE_NODE_REAL_DATA, or pass --without-real to write cards without it."
         )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     chosen = load_set()
     patients = min(options.patients if options.patients is not None else chosen.patients, chosen.patients)
     negatives = min(options.negatives if options.negatives is not None else chosen.negatives, chosen.negatives)
@@ -177,7 +229,6 @@ def main(arguments: list[str] | None = None) -> int:
     told = figures(runner, records, real_rows(runner), shapes)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
-    command = "python -m onnx_models.training.evaluate " + " ".join(sys.argv[1:] if arguments is None else arguments)
     print(localizer_section(told, command))
     if "screening" in told:
         print(screening_section(told, command))

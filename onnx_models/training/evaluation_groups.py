@@ -1,9 +1,9 @@
 """``phantom-eval/2``: ``phantom-eval/1`` and, beside it, groups of patients whose names are hard to tell.
 
-``phantom-eval-2.json`` holds the seed and the groups: T13, L6, eleven thoracic and four lumbar vertebrae, a sacralised
-last lumbar vertebra, scoliosis, views that cut vertebrae at both ends, and views that hold no anchor at all, where the
-only right answer is that the numbering is not known. Ranges are those of ``phantom-eval/1``, whose file is named by
-its SHA-256. Volumes are small, so that all groups are judged in minutes.
+``phantom-eval-2.json`` holds the seed and the groups: ordinary patients, T13, L6, eleven thoracic and four lumbar
+vertebrae, a sacralised last lumbar vertebra, scoliosis, views that cut vertebrae at both ends, and views that hold no
+anchor at all, where the only right answer is that the numbering is not known. Ranges are those of ``phantom-eval/1``,
+whose file is named by its SHA-256. Volumes are small, so that all groups are judged in minutes.
 """
 
 from __future__ import annotations

@@ -12,19 +12,20 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from inference.ct import CtSettings, evaluate
 from inference.findings import KEYPOINTS, Findings, VertebraFinding
 from inference.geometry import Volume
 from inference.localization import localize
 from inference.refusal import Refusal
 from inference.runtime import Models, load_models
 from inference.sampling import inside
-from inference.screening import ScreeningSettings, measured_only, screen
+from inference.screening import measured_only
 from inference.straightening import straighten
 from onnx_models import MODELS
 from onnx_models.training.evaluation_set import EvaluationCase, EvaluationSet, case, negative
@@ -44,6 +45,8 @@ class Runner:
     models: Models
     hashes: dict[str, str]
     localizer_only: bool
+    settings: CtSettings
+    """The pipeline without masks and what is measured on them: those are judged on `evaluation_groups`."""
     source: str
     """`source_hash` when the code was loaded."""
 
@@ -75,8 +78,7 @@ class Runner:
 
     def answer(self, volume: Volume, middles: list[list[float]]) -> Record:
         """What the pipeline says of a volume: its findings, and the curve at the given points (x, y, z)."""
-        settings = ScreeningSettings()
-        line = localize(measured_only(volume), self.models, settings.localization)
+        line = localize(measured_only(volume), self.models, self.settings.screening.localization)
         out: Record = {"line_mm": [None] * len(middles), "line_refusal": None, "found": []}
         if isinstance(line, Refusal):
             out["line_refusal"] = str(line.code)
@@ -87,7 +89,7 @@ class Runner:
                     lx, ly, _ = smooth.at(np.array([z]))
                     out["line_mm"][i] = round(float(np.hypot(lx[0] - x, ly[0] - y)), 3)
         if not self.localizer_only:
-            out |= _said(screen(volume, self.models, settings, age_years=70.0).findings)
+            out |= _said(evaluate(volume, self.models, self.settings, age_years=70.0).findings)
         return out
 
 
@@ -95,9 +97,13 @@ def load_runner(chosen: EvaluationSet, folder: Path = MODELS) -> Runner:
     """The models of `folder` on the CPU, one thread."""
     manifest = json.loads((folder / "manifest.json").read_text())
     hashes = {model["name"]: model["sha256"] for model in manifest["models"]}
-    names = [name for name in ("localizer", "keypoints") if name in hashes]
+    settings = CtSettings(masks=None, abnormality=None)
+    if "labeller" not in hashes:
+        settings = replace(settings, labelling=None)
+    names = [name for name in settings.networks if name in hashes]
     models = load_models(folder, "cpu", threads=1, names=names)
-    return Runner(chosen, models, {name: hashes[name] for name in names}, "keypoints" not in names, source_hash())
+    used = {name: hashes[name] for name in names}
+    return Runner(chosen, models, used, "keypoints" not in names, settings, source_hash())
 
 
 def source_hash(folder: Path = MODELS.parent / "inference", leave_out: str = "") -> str:
@@ -182,12 +188,14 @@ def _said(findings: Findings) -> Record:
     return {
         "refusal": None if findings.refusal is None else str(findings.refusal.code),
         "flag": findings.patient.flag,
-        "found": [_found(v) for v in findings.vertebrae],
+        "numbering": None if findings.numbering is None else findings.numbering.anchor,
+        "found": [found_of(v) for v in findings.vertebrae],
         "timings_s": findings.timings_s,
     }
 
 
-def _found(v: VertebraFinding) -> Record:
+def found_of(v: VertebraFinding) -> Record:
+    """A finding as plain values."""
     points = None if v.keypoints_lps_mm is None else [list(getattr(v.keypoints_lps_mm, k)) for k in KEYPOINTS]
     return {
         "centre": list(v.centroid_lps_mm),
@@ -196,6 +204,10 @@ def _found(v: VertebraFinding) -> Record:
         "loss": None if v.height_loss is None else list(v.height_loss.as_tuple()),
         "G": v.height_ratio,
         "grade": None if v.grade is None else str(v.grade),
+        "level": None if v.level is None else str(v.level),
+        "level_confidence": v.level_confidence,
+        "score": v.abnormality_score,
+        "volumes_ml": [v.vertebra_volume_ml, v.body_volume_ml],
         "confidence": v.confidence,
         "quality": [str(q) for q in v.quality],
     }

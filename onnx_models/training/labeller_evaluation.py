@@ -1,7 +1,7 @@
 """Judges labelling and numbering together, as they are used: volumes in, names out.
 
-Phantoms of the groups of ``phantom-eval/2`` and ordinary ones, smaller and with a seed of their own, so that weights
-can be compared without looking at the patients that the card speaks of. Of the one real abdomen (never trained or
+Phantoms of the groups of ``phantom-eval/2``, smaller and with a seed of their own, so that weights can be compared
+without looking at the patients that the card speaks of. Of the one real abdomen (never trained or
 tuned on): views that keep the sacrum or the last rib, and views that keep neither, moved and cropped by fixed seeds;
 and the cardiac crop.
 
@@ -30,7 +30,7 @@ from inference.runtime import Models, load_models
 from inference.sampling import extent
 from inference.surface import CentreLine
 from onnx_models import MODELS
-from onnx_models.training.evaluation_groups import NO_ANCHOR, Group, GroupSet, group_case, load_groups
+from onnx_models.training.evaluation_groups import NO_ANCHOR, GroupSet, group_case, load_groups
 from onnx_models.training.labeller_scenes import named_centres
 from onnx_models.training.metrics import matched
 from onnx_models.training.real_cases import real_cases
@@ -40,7 +40,6 @@ NEAR_MM = 15.0
 """A candidate stands for a vertebra when its centre is nearer than this."""
 WHOLE_MM = 12.0
 """Vertebrae whose centre is nearer to the end of the images are not asked for; where they are named, it counts."""
-ORDINARY = Group(("trunk", "abdomen", "chest and abdomen", "whole spine"))
 BINS = (0.5, 0.7, 0.8, 0.9, 0.97, 1.0001)
 """Bounds of confidence for the figure of reliability."""
 Centres = dict[str, NDArray[np.float64]]
@@ -112,12 +111,11 @@ def judge(volume: Volume, truth: Centres, whole: Collection[str], models: Models
 
 
 def small_set(seed: int) -> GroupSet:
-    """The groups of ``phantom-eval/2`` and ordinary patients with another seed, in coarse voxels."""
+    """The groups of ``phantom-eval/2`` with another seed, in coarse voxels."""
     chosen = load_groups()
     return replace(
         chosen,
         seed=seed,
-        groups={"ordinary": ORDINARY, **chosen.groups},
         spacings_mm=((1.5, 3.0),),
         pixel_mm=(1.4, 2.2),
         most_voxels=1_200_000,
