@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from inference.detection import reduced
 from inference.geometry import Volume
 from inference.surface import CentreLine
 
@@ -23,16 +22,15 @@ SHARE = 0.5
 
 def several_people(volume: Volume, line: CentreLine) -> bool:
     """Whether at least half of the slices along ``line`` hold two sections of a trunk, apart from each other."""
-    small = reduced(volume, GRID_MM)
-    axis = int(np.abs(small.affine[2, :3]).argmax())
-    plane = [a for a in range(3) if a != axis]
-    pixel_cm2 = float(np.prod([small.spacing_mm[a] for a in plane])) / 100.0
-    hu = np.moveaxis(small.hu, axis, 0)
-    middle = np.array([(n - 1) / 2 for n in small.hu.shape])
+    steps = [max(1, round(GRID_MM / s)) for s in volume.spacing_mm]
+    axis = int(np.abs(volume.affine[2, :3]).argmax())
+    pixel_cm2 = float(np.prod([volume.spacing_mm[a] * steps[a] for a in range(3) if a != axis])) / 100.0
+    hu = np.moveaxis(volume.hu[:: steps[0], :: steps[1], :: steps[2]], axis, 0)
+    middle = (np.array(volume.hu.shape) - 1) / 2
     several = []
     for k in range(len(hu)):
-        middle[axis] = k
-        if not line.bottom_mm <= float(small.to_lps(middle)[2]) <= line.top_mm:
+        middle[axis] = k * steps[axis]
+        if not line.bottom_mm <= float(volume.to_lps(middle)[2]) <= line.top_mm:
             continue
         pieces, count = ndimage.label(ndimage.binary_opening(hu[k] > TISSUE_HU))
         area = np.bincount(pieces.ravel(), minlength=count + 1)[1:] * pixel_cm2
