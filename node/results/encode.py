@@ -25,6 +25,7 @@ from node.results.segmentation import (
     body_labels,
     build_segmentation,
     in_source_order,
+    skeletons,
 )
 from node.results.text_report import build_text_report
 from node.results.wording import as_answered, measured
@@ -131,12 +132,13 @@ def _segmented(
     labels = in_source_order(answer.labels, source, references)
     if labels is None:
         return []
-    built = [build_segmentation(WHOLE, labels, source, findings, identity, context)]
+    images = skeletons(source)
+    built = [build_segmentation(WHOLE, labels, source, findings, identity, context, images)]
     if answer.parts is not None:
         parts = in_source_order(answer.parts, source, references)
         if parts is not None:
             bodies = body_labels(labels, parts)
-            built.append(build_segmentation(BODIES, bodies, source, findings, identity, context))
+            built.append(build_segmentation(BODIES, bodies, source, findings, identity, context, images))
     return [one for one in built if one is not None]
 
 

@@ -10,7 +10,7 @@ from inference.findings import Findings, Quality, VertebraFinding
 from node.results import wording
 from node.results.drawing import DIM, TEXT, Line, broken, lines_height
 from node.results.pictures import Pictures
-from node.results.table import COLUMNS, DENSITY, Column
+from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column
 
 LARGEST, SMALLEST = 20, 13
 """Size of the letters in pixels; the notes that come first are larger by 2."""
@@ -40,7 +40,7 @@ def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Seq
     for paragraph in (
         _heights(findings),
         _lines(findings, pictures),
-        _density(findings) if DENSITY in columns else "",
+        "" if {DENSITY, UNSAFE_DENSITY}.isdisjoint(columns) else _density(findings),
         _doubts(findings),
         wording.LIMITS_SENTENCE,
         f"Source: {caption.source}. {caption.software}, {caption.date}.",
@@ -96,7 +96,8 @@ def _lines(findings: Findings, pictures: Pictures) -> str:
 def _density(findings: Findings) -> str:
     if not any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
         return ""
-    unsafe = any(wording.DENSITY_FLAGS.intersection(v.quality) for v in findings.vertebrae)
+    flags = set(findings.quality).union(*(v.quality for v in findings.vertebrae))
+    unsafe = wording.DENSITY_FLAGS.intersection(flags)
     return f"{wording.DENSITY_SENTENCE}; {wording.acquisition_text(findings.acquisition)}." + (
         " *: unsafe to compare." if unsafe else ""
     )

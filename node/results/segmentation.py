@@ -193,6 +193,7 @@ def build_segmentation(
     findings: Findings,
     identity: Identity,
     ctx: ResultContext,
+    images: Sequence[Dataset] | None = None,
 ) -> Segmentation | None:
     """The masks as a Segmentation (PS3.3 A.51), BINARY, frames without a voxel left out.
 
@@ -200,6 +201,8 @@ def build_segmentation(
     ----------
     labels
         (slices, rows, columns), the label is the ordinal of the vertebra; as `in_source_order` gives it.
+    images
+        `skeletons` of the source, where more than one segmentation is built of it.
 
     Returns ``None`` when no vertebra has a voxel.
     """
@@ -208,7 +211,7 @@ def build_segmentation(
         return None
     vertebrae = {v.ordinal: v for v in findings.vertebrae}
     built = hd.seg.Segmentation(
-        source_images=_skeletons(source),
+        source_images=images or skeletons(source),
         pixel_array=_renumbered(labels, numbers),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -250,7 +253,7 @@ def _renumbered(labels: Labels, numbers: dict[int, int]) -> Labels:
     return table[labels]
 
 
-def _skeletons(source: Sequence[Dataset]) -> list[Dataset]:
+def skeletons(source: Sequence[Dataset]) -> list[Dataset]:
     """What the segmentation library needs of the source images, with empty patient and study."""
     empty = Dataset()
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ImageDraw
 
@@ -55,6 +55,8 @@ RATIO = Column("G", lambda v: _number("{:.2f}", v.height_ratio))
 CUT_OFF = Column("", lambda v: _cut_off(v).replace(NOTHING, ""), words=True, smaller=4)
 GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
 DENSITY = Column("HU", _density)
+UNSAFE_DENSITY = replace(DENSITY, heading="HU*")
+"""Where the acquisition makes every one of them unsafe to compare."""
 COLUMNS = (
     NAME,
     Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0]),
@@ -67,13 +69,15 @@ COLUMNS = (
     Column("score", lambda v: _number("{:.0f}", v.abnormality_score)),
     DENSITY,
 )
-LEAST_NEEDED = (CUT_OFF, DENSITY)
+LEAST_NEEDED = (CUT_OFF, DENSITY, UNSAFE_DENSITY)
 """Left out in this order where the image would become too small beside the table; the notes name the cut-offs."""
 
 
 def columns_of(findings: Findings) -> tuple[Column, ...]:
     """The columns that hold something of one vertebra at least; name and grade always do."""
-    return tuple(c for c in COLUMNS if any(c.cell(v) not in ("", NOTHING) for v in findings.vertebrae))
+    full = [c for c in COLUMNS if any(c.cell(v) not in ("", NOTHING) for v in findings.vertebrae)]
+    unsafe = wording.DENSITY_FLAGS.intersection(findings.quality)
+    return tuple(UNSAFE_DENSITY if c is DENSITY and unsafe else c for c in full)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.NOT_NAMED: "found by its end plates, but not among the named vertebrae",
     Quality.NO_END_PLATES: "end plates not found: no heights",
     Quality.NO_MASK: "not segmented",
+    Quality.MASK_CUT: "a part lies outside the field of view: no volumes",
     Quality.MASK_DISAGREES: "heights of the mask and of the points differ by more than their stated error",
     Quality.CONTRAST_AGENT: "contrast agent raises the HU",
     Quality.CONTRAST_UNKNOWN: "unknown whether contrast agent raises the HU",

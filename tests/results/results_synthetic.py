@@ -124,9 +124,9 @@ def make_case(
     graded = grade(vertebrae, spacing_mm)
     volume = _volume(line, graded)
     picture = reformat(volume, line, surface)
-    drawn = _on_reformat(picture, {v.ordinal: v.keypoints_lps_mm for v in graded})
-    labels, parts = _masks(volume, picture, surface, drawn)
-    expected = _on_reformat(picture, whole)
+    drawn = on_reformat(picture, {v.ordinal: v.keypoints_lps_mm for v in graded})
+    labels, parts = masks(volume, picture, surface, drawn)
+    expected = on_reformat(picture, whole)
     findings = findings_of(graded, spacing_mm)
     return Case(findings, picture, labels, volume, headers(volume), coronal(volume, line), parts, drawn, expected)
 
@@ -287,7 +287,7 @@ def _volume(line: CentreLine, vertebrae: Sequence[VertebraFinding]) -> Volume:
     return Volume(np.clip(hu + noise, -1024, 3000).astype(np.int16), affine, frame_of_reference_uid=f"{UID_ROOT}9")
 
 
-def _on_reformat(picture: CurvedReformat, points: dict[int, Keypoints | None]) -> NDArray[np.uint8]:
+def on_reformat(picture: CurvedReformat, points: dict[int, Keypoints | None]) -> NDArray[np.uint8]:
     """Ordinal of the vertebra between whose six points a pixel of the reformat lies."""
     rows, columns = picture.hu.shape
     mask = Image.new("L", (columns, rows))
@@ -306,19 +306,21 @@ def _on_reformat(picture: CurvedReformat, points: dict[int, Keypoints | None]) -
     return np.array(mask)
 
 
-def _masks(
+def masks(
     volume: Volume, picture: CurvedReformat, surface: CurvedSurface, drawn: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Labels and parts: bodies reach 14 mm to each side of the surface, a thin process 30 mm behind them."""
-    points = volume.to_lps(np.stack(np.indices(volume.hu.shape), axis=-1).astype(np.float64))
-    lateral = abs(surface.lateral(points))
     rows, columns = picture.hu.shape
     bodies = np.zeros(volume.hu.shape, np.uint8)
     behind = np.zeros(volume.hu.shape, np.uint8)
-    for into, shift_mm, reach_mm in ((bodies, 0.0, 14.0), (behind, 30.0, 3.5)):
-        pixels = np.floor(picture.to_pixel(points - [0.0, shift_mm, 0.0])).astype(int)
-        inside = (lateral <= reach_mm) & (pixels >= 0).all(-1) & (pixels[..., 0] < columns) & (pixels[..., 1] < rows)
-        into[inside] = drawn[pixels[inside][:, 1], pixels[inside][:, 0]]
+    for k in range(len(bodies)):
+        index = np.stack(np.indices(bodies.shape[1:]), axis=-1).astype(np.float64)
+        points = volume.to_lps(np.concatenate([np.full((*index.shape[:2], 1), float(k)), index], axis=-1))
+        lateral = abs(surface.lateral(points))
+        for into, shift_mm, reach_mm in ((bodies[k], 0.0, 14.0), (behind[k], 30.0, 3.5)):
+            at = np.floor(picture.to_pixel(points - [0.0, shift_mm, 0.0])).astype(int)
+            inside = (lateral <= reach_mm) & (at >= 0).all(-1) & (at[..., 0] < columns) & (at[..., 1] < rows)
+            into[inside] = drawn[at[inside][:, 1], at[inside][:, 0]]
     labels = np.where(bodies > 0, bodies, behind)
     return labels, np.where(bodies > 0, 1, np.where(behind > 0, 2, 0)).astype(np.uint8)
 

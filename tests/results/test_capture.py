@@ -8,18 +8,44 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from results_synthetic import Case, context, make_case, refused
+from results_synthetic import Case, completed, context, make_case, refused
 
-from inference.findings import Grade, Quality
-from node.results import capture_png, encode
+from inference.findings import Grade, Level, Quality
+from node.results import ResultError, capture_png, encode
 from node.results.anatomy import crop, windowed
 from node.results.capture import picture
-from node.results.drawing import BACKGROUND, FRAME, GRADE_COLOURS, TEXT, VERDICT_COLOURS
-from node.results.picture import HEADER_HEIGHT, HEIGHT, WIDTH, Caption, lay_out, notes, spread
-from node.results.wording import LIMITS_SENTENCE
+from node.results.contours import dashed, outlines
+from node.results.coronal import image_box
+from node.results.drawing import BACKGROUND, EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, VERDICT_COLOURS, spread
+from node.results.notes import Caption, notes
+from node.results.picture import HEADER_HEIGHT, HEIGHT, WIDTH, Layout, lay_out
+from node.results.pictures import Pictures
+from node.results.wording import LIMITS_SENTENCE, as_answered
 
 GREEN = GRADE_COLOURS[Grade.NORMAL]
-CAPTION = Caption("series 3, THORAX", "spine-node 0.1.0, ct 1.0.0", "2026-11-20 23:30")
+SHAPES = ("flagged", "normal", "whole_spine", "complete", "thick", "one", "unnamed", "bent")
+CAPTION = Caption("series 3, THORAX 1.0 B30f", "spine-node 0.1.0, ct 1.0.0", "2026-11-20 23:30")
+
+
+def pictures(case: Case) -> Pictures:
+    assert case.reformat is not None
+    return Pictures(case.reformat, case.coronal, case.masks_on_reformat, case.expected_on_reformat)
+
+
+def laid_out(case: Case) -> Layout:
+    return lay_out(as_answered(case.findings), pictures(case), CAPTION)
+
+
+def shaped(which: str, request: pytest.FixtureRequest) -> Case:
+    """A case by name: long and short spines, named or not, measured or not, straight or bent."""
+    if which == "one":
+        return completed(make_case(count=1))
+    if which == "unnamed":
+        return completed(make_case({4: (0.55, 0.5, 0.8)}, count=7))
+    if which == "bent":
+        return completed(make_case(count=12, first_level=Level.T6, scoliosis_mm=45.0, kyphosis_mm=50.0))
+    case: Case = request.getfixturevalue(which)
+    return case
 
 
 def pixels(case: Case, findings: object = None) -> np.ndarray:
@@ -41,8 +67,7 @@ def drawn_words(
         return original(self, xy, text, fill, font, anchor, **more)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
-    ruler = case.reformat if findings is None else None
-    picture(case.findings if findings is None else findings, ruler, case.source, context())
+    capture_png(case.source, case if findings is None else findings, context())
     return words
 
 
@@ -62,15 +87,15 @@ def test_everything_a_reader_needs_is_on_it(flagged: Case, monkeypatch: pytest.M
     assert words[0] == "AI - research use only"
     assert "FLAG: V4 severe, V6 moderate" in words
     assert "Vertebral height loss, possible fracture" in said
-    assert {"A", "P", "H", "F", "50 mm"} <= set(words)
+    assert {"A", "P", "R", "L", "H", "F", "50 mm"} <= set(words)
     assert "7 of 8 vertebrae measured; levels not seen: unknown" in said
     assert LIMITS_SENTENCE in said
     assert "series 3, THORAX 1.0 B30f" in said
     assert "cut by the edge of the field of view" in said
     for vertebra in flagged.findings.vertebrae:
-        assert words.count(vertebra.name) == 1
+        assert words.count(vertebra.name) == 2, "in the table and beside the coronal view"
     assert words.count("normal") == 5
-    for cell in ("severe", "moderate", "not measured", "11.9", "0.54", "Hm -50 %", "G only", "<=.74"):
+    for cell in ("severe", "moderate", "not measured", "11.9", "0.54", "Hm -50 %", "G only"):
         assert cell in words
 
 
@@ -89,21 +114,25 @@ def test_a_refusal_says_why_and_is_not_a_normal_result(flagged: Case, monkeypatc
     assert "AI - research use only" in words
 
 
-@pytest.mark.parametrize("which", ["flagged", "normal", "whole_spine", "one"])
-def test_text_stays_on_the_picture_off_the_anatomy_and_off_other_text(
+@pytest.mark.parametrize("which", SHAPES)
+def test_text_stays_on_the_picture_off_both_images_and_off_other_text(
     which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case: Case = make_case(count=1) if which == "one" else request.getfixturevalue(which)
+    case = shaped(which, request)
     image = pixels(case)
     words = drawn_words(monkeypatch, case)
-    assert case.reformat is not None
-    view = lay_out(case.findings, case.reformat, CAPTION).view
-    left, top, right, bottom = view.left - 1, view.top - 1, view.right, view.bottom
-    assert (image[top : bottom + 1, [left, right]] == FRAME).all()
-    assert (image[[top, bottom], left : right + 1] == FRAME).all()
-    for text, (x0, y0, x1, y1) in words:
-        assert x0 >= 0 and y0 >= 0 and x1 <= WIDTH and y1 <= HEIGHT, text
-        assert x1 <= left + 1 or x0 >= right - 1 or y1 <= top + 1 or y0 >= bottom - 1, f"{text} lies on the image"
+    layout = laid_out(case)
+    assert case.coronal is not None and layout.coronal_within is not None
+    view = layout.view
+    for left, top, right, bottom in (
+        (view.left - 1, view.top - 1, view.right, view.bottom),
+        tuple(np.add(image_box(case.coronal, layout.coronal_within), (-1, -1, 0, 0)).tolist()),
+    ):
+        assert (image[top : bottom + 1, [left, right]] == FRAME).all()
+        assert (image[[top, bottom], left : right + 1] == FRAME).all()
+        for text, (x0, y0, x1, y1) in words:
+            assert x0 >= 0 and y0 >= 0 and x1 <= WIDTH and y1 <= HEIGHT, text
+            assert x1 <= left + 1 or x0 >= right - 1 or y1 <= top + 1 or y0 >= bottom - 1, f"{text} lies on an image"
     for i, (one, a) in enumerate(words):
         for other, b in words[i + 1 :]:
             apart = a[2] <= b[0] + 1 or b[2] <= a[0] + 1 or a[3] <= b[1] + 3 or b[3] <= a[1] + 3
@@ -119,11 +148,11 @@ def test_letters_are_legible_on_a_display_of_one_megapixel(whole_spine: Case, mo
         return original(self, xy, text, fill, font, anchor, **more)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
-    picture(whole_spine.findings, whole_spine.reformat, whole_spine.source, context())
-    assert min(sizes) >= 16
+    picture(whole_spine.findings, pictures(whole_spine), whole_spine.source, context())
+    assert min(sizes) >= 15
 
 
-def test_green_means_normal_and_nothing_else(flagged: Case) -> None:
+def test_green_means_normal_and_nothing_else(flagged: Case, thick: Case) -> None:
     def has_green(image: np.ndarray) -> bool:
         return bool((image == GREEN).all(-1).any())
 
@@ -131,44 +160,45 @@ def test_green_means_normal_and_nothing_else(flagged: Case) -> None:
     assert not has_green(pixels(flagged, refused()))
     ungraded = replace(flagged.findings, vertebrae=tuple(replace(v, grade=None) for v in flagged.findings.vertebrae))
     assert not has_green(pixels(replace(flagged, findings=ungraded)))
+    assert not has_green(pixels(thick)), "not measured is never green"
     for colour in (*VERDICT_COLOURS.values(), GRADE_COLOURS[None], GRADE_COLOURS[Grade.SEVERE]):
         red, green, blue = colour
         assert green <= max(red, blue) + 5, "a colour other than that of normal looks green"
 
 
 def test_a_word_stands_in_the_colour_of_its_grade(flagged: Case) -> None:
-    assert flagged.reformat is not None
-    table = pixels(flagged)[HEADER_HEIGHT:, lay_out(flagged.findings, flagged.reformat, CAPTION).table_left :]
+    table = pixels(flagged)[HEADER_HEIGHT:, laid_out(flagged).table_left :]
     for grade in (Grade.NORMAL, Grade.MODERATE, Grade.SEVERE, None):
         assert (table == GRADE_COLOURS[grade]).all(-1).sum() > 60, grade
     assert not (table == GRADE_COLOURS[Grade.MILD]).all(-1).any()
 
 
-@pytest.mark.parametrize("which", ["flagged", "normal", "whole_spine"])
+@pytest.mark.parametrize("which", [name for name in SHAPES if name != "one"])
 def test_a_row_is_level_with_its_vertebra(
     which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case: Case = request.getfixturevalue(which)
+    case = shaped(which, request)
     assert case.reformat is not None
-    centres = lay_out(case.findings, case.reformat, CAPTION).view.rows_of(case.findings, case.reformat)
-    boxes = dict(drawn_words(monkeypatch, case))
+    layout = laid_out(case)
+    centres = layout.view.rows_of(case.findings, case.reformat)
+    boxes = {text: box for text, box in drawn_words(monkeypatch, case) if abs(box[0] - layout.table_left) < 5}
     for vertebra, centre in zip(case.findings.vertebrae, centres, strict=True):
         _, upper, _, lower = boxes[vertebra.name]
         assert upper < centre < lower, vertebra.name
 
 
-@pytest.mark.parametrize("which", ["flagged", "normal", "whole_spine", "five"])
+@pytest.mark.parametrize("which", SHAPES)
 def test_the_image_is_as_large_as_the_page_allows(which: str, request: pytest.FixtureRequest) -> None:
-    """Its height is all that header and notes leave, and what the spine needs of the reformat is on it."""
-    case: Case = make_case(count=5) if which == "five" else request.getfixturevalue(which)
-    assert case.reformat is not None
-    layout = lay_out(case.findings, case.reformat, CAPTION)
+    """It fills the height that header and notes leave or the width that the table leaves, and shows all vertebrae."""
+    case = shaped(which, request)
+    layout = laid_out(case)
     view = layout.view
     notes_below = layout.notes_at[0] < view.right
-    assert (layout.notes_at[1] if notes_below else HEIGHT) - view.bottom < 60
-    first, last = crop(case.findings, case.reformat)
+    bottom, right = (layout.notes_at[1], WIDTH) if notes_below else (HEIGHT, layout.notes_at[0])
+    assert bottom - view.bottom < 60 or right - (layout.table_left + layout.table.width) < 40
+    first, last = crop(case.findings, pictures(case))
     assert (view.first <= first).all() and (view.last >= last).all()
-    assert view.size[1] > (0.6 if notes_below else 0.8) * HEIGHT
+    assert view.size[1] > (0.45 if notes_below else 0.6) * HEIGHT
 
 
 def test_the_header_tells_the_verdict_by_colour_too(flagged: Case, normal: Case) -> None:
@@ -184,10 +214,11 @@ def test_the_header_tells_the_verdict_by_colour_too(flagged: Case, normal: Case)
 def test_the_scale_bar_is_fifty_millimetres(flagged: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The distance of two rows of the table, level with their vertebrae, in bars, is that in the patient."""
     assert flagged.reformat is not None
-    view = lay_out(flagged.findings, flagged.reformat, CAPTION).view
+    layout = laid_out(flagged)
+    view = layout.view
     margin = (pixels(flagged)[view.top :, : view.left - 1] == TEXT).all(-1)
     bar = int(margin.sum(axis=0).max())  # its column has more of the colour than any letter's
-    boxes = dict(drawn_words(monkeypatch, flagged))
+    boxes = {text: box for text, box in drawn_words(monkeypatch, flagged) if abs(box[0] - layout.table_left) < 5}
     rows = [(boxes[name][1] + boxes[name][3]) / 2 for name in ("V4", "V6")]
     centres = flagged.reformat.to_pixel(np.array([flagged.findings.vertebrae[i].centroid_lps_mm for i in (3, 5)]))
     apart_mm = (centres[1, 1] - centres[0, 1]) * flagged.reformat.spacing_mm
@@ -195,12 +226,14 @@ def test_the_scale_bar_is_fifty_millimetres(flagged: Case, monkeypatch: pytest.M
 
 
 def test_notes_name_the_vertebrae_of_each_quality_flag(flagged: Case) -> None:
-    said = " | ".join(notes(flagged.findings, CAPTION))
+    said = " | ".join(note.text for note in notes(flagged.findings, pictures(flagged), CAPTION))
     assert "V1, V7: no undeformed vertebra above and below to compare with" in said
     assert "V8: cut by the edge" in said
     assert "+/- 0.9 mm" in said
     whole = replace(flagged.findings, quality=(Quality.OUTSIDE_SCREENING_AGE, Quality.LOSSY_SOURCE))
-    assert "Note: outside screening age; source images are lossy compressed." in " ".join(notes(whole, CAPTION))
+    assert "Note: outside screening age; source images are lossy compressed." in " ".join(
+        note.text for note in notes(whole, pictures(flagged), CAPTION)
+    )
 
 
 def test_what_was_not_graded_is_not_said_to_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,3 +287,123 @@ def test_no_flag_names_what_is_deformed_all_the_same(monkeypatch: pytest.MonkeyP
         "6 graded, none raises the flag (not by itself: V1 moderate by G only, V3 mild); "
         "nothing is said of any other vertebra" in words
     )
+
+
+def test_the_cut_off_stands_beside_g_where_there_is_room(whole_spine: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [text for text, _ in drawn_words(monkeypatch, whole_spine)].count("<=.74") == 2
+
+
+def test_the_table_says_what_masks_give_and_what_is_unsafe(complete: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [text for text, _ in drawn_words(monkeypatch, complete)]
+    said = " ".join(words)
+    for cell in ("Ha", "Hm", "Hp", "G", "loss", "grade", "score", "HU", "74", "49", "140*"):
+        assert cell in words
+    assert "*: unsafe to compare" in said
+    assert "no T-score, no diagnosis of osteoporosis; 120 kV, contrast agent: unknown, kernel B30f" in said
+    assert "0 = as the neighbours predict; wedges score low; read beside the heights" in said
+    assert "Numbering: counted from last rib and sacrum, confidence 0.97; alternatives T13 to L5, T13 (0.03)." in said
+
+
+def test_attenuation_that_the_acquisition_makes_unsafe_has_a_star_at_its_heading(
+    complete: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vertebrae = tuple(replace(v, quality=()) for v in complete.findings.vertebrae)
+    findings = replace(complete.findings, vertebrae=vertebrae, quality=(Quality.CONTRAST_AGENT,))
+    words = [text for text, _ in drawn_words(monkeypatch, replace(complete, findings=findings))]
+    assert "HU*" in words and "140" in words and "HU" not in words
+    assert "contrast agent raises the HU" in " ".join(words)
+
+
+def test_columns_without_a_value_are_left_out(flagged: Case, thick: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [text for text, _ in drawn_words(monkeypatch, flagged)]
+    assert "score" not in words and "HU" not in words
+    words = [text for text, _ in drawn_words(monkeypatch, thick)]
+    assert not {"Ha", "G", "loss", "score"} & set(words)
+    assert words.count("not measured") == 10
+    assert "NOT GRADED" in words
+    assert any("named or segmented only" in word for word in words)
+    assert "0 of 10 vertebrae measured; levels not seen: T4, T5, T6, T7, L5; none graded." in " ".join(words)
+
+
+def test_an_unknown_numbering_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = " ".join(text for text, _ in drawn_words(monkeypatch, completed(make_case(count=5))))
+    assert "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top;" in said
+    assert "likeliest T12 to L4 (0.61)." in said
+
+
+def _on_image(case: Case, colour: tuple[int, int, int]) -> np.ndarray:
+    """(rows, columns) of the image: where the colour was drawn, before lines are made smooth."""
+    view = laid_out(case).view
+    part = pixels(case)[view.top : view.bottom, view.left : view.right].astype(int)
+    return np.asarray(abs(part - colour).sum(axis=-1) < 60)
+
+
+def test_bodies_are_outlined_in_the_colour_of_their_grade(complete: Case) -> None:
+    without = replace(complete, masks_on_reformat=None, expected_on_reformat=None)
+    assert (pixels(complete) != pixels(without)).any()
+    unmeasured = tuple(replace(v, keypoints_lps_mm=None, heights_mm=None) for v in complete.findings.vertebrae[1:])
+    findings = replace(complete.findings, vertebrae=(complete.findings.vertebrae[0], *unmeasured))
+    seen = replace(complete, findings=findings)
+    assert _on_image(seen, GRADE_COLOURS[None]).sum() > 200, "not measured: grey outlines"
+    assert not _on_image(seen, GRADE_COLOURS[Grade.SEVERE]).any()
+
+
+def test_the_expected_body_is_dashed_where_the_score_is_notable_and_nowhere_else(complete: Case) -> None:
+    assert complete.reformat is not None
+    blue = _on_image(complete, EXPECTED_COLOUR)
+    assert blue.sum() > 40
+    view = laid_out(complete).view
+    rows = view.rows_of(complete.findings, complete.reformat)
+    scored = [rows[5] - view.top, rows[7] - view.top]
+    for row in np.flatnonzero(blue.any(axis=1)):
+        assert min(abs(row - place) for place in scored) < 60
+    low = tuple(replace(v, abnormality_score=12.0) for v in complete.findings.vertebrae)
+    calm = replace(complete, findings=replace(complete.findings, vertebrae=low))
+    assert not _on_image(calm, EXPECTED_COLOUR).any()
+    said = " ".join(note.text for note in notes(calm.findings, pictures(calm), CAPTION))
+    assert "Blue dashes" not in said and "Thin lines" in said
+
+
+def test_outlines_lie_inside_their_masks_and_dashes_are_parts_of_them() -> None:
+    labels = np.zeros((40, 50), np.uint8)
+    labels[5:20, 10:30], labels[22:38, 12:32] = 3, 7
+    found = {ordinal: (box, edge) for ordinal, box, edge in outlines(labels, 4.0, 2)}
+    assert set(found) == {3, 7}
+    canvas = np.zeros((160, 200), bool)
+    for box, edge in found.values():
+        canvas[box] |= edge
+    enlarged = np.kron(labels > 0, np.ones((4, 4), bool))
+    grown = enlarged | np.roll(enlarged, 1, 0) | np.roll(enlarged, -1, 0) | np.roll(enlarged, 1, 1)
+    grown |= np.roll(enlarged, -1, 1)
+    assert (canvas <= grown).all() and canvas.sum() > 300
+    assert not canvas[45:55, 60:100].any(), "the inside stays free"
+    _, edge = found[3]
+    broken = dashed(edge, 8)
+    assert (broken <= edge).all() and 0.3 < broken.sum() / edge.sum() < 0.7
+    assert not dashed(np.zeros((4, 4), bool), 8).any()
+
+
+def test_maps_of_another_shape_than_the_reformat_are_an_error(complete: Case) -> None:
+    assert complete.masks_on_reformat is not None
+    with pytest.raises(ResultError, match="the masks have the shape"):
+        encode(complete.source, replace(complete, masks_on_reformat=complete.masks_on_reformat[1:]), context())
+
+
+def test_names_beside_the_coronal_view_are_level_with_their_vertebrae(
+    complete: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = laid_out(complete)
+    assert complete.coronal is not None and layout.coronal_within is not None
+    left, top, right, bottom = image_box(complete.coronal, layout.coronal_within)
+    scale = (bottom - top) / complete.coronal.hu.shape[0]
+    words = drawn_words(monkeypatch, complete)
+    for i, vertebra in enumerate(complete.findings.vertebrae):
+        row = complete.coronal.to_pixel(np.array(vertebra.centroid_lps_mm))[1] * scale + top
+        boxes = [box for text, box in words if text == vertebra.name and box[0] > layout.table_left + 5]
+        (box,) = boxes
+        assert box[1] < row < box[3], vertebra.name
+        assert box[2] < left if i % 2 == 0 else box[0] > right, "in turn on both sides"
+    marks = {text: box for text, box in words if text in ("R", "L")}
+    assert marks["R"][2] < left < right < marks["L"][0]
+    columns = complete.coronal.to_pixel(np.array([[-9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]))[:, 0]
+    assert columns[0] < columns[1], "the patient's left lies at the right"

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from results_synthetic import MODELS, Case, context
 
-from node.results import Result, encode
+from node.results import Result, encode, wording
 
 
 def _items(item: Dataset) -> Iterator[Dataset]:
@@ -71,8 +71,12 @@ def test_end_points_stand_in_patient_coordinates(flagged: Case, flagged_results:
 
 
 def test_tracking_and_segments_are_those_of_the_segmentation(flagged_results: dict[str, Result]) -> None:
-    segmentation = flagged_results["segmentation"].dataset
-    segments = {s.TrackingUID: (s.SegmentNumber, s.TrackingID) for s in segmentation.SegmentSequence}
+    segmentations = [flagged_results[kind].dataset for kind in ("segmentation", "bodies")]
+    segments = {
+        s.TrackingUID: (file.SOPInstanceUID, s.SegmentNumber, s.TrackingID)
+        for file in segmentations
+        for s in file.SegmentSequence
+    }
     (measurements,) = [
         i
         for i in flagged_results["details"].dataset.ContentSequence
@@ -85,11 +89,10 @@ def test_tracking_and_segments_are_those_of_the_segmentation(flagged_results: di
         for item in group.ContentSequence:
             if item.ConceptNameCodeSequence[0].CodeValue == "121191":
                 reference = item.ReferencedSOPSequence[0]
-                assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
-                referred[uid] = (reference.ReferencedSegmentNumber, name)
+                referred[uid] = (reference.ReferencedSOPInstanceUID, reference.ReferencedSegmentNumber, name)
     assert referred == segments
     report_uids = {i.UID for i in _items(flagged_results["report"].dataset) if i.ValueType == "UIDREF"}
-    assert set(segments) <= report_uids
+    assert {s.TrackingUID for s in segmentations[0].SegmentSequence} <= report_uids
 
 
 def test_grades_and_the_published_cut_offs_are_coded(flagged_results: dict[str, Result]) -> None:
@@ -129,6 +132,7 @@ def test_provenance_is_complete(flagged: Case, flagged_results: dict[str, Result
     assert evidence == {
         flagged.source[0].SeriesInstanceUID: len(flagged.source),
         flagged_results["segmentation"].dataset.SeriesInstanceUID: 1,
+        flagged_results["bodies"].dataset.SeriesInstanceUID: 1,
     }
 
 
@@ -146,7 +150,7 @@ def test_a_vertebra_that_was_not_measured_has_no_number_for_a_height(flagged_res
 
 
 def test_levels_are_coded_where_they_are_known(whole_spine: Case) -> None:
-    details = encode(whole_spine.source, whole_spine, context())[4]
+    details = {r.kind: r for r in encode(whole_spine.source, whole_spine, context())}["details"]
     sites = [
         i.ConceptCodeSequence[0]
         for i in _items(details.dataset)
@@ -157,3 +161,41 @@ def test_levels_are_coded_where_they_are_known(whole_spine: Case) -> None:
     assert codes[-1] == "49668003"
     assert "35769007" in codes, "T13 is a thoracic vertebra, never T12"
     assert codes.count("23215003") == 2
+    assert codes.count("280849005") == 1, "its body has a group of its own"
+
+
+def test_everything_that_masks_give_stands_in_the_group_of_the_vertebra(
+    complete: Case, complete_results: dict[str, Result], tid1500: Callable[[Result], list[dict[str, Any]]]
+) -> None:
+    read = tid1500(complete_results["details"])
+    for vertebra in complete.findings.vertebrae:
+        group = next(g for g in read if g["TrackingIdentifier"] == f"spine-node {vertebra.name}")
+        items = {item["quantity"]["CodeValue"]: item for item in group["measurementItems"]}
+        values = {code: float(item["value"]) for code, item in items.items()}
+        assert values["VFX020"] == pytest.approx(vertebra.abnormality_score, abs=0.051)
+        assert values["VFX022"] == vertebra.level_confidence
+        assert values["118565006"] == vertebra.vertebra_volume_ml
+        assert values["VFX023"] == vertebra.body_volume_ml
+        assert {items[code]["units"]["CodeValue"] for code in ("118565006", "VFX023")} == {"cm3"}
+        assert vertebra.mask_heights_mm is not None
+        heights = [values[f"VFX01{i}"] for i in (3, 4, 5)]
+        assert heights == pytest.approx(list(vertebra.mask_heights_mm.as_tuple()), abs=0.0051)
+        if vertebra.trabecular_mean_hu is None:
+            assert "112031" not in values
+        else:
+            assert values["112031"] == vertebra.trabecular_mean_hu
+            assert items["112031"]["units"]["CodeValue"] == "[hnsf'U]"
+            assert items["112031"]["derivationModifier"]["CodeValue"] == "373098007"
+        (body,) = [g for g in read if g["TrackingIdentifier"] == f"spine-node {vertebra.name} body"]
+        assert [float(item["value"]) for item in body["measurementItems"]] == [vertebra.body_volume_ml]
+
+
+def test_numbering_acquisition_and_how_to_read_are_said(complete: Case, complete_results: dict[str, Result]) -> None:
+    details = complete_results["details"]
+    said = "Numbering: counted from last rib and sacrum, confidence 0.97; alternatives T13 to L5, T13 (0.03)"
+    assert _texts(details, "VFX054") == [said] * (len(complete.findings.vertebrae) + 1)
+    with_density = sum(v.trabecular_mean_hu is not None for v in complete.findings.vertebrae)
+    assert _texts(details, "VFX043") == ["120 kV, contrast agent: unknown, kernel B30f"] * (with_density + 1)
+    assert _texts(details, "VFX044") == [wording.SCORE_SENTENCE, wording.DENSITY_SENTENCE]
+    assert "no T-score, no diagnosis of osteoporosis" in wording.DENSITY_SENTENCE
+    assert any(t.startswith("CONTRAST_UNKNOWN: unknown whether") for t in _texts(details, "VFX041"))

@@ -108,7 +108,10 @@ def test_derived_uids_never_change() -> None:
 
 def test_series_numbers_and_descriptions(flagged_results: dict[str, Result]) -> None:
     numbers = {kind: int(r.dataset.SeriesNumber) for kind, r in flagged_results.items()}
-    assert numbers == {"capture": 9001, "reformat": 9002, "report": 9003, "details": 9004, "segmentation": 9005}
+    assert numbers == {
+        **{"capture": 9001, "reformat": 9002, "report": 9003, "details": 9004},
+        **{"segmentation": 9005, "bodies": 9006},
+    }
     assert flagged_results["capture"].dataset.SeriesDescription == "AI spine: FLAG (research)"
     assert flagged_results["report"].dataset.SeriesDescription == "AI spine: FLAG report (research)"
 
@@ -126,7 +129,7 @@ def test_the_verdict_stands_within_twenty_characters(flagged: Case, normal: Case
         (refused(), "AI spine: not evalua"),
     ):
         identity = Identity.of(findings, context(revision=12))
-        for kind in ("capture", "reformat", "report", "details", "segmentation"):
+        for kind in ("capture", "reformat", "report", "details", "segmentation", "bodies"):
             description = identity.series_description(kind)
             assert description[:20].startswith(words)
             assert len(description) <= 64

@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom.uid import CTImageStorage
-from results_synthetic import UID_ROOT, Case, context, findings_of, refused, upright_vertebra
+from results_synthetic import (
+    UID_ROOT,
+    Case,
+    context,
+    findings_of,
+    masks,
+    on_reformat,
+    refused,
+    upright_vertebra,
+)
 
 from inference.grading import grade
-from inference.outline import outlines
-from inference.reformat import reformat
+from inference.reformat import coronal, reformat
 from inference.surface import CentreLine, CurvedSurface
 from node.gate import GatePolicy, LoadedSeries, load_volume, read_headers
 from node.gate.headers import has_valid_identifiers
 from node.results import Result, encode
-from node.results.report import height_lines
 
 Validate = Callable[[Result], list[str]]
 
@@ -43,10 +50,18 @@ def _screened(series: LoadedSeries) -> Case:
     spacing = series.spacing_along_normal_mm
     made = [upright_vertebra(i, 20.0 + 40 * i, 24.0, (1.0, 1.0, 1.0), line, surface) for i in range(5)]
     graded = grade(made, spacing)
-    points = [height_lines(v).reshape(6, 3) for v in graded]
-    labels = outlines(series.volume, surface, points)
+    picture = reformat(series.volume, line, surface)
+    drawn = on_reformat(picture, {v.ordinal: v.keypoints_lps_mm for v in graded})
+    labels, parts = masks(series.volume, picture, surface, drawn)
     return Case(
-        findings_of(graded, spacing), reformat(series.volume, line, surface), labels, series.volume, series.datasets
+        findings_of(graded, spacing),
+        picture,
+        labels,
+        series.volume,
+        series.datasets,
+        coronal(series.volume, line),
+        parts,
+        drawn,
     )
 
 
@@ -72,7 +87,7 @@ def test_objects_of_a_real_series_are_valid_and_lie_on_its_grid(
         assert index == pytest.approx(np.round(index), abs=1e-3)
         assert index[:2] == pytest.approx([0, 0], abs=1e-3)
         origins.add(round(index[2]))
-    assert len(origins) == len(np.flatnonzero(case.outlines.any(axis=(1, 2))))  # type: ignore[union-attr]
+    assert len(origins) == len(np.flatnonzero(case.labels.any(axis=(1, 2))))  # type: ignore[union-attr]
     for keyword in ("PatientID", "StudyInstanceUID", "StudyDate"):
         assert seg.get(keyword, "") == abdomen.datasets[0].get(keyword, "")
 

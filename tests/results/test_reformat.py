@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from results_synthetic import Case, context, make_case
@@ -54,7 +56,7 @@ def test_values_below_the_intercept_are_clipped_and_never_wrap_round() -> None:
 
 
 def _with(case: Case, reformat: CurvedReformat) -> Case:
-    return Case(case.findings, reformat, case.outlines, case.volume, case.source)
+    return replace(case, reformat=reformat)
 
 
 @pytest.mark.parametrize("value", [0.7421875, 1 / 3, 0.9765625, 1e-5 / 3, 123.456789012345678])

@@ -46,7 +46,7 @@ def test_flagged_vertebrae_come_first_worst_first_then_top_to_bottom(flagged_res
 
 
 def test_names_of_levels_start_the_comment(whole_spine: Case) -> None:
-    report = encode(whole_spine.source, whole_spine, context())[3]
+    report = {r.kind: r for r in encode(whole_spine.source, whole_spine, context())}["report"]
     comments = [_comment(group) for group in groups(report)]
     assert comments[:4] == ["T9 severe, Ha -50 %", "T12 moderate, Ha -26 %", "T2 not graded", "T3 not graded"]
     assert comments[-1] == "L5"
@@ -56,6 +56,15 @@ def test_names_of_levels_start_the_comment(whole_spine: Case) -> None:
         if _name(item) == "363698007"
     ]
     assert sites == ["82687006"]
+
+
+def test_scores_stand_in_the_comment_where_they_say_something(complete: Case) -> None:
+    vertebrae = list(complete.findings.vertebrae)
+    vertebrae[1] = replace(vertebrae[1], abnormality_score=31.4)
+    changed = replace(complete, findings=replace(complete.findings, vertebrae=tuple(vertebrae)))
+    report = {r.kind: r for r in encode(changed.source, changed, context())}["report"]
+    comments = [_comment(group) for group in groups(report)]
+    assert comments[:4] == ["T13 severe, Hm -50 %, score 74", "L2 moderate, Ha -32 %, score 49", "T8", "T9, score 31"]
 
 
 def test_the_comment_is_the_first_line_a_viewer_shows(flagged_results: dict[str, Result]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import highdicom as hd
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from results_synthetic import Case, context, from_disk, make_case, refused
@@ -95,7 +96,7 @@ def test_objects_of_an_evaluated_series_are_valid(name: str, small: Case, valida
         HOSTILE[name](header)
     source = [from_disk(header) for header in source]
     results = encode(source, small, context())
-    assert [r.kind for r in results] == ["reformat", "capture", "segmentation", "report", "details"]
+    assert [r.kind for r in results] == ["reformat", "capture", "segmentation", "bodies", "report", "details"]
     assert {r.kind: validation_errors(r) for r in results} == {r.kind: [] for r in results}
 
 
@@ -127,9 +128,9 @@ def test_every_refusal_can_be_said(flagged: Case) -> None:
 
 
 def test_no_flag_one_vertebra_and_eighteen_are_valid(
-    normal: Case, whole_spine: Case, validation_errors: Validate
+    normal: Case, whole_spine: Case, complete: Case, validation_errors: Validate
 ) -> None:
-    for case in (normal, make_case(count=1), whole_spine):
+    for case in (normal, make_case(count=1), whole_spine, complete):
         results = encode(case.source, case, context())
         assert {r.kind: validation_errors(r) for r in results} == {r.kind: [] for r in results}
 
@@ -155,22 +156,26 @@ def test_a_revision_with_predecessors_is_valid(flagged: Case, validation_errors:
             assert referenced.ReferencedSOPClassUID == first[result.kind].dataset.SOPClassUID
 
 
-def test_without_outlines_there_is_no_segmentation_and_the_rest_is_valid(
+def test_without_masks_there_is_no_segmentation_and_the_rest_is_valid(
     flagged: Case, validation_errors: Validate
 ) -> None:
-    results = encode(flagged.source, replace(flagged, outlines=None), context())
+    results = encode(flagged.source, replace(flagged, labels=None, parts=None), context())
     assert [r.kind for r in results] == ["reformat", "capture", "report", "details"]
     assert [validation_errors(r) for r in results] == [[], [], [], []]
+    empty = replace(flagged, labels=np.zeros_like(flagged.labels), parts=np.zeros_like(flagged.parts))
+    assert [r.kind for r in encode(flagged.source, empty, context())] == [r.kind for r in results]
 
 
-def test_outlines_of_another_number_of_slices_are_an_error(flagged: Case) -> None:
-    with pytest.raises(ValueError, match="outlines have the shape"):
+def test_masks_of_another_number_of_slices_are_an_error(flagged: Case) -> None:
+    with pytest.raises(ValueError, match="masks have the shape"):
         encode(flagged.source[:-1], flagged, context())
 
 
-def test_sr_dumpers_accept_every_document(flagged: Case, whole_spine: Case, dumped: Callable[[Result], str]) -> None:
-    for case in (flagged, whole_spine):
-        for result in encode(case.source, case, context())[3:]:
+def test_sr_dumpers_accept_every_document(
+    flagged: Case, whole_spine: Case, complete: Case, dumped: Callable[[Result], str]
+) -> None:
+    for case in (flagged, whole_spine, complete):
+        for result in encode(case.source, case, context())[4:]:
             text = dumped(result)
             assert "Comprehensive 3D SR Document" in text
             assert "CONTINUOUS" not in text
@@ -189,6 +194,29 @@ def test_highdicom_reads_the_documents_and_the_segmentation_back(flagged_results
     path.write_bytes(flagged_results["segmentation"].encoded())
     segmentation = hd.seg.segread(path)
     assert segmentation.number_of_segments == 7
+
+
+def test_names_without_heights_give_masks_and_a_text_report(
+    thick: Case, validation_errors: Validate, dumped: Callable[[Result], str]
+) -> None:
+    """A report of title 126000 without lines opens as a black view: what was named is said in text."""
+    results = {r.kind: r for r in encode(thick.source, thick, context())}
+    assert list(results) == ["reformat", "capture", "segmentation", "bodies", "report", "details"]
+    assert {kind: validation_errors(r) for kind, r in results.items()} == {kind: [] for kind in results}
+    assert {r.dataset.SeriesDescription[:20] for r in results.values()} == {"AI spine: not graded"}
+    report = dumped(results["report"])
+    assert "Basic Text SR Document" in report
+    for words in (
+        "Not all algorithms succeeded; with findings",
+        "no heights were measured",
+        "levels not seen: T4, T5, T6, T7, L5",
+        "Numbering: counted from last rib and sacrum",
+        "L4 (confidence 0.97), 50.0 ml, body 32.0 ml, 140 HU",
+        "no diagnosis of osteoporosis",
+        "neither a normal nor an abnormal result",
+    ):
+        assert words in report
+    assert "Comprehensive 3D SR Document" in dumped(results["details"])
 
 
 def test_a_refusal_supersedes_both_documents_of_the_answer_before(small: Case, validation_errors: Validate) -> None:
