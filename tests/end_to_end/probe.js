@@ -1,7 +1,7 @@
 // Runs inside OHIF's page: opens one result after the other and posts what the viewer made of it.
 (async () => {
   localStorage.setItem("shownTours", JSON.stringify(["basicViewerTour"]));
-  const RESULTS = [9001, 9002, 9003, 9004, 9005];
+  const RESULTS = [9001, 9002, 9003, 9004, 9005, 9006];
   const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
   const post = (report) => fetch("/report", { method: "POST", body: JSON.stringify(report) });
 
@@ -42,6 +42,7 @@
     9003: () => drawnLines().length > 0,
     9004: () => document.body.innerText.includes("Vertebral Screening Details"),
     9005: () => segments().length > 0,
+    9006: () => segments().some((label) => label.endsWith(" body")),
   };
 
   const began = await until(ready, 90);

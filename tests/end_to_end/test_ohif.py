@@ -1,4 +1,4 @@
-"""The results of a phantom CT in OHIF, as a reader would open them: capture, reformat, lines, details, segmentation."""
+"""The results of a phantom CT in OHIF, as a reader would open them: capture, reformat, lines, details, masks."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def reports(
         url = f"{viewer.url}/viewer?StudyInstanceUIDs={answered.decision.study_uid}"
         with browsing(chromium, url, folder / "chromium"):
             heard: dict[Any, dict[str, Any]] = {"start": viewer.report(180)}
-            assert heard["start"]["began"], "OHIF did not list the five results"
-            for _ in range(5):
+            assert heard["start"]["began"], "OHIF did not list the six results"
+            for _ in range(6):
                 report = viewer.report(120)
                 heard[report["number"]] = report
     yield answered.folder, heard
@@ -77,8 +77,8 @@ Reports = tuple[Path, dict[Any, dict[str, Any]]]
 
 def test_every_result_is_listed_and_shown(reports: Reports) -> None:
     _, heard = reports
-    assert {9001, 9002, 9003, 9004, 9005} <= set(heard["start"]["series"])
-    assert {number: heard[number]["shown"] for number in range(9001, 9006)} == dict.fromkeys(range(9001, 9006), True)
+    assert {9001, 9002, 9003, 9004, 9005, 9006} <= set(heard["start"]["series"])
+    assert {number: heard[number]["shown"] for number in range(9001, 9007)} == dict.fromkeys(range(9001, 9007), True)
 
 
 def test_every_height_of_the_report_is_read_with_our_words(reports: Reports) -> None:
@@ -113,8 +113,12 @@ def test_the_details_are_a_readable_tree(reports: Reports) -> None:
 
 def test_every_segment_has_its_label(reports: Reports) -> None:
     folder, heard = reports
-    segmentation = pydicom.dcmread(folder / "segmentation.dcm", stop_before_pixels=True)
-    assert heard[9005]["segments"] == [item.SegmentLabel for item in segmentation.SegmentSequence]
+    whole, bodies = (
+        [item.SegmentLabel for item in pydicom.dcmread(folder / name, stop_before_pixels=True).SegmentSequence]
+        for name in ("segmentation.dcm", "bodies.dcm")
+    )
+    assert heard[9005]["segments"] == whole
+    assert [label for label in heard[9006]["segments"] if label not in whole] == bodies
 
 
 def measurement_groups(report: pydicom.Dataset) -> list[tuple[str, list[tuple[str, float, list[float]]]]]:

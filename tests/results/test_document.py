@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from results_synthetic import Case, context, make_case, refused
+from results_synthetic import Case, completed, context, make_case, refused
 
 from inference.findings import KEYPOINTS, Findings, Heights, Numbering
 from node.results import findings_document
@@ -40,6 +40,7 @@ def test_the_promised_names_are_there(flagged: Case) -> None:
         "pipeline",
         "patient",
         "numbering",
+        "acquisition",
         "spacing_along_spine_mm",
         "vertebrae",
         "plan",
@@ -54,7 +55,7 @@ def test_the_promised_names_are_there(flagged: Case) -> None:
     assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1"}
     assert made["quality"] == ["LEVELS_UNKNOWN"]
     assert made["timings_s"] == {"inference": 1.25, "gate": 0.5, "results": 0.7}
-    assert (made["plan"], made["numbering"]) == (None, None)
+    assert (made["plan"], made["numbering"], made["acquisition"]) == (None, None, None)
 
 
 def test_values_are_those_of_the_findings(flagged: Case) -> None:
@@ -75,7 +76,7 @@ def test_what_was_not_measured_is_null(flagged: Case) -> None:
     for name in (
         *("level", "level_confidence", "keypoints_lps_mm", "keypoints_px", "heights_mm", "height_ratio"),
         *("height_loss", "compression_ratio_percent", "grade", "abnormality_score"),
-        *("vertebra_volume_ml", "body_volume_ml", "trabecular_mean_hu"),
+        *("vertebra_volume_ml", "body_volume_ml", "trabecular_mean_hu", "mask_heights_mm"),
     ):
         assert last[name] is None, name
     assert document(flagged)["vertebrae"][0]["height_loss"] is None, "the first vertebra has no neighbour above"
@@ -111,6 +112,39 @@ def test_levels_and_numbering(whole_spine: Case) -> None:
     assert [v["level"] for v in made["vertebrae"]][11:15] == ["T12", "T13", "L1", "L2"]
     assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"]}
     assert made["quality"] == []
+
+
+def test_what_masks_give(complete: Case) -> None:
+    made = document(complete)
+    first = made["vertebrae"][2]
+    given = complete.findings.vertebrae[2]
+    assert given.mask_heights_mm is not None
+    assert list(first["mask_heights_mm"].values()) == list(given.mask_heights_mm.as_tuple())
+    assert (first["vertebra_volume_ml"], first["body_volume_ml"]) == (43.0, 25.0)
+    assert (first["abnormality_score"], first["trabecular_mean_hu"]) == (given.abnormality_score, 147.0)
+    assert made["acquisition"] == {"kvp": 120.0, "contrast": None, "kernel": "B30f", "sharp_kernel": False}
+
+
+def test_a_numbering_that_is_not_known_keeps_its_alternatives() -> None:
+    made = document(completed(make_case(count=3)))
+    alternatives = ["T12 to L4 (0.61)", "T11 to L3 (0.35)"]
+    assert made["numbering"] == {"anchor": "", "confidence": 0.0, "alternatives": alternatives}
+    assert [v["level"] for v in made["vertebrae"]] == [None] * 3
+
+
+def test_names_without_heights_are_evaluated_without_a_flag(thick: Case) -> None:
+    made = document(thick)
+    assert (made["status"], made["patient"]["flag"], made["patient"]["worst_grade"]) == ("evaluated", None, None)
+    assert made["vertebrae"][0]["level"] == "T8"
+    assert made["vertebrae"][0]["heights_mm"] is None
+
+
+def test_a_document_of_the_version_before_is_still_valid(flagged: Case) -> None:
+    made = document(flagged)
+    del made["acquisition"]
+    for vertebra in made["vertebrae"]:
+        del vertebra["mask_heights_mm"]
+    jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(made)
 
 
 def test_seen_but_never_measured_is_not_evaluable_here_too() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from results_synthetic import Case, make_case, refused
 
-from inference.findings import Grade, Heights, PatientFinding, Quality, VertebraFinding
+from inference.findings import Acquisition, Grade, Heights, Numbering, PatientFinding, Quality, VertebraFinding
 from inference.refusal import RefusalCode
 from node.results import wording
 
@@ -32,6 +32,10 @@ def vertebra(**changes: object) -> VertebraFinding:
         ({"grade": None}, "V3 not graded"),
         ({"quality": (Quality.G_ONLY,), "height_loss": None}, "V3 moderate, G 0.71"),
         ({"height_loss": None}, "V3 moderate"),
+        ({"abnormality_score": 70.6}, "V3 moderate, Hm -30 %, score 71"),
+        ({"grade": Grade.NORMAL, "abnormality_score": 12.0}, "V3"),
+        ({"grade": Grade.NORMAL, "abnormality_score": 25.0}, "V3, score 25"),
+        ({"grade": None, "abnormality_score": 3.0}, "V3 not graded, score 3"),
         ({"height_loss": Heights(-0.1, 0.2, 0.0), "grade": Grade.MILD}, "V3 mild, Hm -20 %"),
     ],
 )
@@ -79,14 +83,94 @@ def test_a_partial_vertebra_is_not_measured_whatever_it_carries() -> None:
     assert said[1:] == findings.vertebrae[1:]
 
 
-def test_an_answer_without_a_measured_vertebra_is_not_evaluable(flagged: Case) -> None:
+def test_an_answer_with_vertebrae_that_were_only_seen_is_not_evaluable(flagged: Case, normal: Case) -> None:
     seen_only = replace(flagged.findings, vertebrae=flagged.findings.vertebrae[7:])
     answered = wording.as_answered(seen_only)
     assert answered.refusal is not None
     assert answered.refusal.code is RefusalCode.NO_VERTEBRA_FOUND
     assert answered.patient.flag is None
     assert answered.vertebrae == ()
-    assert wording.as_answered(flagged.findings) is flagged.findings
+    assert wording.as_answered(normal.findings) is normal.findings
+
+
+def test_names_and_masks_without_heights_are_an_answer_without_a_verdict(thick: Case) -> None:
+    said = wording.as_answered(thick.findings)
+    assert said.refusal is None and said.vertebrae == thick.findings.vertebrae
+    assert thick.findings.patient.flag is False
+    assert said.patient == PatientFinding(None, None, "height-loss/1"), "nothing was looked at: no flag is no verdict"
+    assert wording.verdict(said) == "not graded"
+    unnamed = tuple(replace(v, level=None, level_confidence=None) for v in thick.findings.vertebrae)
+    assert wording.as_answered(replace(thick.findings, vertebrae=unnamed)).refusal is None
+    only_named = tuple(replace(v, vertebra_volume_ml=None) for v in thick.findings.vertebrae)
+    assert wording.as_answered(replace(thick.findings, vertebrae=only_named)).refusal is None
+
+
+def test_measured_but_not_graded_is_neither_flag_nor_no_flag(normal: Case) -> None:
+    ungraded = tuple(replace(v, grade=None, rule=None) for v in normal.findings.vertebrae)
+    said = wording.as_answered(replace(normal.findings, vertebrae=ungraded))
+    assert (said.patient.flag, said.patient.worst_grade) == (None, None)
+
+
+def test_a_vertebra_that_is_cut_has_no_volume_score_or_attenuation(complete: Case) -> None:
+    cut = replace(complete.findings.vertebrae[2], quality=(Quality.PARTIAL,))
+    findings = replace(complete.findings, vertebrae=(cut, *complete.findings.vertebrae[3:]))
+    said = wording.as_answered(findings).vertebrae[0]
+    assert (said.name, said.level_confidence) == ("T10", 0.97)
+    for name in ("vertebra_volume_ml", "body_volume_ml", "abnormality_score", "trabecular_mean_hu", "mask_heights_mm"):
+        assert getattr(cut, name) is not None
+        assert getattr(said, name) is None
+
+
+@pytest.mark.parametrize(
+    ("numbering", "said"),
+    [
+        (None, None),
+        (Numbering("sacrum", 0.934), "Numbering: counted from sacrum, confidence 0.93"),
+        (
+            Numbering("last rib and sacrum", 0.97, ("T13 to L5, T13 (0.02)", "T12 to L6, L6 (0.01)")),
+            "Numbering: counted from last rib and sacrum, confidence 0.97; "
+            "alternatives T13 to L5, T13 (0.02); T12 to L6, L6 (0.01)",
+        ),
+        (
+            Numbering("", 0.0, ("T12 to L4 (0.61)", "T11 to L3 (0.35)")),
+            "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top; "
+            "likeliest T12 to L4 (0.61)",
+        ),
+        (
+            Numbering("", 0.0),
+            "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top",
+        ),
+    ],
+)
+def test_the_numbering_in_words(numbering: Numbering | None, said: str | None, normal: Case) -> None:
+    assert wording.numbering_text(replace(normal.findings, numbering=numbering)) == said
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "said"),
+    [
+        (None, "tube voltage unknown, contrast agent: unknown, kernel unknown"),
+        (Acquisition(120.0, False, "B30f", False), "120 kV, contrast agent: no, kernel B30f"),
+        (Acquisition(100.0, True, "Br64", True), "100 kV, contrast agent: yes, kernel Br64 (sharp)"),
+        (Acquisition(kernel="Körnig"), "tube voltage unknown, contrast agent: unknown, kernel Ko?rnig"),
+    ],
+)
+def test_the_acquisition_in_words(acquisition: Acquisition | None, said: str) -> None:
+    assert wording.acquisition_text(acquisition) == said
+
+
+def test_neighbours_are_named_as_a_range(whole_spine: Case) -> None:
+    v = whole_spine.findings.vertebrae
+    assert wording.names_text(v[:1]) == "T1"
+    assert wording.names_text(v[:2]) == "T1, T2"
+    assert wording.names_text((*v[:3], v[5], *v[11:])) == "T1 to T3, T6, T12 to L5"
+    assert wording.names_text(()) == ""
+
+
+def test_names_that_were_not_measured_are_not_said_to_be_unseen(thick: Case) -> None:
+    said = wording.seen_text(thick.findings)
+    assert said == "0 of 10 vertebrae measured; levels not seen: T4, T5, T6, T7, L5"
+    assert wording.graded_text(thick.findings) == "none graded"
 
 
 def test_the_verdicts(flagged: Case, normal: Case) -> None:
@@ -104,7 +188,8 @@ def test_the_verdicts(flagged: Case, normal: Case) -> None:
 
 def test_never_fracture_alone_and_always_ascii() -> None:
     assert wording.FLAG_SENTENCE == "Vertebral height loss, possible fracture"
-    for sentence in (*wording.QUALITY_SENTENCES.values(), wording.LIMITS_SENTENCE, wording.RESEARCH):
+    sentences = (wording.LIMITS_SENTENCE, wording.RESEARCH, wording.DENSITY_SENTENCE, wording.SCORE_SENTENCE)
+    for sentence in (*wording.QUALITY_SENTENCES.values(), *sentences, wording.NAMED_ONLY_SENTENCE):
         assert sentence.isascii()
     for flag in Quality:
         assert wording.quality_sentence(flag)
