@@ -53,7 +53,7 @@ class Case(NamedTuple):
     centre
         (3,) LPS mm: where the segmenter is told that the body is.
     vertebra, body
-        Shape of ``volume.hu``: truth; ``body`` is ``None`` where it is not known.
+        Shape of ``volume.hu``: truth.
     vertebra_ml, body_ml
         True volumes, partial volume taken into account.
     """
@@ -63,7 +63,7 @@ class Case(NamedTuple):
     volume: Volume
     centre: NDArray[np.float64]
     vertebra: NDArray[np.bool_]
-    body: NDArray[np.bool_] | None
+    body: NDArray[np.bool_]
     vertebra_ml: float
     body_ml: float
 
@@ -101,7 +101,6 @@ def _write(path: Path, cases: list[Case]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"count": len(cases)}
     for n, case in enumerate(cases):
-        assert case.body is not None
         arrays[f"hu{n}"], arrays[f"affine{n}"], arrays[f"centre{n}"] = case.volume.hu, case.volume.affine, case.centre
         arrays[f"truth{n}"] = case.vertebra.astype(np.uint8) + case.body
         arrays[f"said{n}"] = np.array([case.group, case.vertebra_ml, case.body_ml])
