@@ -248,13 +248,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--from-weights", type=Path, help="begin with these safetensors (shipped weights, say)")
+    parser.add_argument("--rate", type=float, help="largest learning rate, where it is not to be the task's own")
     parser.add_argument("--fresh", action="store_true", help="ignore an earlier checkpoint")
     parser.add_argument("--folder", type=Path, help=f"where checkpoint and log are kept (default {BUILD}/<network>)")
     options = parser.parse_args(arguments)
     if options.minutes is None and options.steps is None:
         parser.error("say how long: --minutes or --steps")
     torch.set_num_threads(options.threads)
-    training = Training(load_task(options.network), options.folder or BUILD / options.network, seed=options.seed)
+    task = load_task(options.network)
+    if options.rate is not None:
+        task.learning_rate = options.rate
+    training = Training(task, options.folder or BUILD / options.network, seed=options.seed)
     if not options.fresh and training.resume():
         print(f"going on from step {training.step} of {training.checkpoint}")
     elif options.from_weights is not None:
