@@ -27,6 +27,8 @@ class ReadVertebra:
     largest_loss: float | None
     height_ratio: float | None
     grade: Grade | None
+    score: float | None = None
+    trabecular_mean_hu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def _vertebra(group: Dataset) -> ReadVertebra | None:
         largest_loss=max(losses) if losses else None,
         height_ratio=numbers.get(codes.HEIGHT_RATIO.value),
         grade=grade,
+        score=numbers.get(codes.ABNORMALITY_SCORE.value),
+        trabecular_mean_hu=numbers.get(codes.ATTENUATION.value),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 from pydicom import dcmread
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -190,7 +191,20 @@ def _show(
     for line in outcomes:
         console.print(f"not answered: {escape(line)}")
     flagged = _severe_are_flagged(found, truth, console)
-    return 0 if valid and flagged and not parked and (objects or not truth) else 1
+    named = _names_are_right(found, truth, console)
+    return 0 if valid and flagged and named and not parked and (objects or not truth) else 1
+
+
+def _names_are_right(found: Sequence[ReadAnswer], truth: Sequence[TrueVertebra], console: Console) -> bool:
+    """Whether no vertebra of known level bears another name; says which one does. No name is not a wrong one."""
+    wrong = []
+    for vertebra in (v for answer in found for v in answer.vertebrae):
+        said, nearest = vertebra.name.removeprefix("spine-node "), _nearest(vertebra, truth)
+        if nearest is not None and not said.startswith("V") and said != nearest.level:
+            wrong.append(f"{nearest.level} was called {said}")
+    if wrong:
+        console.print(f"[red]named wrongly:[/red] {escape(', '.join(wrong))}")
+    return not wrong
 
 
 def _severe_are_flagged(found: Sequence[ReadAnswer], truth: Sequence[TrueVertebra], console: Console) -> bool:
@@ -223,9 +237,11 @@ def _validate(objects: list[Path], console: Console) -> bool:
 
 def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: Console) -> None:
     title = {True: "FLAG: vertebral height loss, possible fracture", False: "no flag", None: "not graded"}[answer.flag]
-    table = Table("", "Ha/Hm/Hp mm", "G", "loss", "grade", title=f"{title} (research use only)")
+    table = Table(title=f"{title} (research use only)", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for header in ("", "Ha/Hm/Hp mm", "-%", "grade", "score", "HU"):
+        table.add_column(header)
     if truth:
-        for header in ("truth", "true mm", "loss"):
+        for header in ("truth", "true mm", "-%"):
             table.add_column(header)
     for column in table.columns:
         column.no_wrap = True
@@ -233,9 +249,10 @@ def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: 
         row = [
             escape(vertebra.name.removeprefix("spine-node ")),
             "/".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
-            f"{vertebra.height_ratio:.2f}" if vertebra.height_ratio is not None else "",
-            f"{100 * vertebra.largest_loss:.0f} %" if vertebra.largest_loss is not None else "",
+            f"{100 * vertebra.largest_loss:.0f}" if vertebra.largest_loss is not None else "",
             str(vertebra.grade or ""),
+            f"{vertebra.score:.0f}" if vertebra.score is not None else "",
+            f"{vertebra.trabecular_mean_hu:.0f}" if vertebra.trabecular_mean_hu is not None else "",
         ]
         if truth:
             row += _truth_columns(vertebra, truth)
@@ -247,12 +264,22 @@ def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: 
 
 
 def _truth_columns(vertebra: ReadVertebra, truth: Sequence[TrueVertebra]) -> list[str]:
-    centre = np.asarray(vertebra.centroid_lps_mm)
-    nearest = min(truth, key=lambda t: float(np.linalg.norm(np.asarray(t.centroid_lps_mm) - centre)))
-    if float(np.linalg.norm(np.asarray(nearest.centroid_lps_mm) - centre)) > MATCH_MM:
-        return ["[red]no vertebra here[/red]", "", ""]
+    nearest = _nearest(vertebra, truth)
+    if nearest is None:
+        return ["[red]none here[/red]", "", ""]
     name = nearest.level if nearest.deformity == "none" else f"{nearest.level} {nearest.deformity}"
-    return [name, "/".join(f"{h:.1f}" for h in nearest.heights_mm), f"{100 * float(max(nearest.loss)):.0f} %"]
+    return [name, "/".join(f"{h:.1f}" for h in nearest.heights_mm), f"{100 * float(max(nearest.loss)):.0f}"]
+
+
+def _nearest(vertebra: ReadVertebra, truth: Sequence[TrueVertebra]) -> TrueVertebra | None:
+    """The true vertebra at this place."""
+    centre = np.asarray(vertebra.centroid_lps_mm)
+
+    def distance(true: TrueVertebra) -> float:
+        return float(np.linalg.norm(np.asarray(true.centroid_lps_mm) - centre))
+
+    nearest = min(truth, key=distance, default=None)
+    return nearest if nearest is not None and distance(nearest) <= MATCH_MM else None
 
 
 def _found(true: TrueVertebra, answer: ReadAnswer) -> bool:
