@@ -31,10 +31,14 @@ train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits 
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"
 
 train: train-env  ## every shipped model again, MINUTES each; resumes where it was stopped
-	$(BIN)/python -m onnx_models.training.train localizer --minutes $(MINUTES)
-	$(BIN)/python -m onnx_models.training.export localizer
-	$(BIN)/python -m onnx_models.training.train keypoints --minutes $(MINUTES)
-	$(BIN)/python -m onnx_models.training.export keypoints
+	$(BIN)/python -m onnx_models.training.labeller_scenes
+	$(BIN)/python -m onnx_models.training.segmenter_generator phantom --count 900
+	$(BIN)/python -m onnx_models.training.segmenter_generator held-out --count 60
+	$(BIN)/python -m onnx_models.training.completion_data
+	for network in localizer keypoints labeller segmenter completion; do \
+	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
+	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \
+	done
 	$(BIN)/python -m onnx_models.training.evaluate
 
 debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
