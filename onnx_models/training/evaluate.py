@@ -145,7 +145,7 @@ def write_cards(folder: Path, told: Record, command: str) -> list[str]:
 
 def evaluate_groups(options: argparse.Namespace, command: str) -> None:
     """Judge ``phantom-eval/2`` and write what is told of it."""
-    runner = load_group_runner(options.folder)
+    runner = load_group_runner(options.folder, masks=not options.without_masks)
     cases = min(options.patients if options.patients is not None else runner.chosen.cases, runner.chosen.cases)
     todo = [(group, index) for index in range(2 if options.quick else cases) for group in runner.chosen.groups]
     deadline = time.monotonic() + 60 * options.minutes
@@ -169,11 +169,10 @@ def evaluate_groups(options: argparse.Namespace, command: str) -> None:
     told = group_figures(records, head)
     GROUPS_RESULT.parent.mkdir(parents=True, exist_ok=True)
     GROUPS_RESULT.write_text(json.dumps(told, indent=1) + "\n")
-    sections = {
-        "labeller.md": names_section(told, command),
-        "segmenter.md": masks_section(told, command),
-        "completion.md": scores_section(told, command),
-    }
+    sections = {"labeller.md": names_section(told, command)}
+    if not options.without_masks:
+        sections["segmenter.md"] = masks_section(told, command)
+        sections["completion.md"] = scores_section(told, command)
     for name, section in sections.items():
         print(section, end="\n\n")
         path = options.folder / name
@@ -188,6 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", type=int, choices=(1, 2), default=1, help="phantom-eval/1 or phantom-eval/2")
     parser.add_argument("--patients", type=int, help="only so many patients of the set, or cases of each group")
     parser.add_argument("--negatives", type=int, help="only so many of the images that must be refused")
+    parser.add_argument("--without-masks", action="store_true", help="of phantom-eval/2 the names alone")
     parser.add_argument("--quick", action="store_true", help="8 patients and 4 negatives; cards are left alone")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with what there is")

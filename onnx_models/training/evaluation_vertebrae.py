@@ -72,9 +72,9 @@ class GroupRunner:
         return made
 
 
-def load_group_runner(folder: Path = MODELS) -> GroupRunner:
-    """The models of ``folder`` on the CPU, one thread, with the pipeline's own settings."""
-    settings = CtSettings()
+def load_group_runner(folder: Path = MODELS, masks: bool = True) -> GroupRunner:
+    """The models of ``folder`` on the CPU, one thread, with the pipeline's own settings; without masks names alone."""
+    settings = CtSettings() if masks else CtSettings(masks=None, abnormality=None)
     return GroupRunner(
         load_groups(), load_models(folder, "cpu", threads=1, names=list(settings.networks)), settings, source_hash()
     )
