@@ -43,12 +43,15 @@ class MaskSettings:
     smallest_piece
         Pieces of posterior elements that are cut off from the largest are kept down to this part of it: thin laminae
         may be lost between two halves of an arch.
+    mirrored
+        The network is asked a second time with left and right exchanged, and the mean of both answers is taken.
     """
 
     network: str = "segmenter"
     threshold: float = 0.5
     smallest_ml: float = 1.0
     smallest_piece: float = 0.2
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,9 @@ def _piece(volume: Volume, centroid: Floats, models: Models, settings: MaskSetti
         return None
     patch = np.stack([normalised(image), heat_map()])[None]
     said = models.run(settings.network, {"patch": patch})["probability"][0]
+    if settings.mirrored:
+        other = models.run(settings.network, {"patch": np.ascontiguousarray(patch[..., ::-1])})["probability"][0]
+        said = (said + other[..., ::-1]) / 2
     probability = cleaned(np.where(seen, said[1:], np.float32(0)), settings)
     if probability[:, probability.sum(axis=0) >= settings.threshold].sum() * STEP_MM**3 / 1000 < settings.smallest_ml:
         return None

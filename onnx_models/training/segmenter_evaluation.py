@@ -163,7 +163,6 @@ class _Once(Models):
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         key = inputs["patch"].tobytes()
         if key not in self.known:
-            self.known.clear()
             self.known[key] = super().run(name, inputs)
         return self.known[key]
 
@@ -173,6 +172,7 @@ def choose_threshold(models: Models, settings: MaskSettings, cases: list[Case]) 
     once = _Once(models.sessions, models.identities, models.provider)
     found: dict[float, list[Figure]] = {threshold: [] for threshold in THRESHOLDS}
     for case in cases:
+        once.known.clear()
         for threshold, figures in found.items():
             figures.append(figure_of(case, once, replace(settings, threshold=threshold)))
     return {
@@ -193,10 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.segmenter_evaluation", description=__doc__)
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--mirrored", action="store_true", help="the mean of the patch and its mirror image")
     parser.add_argument("--threshold", action="store_true", help="compare thresholds on other held-out patches instead")
     options = parser.parse_args(arguments)
     models = load_models(options.models, "cpu", threads=1, names=["segmenter"])
-    settings = MaskSettings()
+    settings = replace(MaskSettings(), mirrored=MaskSettings().mirrored or options.mirrored)
     if options.threshold:
         answer = {name: choose_threshold(models, settings, cases) for name, cases in threshold_cases().items() if cases}
     else:

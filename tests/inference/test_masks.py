@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_a_patch_of_a_parallel_grid_is_the_patch_of_its_points(
         points = points_of(patch)
         assert np.abs(image - image_of(volume, points)).max() < 0.01
         assert (seen == inside(volume, points)).all()
+
+
+def test_a_mirrored_answer_is_turned_back_before_the_mean_is_taken() -> None:
+    lopsided = _volume(CENTROIDS, _grid((1.5, 1.0, 1.0), (-50, -40, 70)), (100, 110, 100))
+    lopsided.hu[..., 70:] = 0
+    models = _models()
+    once = segment(lopsided, CENTROIDS, models, SETTINGS)
+    twice = segment(lopsided, CENTROIDS, models, replace(SETTINGS, mirrored=True))
+    assert models.sessions["segmenter"].runs == 3 * len(CENTROIDS)
+    assert np.allclose(once.volumes_ml, twice.volumes_ml)
+    assert (once.labels == twice.labels).all()
 
 
 def test_some_masks_alone_are_counted_from_one() -> None:
