@@ -26,7 +26,7 @@ FRONT_MM, BEHIND_MM, BEYOND_MM = 30.0, 45.0, 20.0
 """Shown before and behind, above and below the vertebrae; the whole is in the reformat."""
 SUPERSAMPLE = 2
 """Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
-OUTLINE = 3
+OUTLINE = 2
 """Thickness of an outline, and `DASH` the length of its dashes, at the supersampled size."""
 DASH = 14
 MARK_SIZE = 22
