@@ -44,6 +44,7 @@ def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Seq
         _heights(findings),
         _lines(findings, pictures),
         "" if {DENSITY, UNSAFE_DENSITY}.isdisjoint(columns) else _density(findings),
+        _answer(findings),
         _doubts(findings),
         wording.LIMITS_SENTENCE,
         f"Source: {caption.source}. {caption.software}, {caption.date}.",
@@ -127,7 +128,15 @@ def _doubts(findings: Findings) -> str:
     for flag, those in by_flag.items():
         who = "all" if len(those) == len(findings.vertebrae) > 1 else wording.names_text(those)
         doubts.append(f"{who}: {wording.quality_sentence(flag)}.")
-    whole = [f for f in wording.answer_quality(findings) if f is not Quality.LEVELS_UNKNOWN and f not in by_flag]
-    if whole:
-        doubts.append(f"Note: {'; '.join(wording.quality_sentence(flag) for flag in whole)}.")
     return " ".join(doubts)
+
+
+def _answer(findings: Findings) -> str:
+    """What is doubtful of the whole answer."""
+    of_vertebrae = {flag for vertebra in findings.vertebrae for flag in vertebra.quality}
+    whole = [
+        wording.quality_sentence(flag)
+        for flag in wording.answer_quality(findings)
+        if flag is not Quality.LEVELS_UNKNOWN and flag not in of_vertebrae
+    ]
+    return f"Note: {'; '.join(whole)}." if whole else ""
