@@ -26,8 +26,8 @@ FRONT_MM, BEHIND_MM, BEYOND_MM = 30.0, 45.0, 20.0
 """Shown before and behind, above and below the vertebrae; the whole is in the reformat."""
 SUPERSAMPLE = 2
 """Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
-OUTLINE = 3
-"""Thickness of an outline, and `DASH` the length of its dashes, at the supersampled size."""
+OUTLINE, EXPECTED_OUTLINE = 2, 3
+"""Thickness of the outlines, and `DASH` the length of the dashes, at the supersampled size."""
 DASH = 14
 MARK_SIZE = 22
 BAR_LABEL_SIZE = 18
@@ -173,7 +173,7 @@ def _outlined(canvas: NDArray[np.uint8], findings: Findings, pictures: Pictures,
         if labels is None:
             continue
         shown = labels[view.first[1] : view.last[1], view.first[0] : view.last[0]]
-        for ordinal, (rows, columns), edge in outlines(shown, factor, OUTLINE):
+        for ordinal, (rows, columns), edge in outlines(shown, factor, EXPECTED_OUTLINE if is_expected else OUTLINE):
             vertebra = vertebrae.get(ordinal)
             if vertebra is None or (is_expected and not shows_expected(vertebra)):
                 continue

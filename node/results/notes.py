@@ -12,8 +12,11 @@ from node.results.drawing import DIM, TEXT, Line, broken, lines_height
 from node.results.pictures import Pictures
 from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column
 
-LARGEST, SMALLEST = 20, 13
+LARGEST, SMALLEST = 20, 14
 """Size of the letters in pixels; the notes that come first are larger by 2."""
+CUT = " ... (more in the details)"
+LEAST_CHARACTERS = 150
+"""A shorter note is not cut."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Seq
         _heights(findings),
         _lines(findings, pictures),
         "" if {DENSITY, UNSAFE_DENSITY}.isdisjoint(columns) else _density(findings),
+        _answer(findings),
         _doubts(findings),
         wording.LIMITS_SENTENCE,
         f"Source: {caption.source}. {caption.software}, {caption.date}.",
@@ -51,15 +55,27 @@ def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Seq
 
 
 def note_lines(said: Sequence[Note], width: int, height: int) -> list[Line]:
-    """The notes in lines of ``width``; the type shrinks until they fit ``height``."""
-    lines: list[Line] = []
+    """The notes in lines of ``width``; the type shrinks until they fit ``height``, then the longest are cut short."""
     for size in range(LARGEST, SMALLEST - 1, -1):
-        lines = []
-        for text, bright in said:
-            letters, colour = (size + 2, TEXT) if bright else (size, DIM)
-            lines += [(part, letters, colour) for part in broken(text, letters, width)]
+        lines = _lines_of(said, size, width)
         if lines_height(lines) <= height:
+            return lines
+    notes = list(said)
+    while lines_height(lines) > height:
+        longest = max((i for i, note in enumerate(notes) if not note.bright), key=lambda i: len(notes[i].text))
+        text = notes[longest].text.removesuffix(CUT)
+        if len(text) < LEAST_CHARACTERS:
             break
+        notes[longest] = Note(text[: int(0.9 * len(text))].rpartition(" ")[0] + CUT)
+        lines = _lines_of(notes, SMALLEST, width)
+    return lines
+
+
+def _lines_of(said: Sequence[Note], size: int, width: int) -> list[Line]:
+    lines: list[Line] = []
+    for text, bright in said:
+        letters, colour = (size + 2, TEXT) if bright else (size, DIM)
+        lines += [(part, letters, colour) for part in broken(text, letters, width)]
     return lines
 
 
@@ -112,7 +128,15 @@ def _doubts(findings: Findings) -> str:
     for flag, those in by_flag.items():
         who = "all" if len(those) == len(findings.vertebrae) > 1 else wording.names_text(those)
         doubts.append(f"{who}: {wording.quality_sentence(flag)}.")
-    whole = [f for f in wording.answer_quality(findings) if f is not Quality.LEVELS_UNKNOWN and f not in by_flag]
-    if whole:
-        doubts.append(f"Note: {'; '.join(wording.quality_sentence(flag) for flag in whole)}.")
     return " ".join(doubts)
+
+
+def _answer(findings: Findings) -> str:
+    """What is doubtful of the whole answer."""
+    of_vertebrae = {flag for vertebra in findings.vertebrae for flag in vertebra.quality}
+    whole = [
+        wording.quality_sentence(flag)
+        for flag in wording.answer_quality(findings)
+        if flag is not Quality.LEVELS_UNKNOWN and flag not in of_vertebrae
+    ]
+    return f"Note: {'; '.join(whole)}." if whole else ""

@@ -177,7 +177,7 @@ def _subtitle(findings: Findings) -> str:
     if findings.patient.flag:
         return f"{wording.FLAG_SENTENCE}: please check on the reformat and the source images"
     if not wording.measured(findings):
-        return wording.NAMED_ONLY_SENTENCE
+        return wording.named_only_text(findings)
     if findings.patient.flag is None:
         return "Heights were measured, but no vertebra could be graded"
     lesser = [_below_the_flag(v) for v in findings.vertebrae if v.grade is not None and v.grade is not Grade.NORMAL]

@@ -23,11 +23,11 @@ from node.results.structured import HAS_CONCEPT_MOD, code, container, document, 
 from node.results.wording import (
     DENSITY_SENTENCE,
     LIMITS_SENTENCE,
-    NAMED_ONLY_SENTENCE,
     RESEARCH,
     acquisition_text,
     answer_quality,
     measured,
+    named_only_text,
     numbering_text,
     quality_sentence,
     seen_text,
@@ -80,7 +80,7 @@ def _named(findings: Findings) -> list[ContentItem]:
     numbering = numbering_text(findings)
     return [
         code(codes.CAD_SUMMARY, codes.NOT_ALL_ALGORITHMS_SUCCEEDED),
-        text(codes.FINDING, wrapped(f"{NAMED_ONLY_SENTENCE}.")),
+        text(codes.FINDING, wrapped(f"{named_only_text(findings)}.")),
         text(codes.SEEN, wrapped(seen_text(findings))),
         *([text(codes.NUMBERING, wrapped(numbering))] if numbering else []),
         *(text(codes.FINDING, wrapped(_line(v))) for v in findings.vertebrae),

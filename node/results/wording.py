@@ -296,6 +296,13 @@ def acquisition_text(acquisition: Acquisition | None) -> str:
     return ascii_text(f"{voltage}, contrast agent: {contrast}, {kernel}" + (" (sharp)" if given.sharp_kernel else ""))
 
 
+def named_only_text(findings: Findings) -> str:
+    """What an answer without heights says of itself."""
+    spacing = findings.spacing_along_spine_mm
+    thick = f" (slices {spacing:.1f} mm apart)" if spacing is not None else ""
+    return f"Named or segmented only{thick}: no heights were measured, so no loss of height can be told"
+
+
 def verdict_sentence(findings: Findings) -> str:
     """The answer in one line, as it stands in large letters on the capture."""
     if findings.refusal is not None:

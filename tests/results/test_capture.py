@@ -247,12 +247,27 @@ def test_what_was_not_graded_is_not_said_to_be_graded(monkeypatch: pytest.Monkey
 
 
 def test_many_vertebrae_and_many_notes_still_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case(count=24, unmeasured=(24,))
+    case = completed(make_case(count=24, unmeasured=(24,)))
     quality = (Quality.LOW_CONFIDENCE, Quality.NEAR_EDGE, Quality.COARSE_SPACING, Quality.OFF_CENTRE_LINE)
     vertebrae = tuple(replace(v, quality=(*v.quality, *quality[: v.ordinal % 4])) for v in case.findings.vertebrae)
     crowded = replace(case, findings=replace(case.findings, vertebrae=vertebrae, quality=tuple(Quality)))
-    for text, (_, _, x1, y1) in drawn_words(monkeypatch, crowded):
+    words = drawn_words(monkeypatch, crowded)
+    for text, (_, _, x1, y1) in words:
         assert x1 <= WIDTH and y1 <= HEIGHT, text
+    said = " ".join(text for text, _ in words)
+    assert "... (more in the details)" in said
+    for whole in ("23 of 24 vertebrae measured", "likeliest T12 to L4", LIMITS_SENTENCE, "Source: series 3"):
+        assert whole in said
+    layout = laid_out(crowded)
+    assert crowded.coronal is not None and layout.coronal_within is not None
+    left, top, right, bottom = image_box(crowded.coronal, layout.coronal_within)
+    assert bottom - top > 200
+    for text, (x0, y0, x1, y1) in words:
+        assert x1 <= left or x0 >= right or y1 <= top or y0 >= bottom, f"{text} lies on the coronal view"
+    names = [(text, box) for text, box in words if box[0] > layout.table_left + 300 and text.startswith("V")]
+    for i, (one, a) in enumerate(names):
+        for other, b in names[i + 1 :]:
+            assert a[2] <= b[0] + 1 or b[2] <= a[0] + 1 or a[3] <= b[1] + 3 or b[3] <= a[1] + 3, f"{one} {other}"
 
 
 def test_window() -> None:
@@ -321,7 +336,7 @@ def test_columns_without_a_value_are_left_out(flagged: Case, thick: Case, monkey
     assert not {"Ha", "G", "loss", "score"} & set(words)
     assert words.count("not measured") == 10
     assert "NOT GRADED" in words
-    assert any("named or segmented only" in word for word in words)
+    assert any("Named or segmented only (slices 5.0 mm apart)" in word for word in words)
     assert "0 of 10 vertebrae measured; levels not seen: T4, T5, T6, T7, L5; none graded." in " ".join(words)
 
 

@@ -171,6 +171,9 @@ def test_names_that_were_not_measured_are_not_said_to_be_unseen(thick: Case) -> 
     said = wording.seen_text(thick.findings)
     assert said == "0 of 10 vertebrae measured; levels not seen: T4, T5, T6, T7, L5"
     assert wording.graded_text(thick.findings) == "none graded"
+    assert wording.named_only_text(thick.findings) == (
+        "Named or segmented only (slices 5.0 mm apart): no heights were measured, so no loss of height can be told"
+    )
 
 
 def test_the_verdicts(flagged: Case, normal: Case) -> None:
@@ -189,7 +192,7 @@ def test_the_verdicts(flagged: Case, normal: Case) -> None:
 def test_never_fracture_alone_and_always_ascii() -> None:
     assert wording.FLAG_SENTENCE == "Vertebral height loss, possible fracture"
     sentences = (wording.LIMITS_SENTENCE, wording.RESEARCH, wording.DENSITY_SENTENCE, wording.SCORE_SENTENCE)
-    for sentence in (*wording.QUALITY_SENTENCES.values(), *sentences, wording.NAMED_ONLY_SENTENCE):
+    for sentence in (*wording.QUALITY_SENTENCES.values(), *sentences):
         assert sentence.isascii()
     for flag in Quality:
         assert wording.quality_sentence(flag)
