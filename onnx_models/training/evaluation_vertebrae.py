@@ -103,14 +103,14 @@ def prepared(chosen: GroupSet, group: str, index: int) -> tuple[Volume, NDArray[
 
 def named_truth(case: EvaluationCase) -> Record:
     """`truth_of` of a case; each vertebra has its ``number`` in the parts, and the two uppermost ones, which have no
-    parts, are there by name and centre alone, so that a name given to them can be judged."""
+    parts, are there by name and centre alone, in view or nearly, so that a name given to them can be judged."""
     truth = truth_of(case, "group")
     levels = [v.level for v in case.patient.vertebrae]
     for vertebra in truth["vertebrae"]:
         vertebra["number"] = levels.index(vertebra["level"]) + 1
     low, high = (float(corner[2]) for corner in extent(case.volume))
     for name, centre in zip(*named_centres(case.patient), strict=True):
-        if name in ("C1", "C2") and low <= centre[2] <= high:
+        if name in ("C1", "C2") and low - MATCH_MM <= centre[2] <= high + MATCH_MM:
             truth["vertebrae"].append(
                 {"level": name, "view": "edge", "centre": centre.tolist(), "loss": [0.0] * 3, "number": 0}
                 | {"deformity": "none", "metal": False}
