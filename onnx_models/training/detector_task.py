@@ -160,7 +160,7 @@ def export(folder: Path = MODELS) -> Exported:
         preprocessing=PREPROCESSING,
         provenance={
             "trained_on": "procedural phantoms (onnx_models/training/phantom) only; no real image",
-            "steps": state["step"],
+            "steps": state["steps"],
             "seed": state["seed"],
             "source": "onnx_models/training/detector_task.py",
         },

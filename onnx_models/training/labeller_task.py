@@ -186,6 +186,7 @@ def export(folder: Path = MODELS) -> Exported:
             "trained_on": "procedural phantoms (onnx_models/training/phantom) only; no real image",
             "steps": state["steps"],
             "seed": state["seed"],
+            "begun_from": state["begun_from"],
             "source": "onnx_models/training/labeller_task.py",
         },
         card="labeller.md",
