@@ -96,6 +96,7 @@ EVALUATED = sorted(
         "Comprehensive 3D SR Storage",
         "Comprehensive 3D SR Storage",
         "Segmentation Storage",
+        "Segmentation Storage",
     ]
 )
 

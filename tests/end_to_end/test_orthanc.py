@@ -49,7 +49,7 @@ def test_a_real_ct_comes_back_as_valid_objects_in_the_same_study(
         for series in pacs.get("/series?expand"):
             if str(series["MainDicomTags"].get("SeriesDescription", "")).startswith("AI spine"):
                 results += series["Instances"]
-        assert len(results) == 5
+        assert len(results) == 6
         documents = 0
         for instance in results:
             path = tmp_path / f"{instance}.dcm"

@@ -8,14 +8,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation
 
-from inference.findings import KEYPOINTS, Grade
+from inference.ct import CtSettings, evaluate
+from inference.findings import KEYPOINTS, Grade, Level
 from inference.geometry import Volume
+from inference.masks import BODY
 from inference.refusal import RefusalCode
 from inference.runtime import Models, load_models
 from inference.sampling import inside
-from inference.screening import screen
 from onnx_models.training.phantom import (
     Patient,
     acquire,
@@ -32,7 +32,7 @@ SILVER = {31: "L1", 30: "L2", 29: "L3", 28: "L4", 27: "L5"}
 
 @pytest.fixture(scope="module")
 def shipped() -> Models:
-    return load_models(SHIPPED, "cpu", threads=1)
+    return load_models(SHIPPED, "cpu", threads=1, names=CtSettings().networks)
 
 
 def keypoints_of(vertebra) -> np.ndarray:
@@ -51,10 +51,11 @@ def scan(patient: Patient) -> Volume:
 
 @pytest.mark.parametrize("make", [kyphotic_patient, gibbus_patient, scoliotic_patient])
 def test_drawn_lines_and_heights_are_right_on_bent_spines(make: Callable[[int], Patient], shipped: Models) -> None:
-    """60 degrees of kyphosis, a gibbus of 30 degrees, scoliosis: every height drawn as reported, and true."""
+    """60 degrees of kyphosis, a gibbus of 30 degrees, scoliosis: every height drawn as reported, and true; no name is
+    wrong, and masks lie on their vertebrae."""
     patient = make(1)
     volume = scan(patient)
-    result = screen(volume, shipped, age_years=70)
+    result = evaluate(volume, shipped, age_years=70)
     measured = [v for v in result.findings.vertebrae if v.heights_mm]
     truth = [v for v in patient.vertebrae if v.level != "S1" and inside(volume, v.keypoints_lps_mm, 3.0).all()]
     errors = []
@@ -62,6 +63,9 @@ def test_drawn_lines_and_heights_are_right_on_bent_spines(make: Callable[[int], 
         near = [m for m in measured if np.linalg.norm(np.array(m.centroid_lps_mm) - vertebra.centroid_lps_mm) < 6]
         assert len(near) == 1, f"{vertebra.level} found {len(near)} times"
         errors.extend(np.array(near[0].heights_mm.as_tuple()) - vertebra.heights_mm)
+        assert near[0].level in (None, vertebra.level)
+        at = tuple(np.rint(volume.to_index(np.array(vertebra.centroid_lps_mm))).astype(int))
+        assert (result.labels[at], result.parts[at]) == (near[0].ordinal, BODY)
     assert len(truth) >= 14
     stated = measured[0].height_uncertainty_mm
     assert np.mean(np.abs(errors) < 2 * stated) > 0.95
@@ -88,7 +92,7 @@ def test_the_healthy_abdomen(real_data: Path, shipped: Models) -> None:
     report = folder / "spine_report" / "example_ct_report"
     silver, parts = (nifti(report / f"totalseg{s}.nii.gz", np.uint8) for s in ("", "_vertebrae_body"))
     bodies = silver.hu * (parts.hu == 1)
-    result = screen(volume, shipped, age_years=55)
+    result = evaluate(volume, shipped, age_years=55)
     measured = [v for v in result.findings.vertebrae if v.heights_mm]
     found = []
     for vertebra in measured:
@@ -104,19 +108,19 @@ def test_the_healthy_abdomen(real_data: Path, shipped: Models) -> None:
     assert found == ["L1", "L2", "L3", "L4", "L5"]
     assert result.findings.patient.flag is False
     assert not any(v.grade in (Grade.MODERATE, Grade.SEVERE) for v in measured)
-    near = binary_dilation(bodies > 0, iterations=1)
-    index = np.argwhere(result.outlines > 0)
-    there = np.rint(silver.to_index(volume.to_lps(index))).astype(int)
-    assert near[tuple(there.T)].mean() >= 0.95
-    for n, ordinal in zip(SILVER, range(1, 6), strict=True):
-        own = result.outlines[tuple(index.T)][bodies[tuple(there.T)] == n]
-        assert set(own) == {ordinal}
+    for vertebra, (n, name) in zip(measured, SILVER.items(), strict=True):
+        assert vertebra.level in (None, Level(name)), f"{name} was called {vertebra.level}"
+        index = np.argwhere(result.labels == vertebra.ordinal)
+        there = np.rint(silver.to_index(volume.to_lps(index))).astype(int)
+        own = silver.hu[tuple(there.T)]
+        assert (own == n).mean() >= 0.8 and np.isin(own, [n, 0]).mean() >= 0.97, f"the mask of {name} is elsewhere"
+        assert (own == n).sum() / (silver.hu == n).sum() * np.prod(volume.spacing_mm) / np.prod(silver.spacing_mm) > 0.6
 
 
 @pytest.mark.real_data
 def test_a_heart_without_a_spine_is_refused(real_data: Path, shipped: Models) -> None:
     volume = nifti(real_data / "totalsegmentator" / "pulmonary_report_models_ct_cropped.nii.gz")
-    findings = screen(volume, shipped, age_years=60).findings
+    findings = evaluate(volume, shipped, age_years=60).findings
     assert findings.refusal.code in (
         RefusalCode.NO_SPINE_FOUND,
         RefusalCode.TOO_LITTLE_SPINE,
@@ -130,5 +134,5 @@ def test_a_few_slices_are_too_little(real_data: Path, shipped: Models) -> None:
     whole = nifti(real_data / "totalsegmentator" / "example_ct.nii.gz")
     affine = whole.affine.copy()
     affine[:3, 3] = whole.to_lps(np.array([60.0, 0, 0]))
-    findings = screen(Volume(whole.hu[60:74], affine), shipped, age_years=55).findings
+    findings = evaluate(Volume(whole.hu[60:74], affine), shipped, age_years=55).findings
     assert findings.refusal.code in (RefusalCode.TOO_LITTLE_SPINE, RefusalCode.NO_SPINE_FOUND)
