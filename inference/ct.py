@@ -239,7 +239,9 @@ class _Run:
         thickest = self.settings.thickest_mm if self.settings.labelling is not None else rule.coarse_spacing_mm
         if self.spacing_mm > thickest + 1e-6:
             return Refusal(RefusalCode.SLICES_TOO_THICK, f"({self.spacing_mm:.1f} mm.)")
-        if not rule.mild_is_told(self.spacing_mm):
+        if not rule.heights_are_told(self.spacing_mm):
+            self.quality += (Quality.HEIGHTS_NOT_TOLD,)
+        elif not rule.mild_is_told(self.spacing_mm):
             self.quality += (Quality.COARSE_SPACING,)
         return None
 
@@ -340,9 +342,7 @@ class _Run:
         )
 
     def _answer(self, vertebrae: tuple[Vertebra, ...]) -> CtAnswer:
-        measured = any(v.heights_mm for v in vertebrae)
-        patient = grading.patient_finding(vertebrae) if measured else PatientFinding(None, None, grading.RULE)
-        return CtAnswer(self._findings(patient, vertebrae), self.picture, self.coronal)
+        return CtAnswer(self._findings(grading.patient_finding(vertebrae), vertebrae), self.picture, self.coronal)
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
         known = self.numbering is not None and self.numbering.known

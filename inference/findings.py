@@ -78,6 +78,8 @@ class Quality(StrEnum):
     """The centre line is unsure at this vertebra."""
     COARSE_SPACING = "COARSE_SPACING"
     """Spacing along the spine above 1.5 mm: the uncertainty of each height is larger."""
+    HEIGHTS_NOT_TOLD = "HEIGHTS_NOT_TOLD"
+    """Spacing along the spine above 3 mm: vertebrae are named and segmented, their heights not measured."""
     METAL = "METAL"
     """Metal or cement (above 1,800 HU) in or beside the body."""
     OUTSIDE_SCREENING_AGE = "OUTSIDE_SCREENING_AGE"

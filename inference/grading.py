@@ -244,11 +244,14 @@ def _graded(
 
 
 def patient_finding(vertebrae: Sequence[VertebraFinding]) -> PatientFinding:
-    """The patient's flag: a graded vertebra moderate or worse by loss, or severe by its own ratio alone."""
+    """The patient's flag: a graded vertebra moderate or worse by loss, or severe by its own ratio alone.
+
+    ``None`` where no vertebra was graded.
+    """
     grades = [v.grade for v in vertebrae if v.grade is not None]
     return PatientFinding(
         worst_grade=max(grades, key=lambda g: g.rank, default=None),
-        flag=any(_flags(v) for v in vertebrae),
+        flag=any(_flags(v) for v in vertebrae) if grades else None,
         rule=RULE,
     )
 

@@ -39,6 +39,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.NEAR_EDGE: "a point lies within one slice of the edge of the field of view",
     Quality.OFF_CENTRE_LINE: "the centre line is unsure here",
     Quality.COARSE_SPACING: "slice spacing above 1.5 mm: heights are less certain",
+    Quality.HEIGHTS_NOT_TOLD: "slices too thick to measure heights: names and masks only",
     Quality.METAL: "metal or cement in or beside the body",
     Quality.OUTSIDE_SCREENING_AGE: "outside screening age",
     Quality.AGE_UNKNOWN: "age unknown",

@@ -39,7 +39,7 @@ def grades(vertebrae, spacing=1.0, **more) -> list[Grade | None]:
 def test_a_healthy_spine_is_normal_and_not_flagged() -> None:
     found = grade(spine(0, 0, 0, 0, 0), 1.0)
     assert {v.grade for v in found} == {Grade.NORMAL}
-    assert patient_finding(found).flag is False
+    assert patient_finding(found).flag is None
     assert patient_finding(found).worst_grade is Grade.NORMAL
     assert [Quality.G_ONLY in v.quality for v in found] == [True, False, False, False, True]
     assert all(v.rule == RULE for v in found)
@@ -268,9 +268,9 @@ def test_wrong_use_is_refused() -> None:
         GradingRule(fine_spacing_mm=4.0)
 
 
-def test_nothing_found_is_no_flag() -> None:
+def test_nothing_graded_is_neither_flag_nor_no_flag() -> None:
     verdict = patient_finding(())
-    assert (verdict.flag, verdict.worst_grade) == (False, None)
+    assert (verdict.flag, verdict.worst_grade) == (None, None)
 
 
 def test_uncertainty_grows_with_spacing() -> None:
