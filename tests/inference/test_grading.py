@@ -39,7 +39,7 @@ def grades(vertebrae, spacing=1.0, **more) -> list[Grade | None]:
 def test_a_healthy_spine_is_normal_and_not_flagged() -> None:
     found = grade(spine(0, 0, 0, 0, 0), 1.0)
     assert {v.grade for v in found} == {Grade.NORMAL}
-    assert patient_finding(found).flag is None
+    assert patient_finding(found).flag is False
     assert patient_finding(found).worst_grade is Grade.NORMAL
     assert [Quality.G_ONLY in v.quality for v in found] == [True, False, False, False, True]
     assert all(v.rule == RULE for v in found)
@@ -217,7 +217,7 @@ def test_moderate_and_normal_are_said_up_to_three_millimetres() -> None:
 def test_nothing_is_measured_beyond_three_millimetres() -> None:
     found = grade(spine(0, 0.6, 0), 4.0)
     assert all(v.grade is None and v.height_ratio is None for v in found)
-    assert patient_finding(found).flag is False
+    assert patient_finding(found).flag is None
 
 
 def test_levels_once_known() -> None:
