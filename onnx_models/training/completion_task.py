@@ -25,7 +25,7 @@ from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.1.0"
+VERSION = "1.0.0"
 REALISM_WEIGHT = 0.003
 """Weight of the critic's opinion beside cross entropy and Dice."""
 REALISM_FROM = 0.25
