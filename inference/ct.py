@@ -27,7 +27,7 @@ from inference.localization import localize
 from inference.masks import MaskSettings, VertebraMasks, segment
 from inference.masks_heights import body_surface_heights
 from inference.numbering import NamedSequence, NumberingSettings
-from inference.overlay import bodies_on, expected_on
+from inference.overlay import bodies_on, expected_in, expected_on
 from inference.patients import several_people
 from inference.reformat import CoronalPicture, CurvedReformat, coronal, reformat
 from inference.refusal import Refusal, RefusalCode
@@ -99,6 +99,8 @@ class CtAnswer:
         uint8, shape of ``volume.hu``: 0, or the ordinal of the vertebra; ``None`` when nothing was segmented.
     parts
         uint8, the same shape: 1 vertebral body, 2 posterior elements.
+    expected_labels
+        uint8, the same shape: 0, or the ordinal of the vertebra whose expected body lies there; only where asked for.
     masks_on_reformat
         uint8 of the shape of ``reformat.hu``: ordinal of the vertebral body that a pixel shows.
     expected_on_reformat
@@ -110,6 +112,7 @@ class CtAnswer:
     coronal: CoronalPicture | None = None
     labels: NDArray[np.uint8] | None = None
     parts: NDArray[np.uint8] | None = None
+    expected_labels: NDArray[np.uint8] | None = None
     masks_on_reformat: NDArray[np.uint8] | None = None
     expected_on_reformat: NDArray[np.uint8] | None = None
 
@@ -121,6 +124,8 @@ def evaluate(
     age_years: float | None = None,
     acquisition: Acquisition | None = None,
     progress: Callable[[str], None] | None = None,
+    *,
+    with_expected: bool = False,
 ) -> CtAnswer:
     """Evaluate one CT volume.
 
@@ -136,6 +141,8 @@ def evaluate(
         What the headers say of tube voltage, contrast agent and kernel.
     progress
         Called with a few words before each step.
+    with_expected
+        Also give the expected bodies on the grid of the volume.
 
     Returns
     -------
@@ -145,7 +152,7 @@ def evaluate(
         models, settings or CtSettings(), spacing_along_z_mm(volume), acquisition or Acquisition(), Steps(progress)
     )
     try:
-        return run.evaluate(volume, age_years)
+        return run.evaluate(volume, age_years, with_expected)
     except ModelRunError as error:
         return run.refused(Refusal(RefusalCode.MODEL_FAILED, f"({error})"))
 
@@ -165,7 +172,7 @@ class _Run:
     picture: CurvedReformat | None = None
     coronal: CoronalPicture | None = None
 
-    def evaluate(self, volume: Volume, age_years: float | None) -> CtAnswer:
+    def evaluate(self, volume: Volume, age_years: float | None, with_expected: bool) -> CtAnswer:
         screened = self.settings.screening
         if (refusal := self._refusal_before_looking(age_years)) is not None:
             return self.refused(refusal)
@@ -219,6 +226,7 @@ class _Run:
             self._answer(graded),
             labels=masks.labels,
             parts=masks.parts,
+            expected_labels=expected_in(volume, expected) if with_expected else None,
             masks_on_reformat=shown,
             expected_on_reformat=predicted,
         )

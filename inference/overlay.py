@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from inference.abnormality import GRID_MM, Expected
 from inference.geometry import Volume
-from inference.masks import BODY
+from inference.masks import BODY, on_grid
 from inference.reformat import CurvedReformat
 
 ROWS_AT_ONCE = 128
@@ -51,6 +51,26 @@ def expected_on(picture: CurvedReformat, expected: Mapping[int, Expected]) -> ND
         said = map_coordinates(body.occupancy, index.reshape(-1, 3).T, order=1, output=np.float32)
         block = out[rows, columns]
         block[(said.reshape(block.shape) >= 0.5) & (block == 0)] = ordinal
+    return out
+
+
+def expected_in(volume: Volume, expected: Mapping[int, Expected]) -> NDArray[np.uint8]:
+    """uint8 of the shape of ``volume.hu``: ordinal of the vertebra whose expected body a voxel's centre lies in.
+
+    Where two expected bodies overlap the upper one has the voxel.
+    """
+    out = np.zeros(volume.hu.shape, np.uint8)
+    for ordinal, body in sorted(expected.items()):
+        last = np.array(body.occupancy.shape) - 1.0
+        corners = np.array([[(last if (n >> a) & 1 else 0 * last)[a] for a in range(3)] for n in range(8)])
+        index = volume.to_index(corners @ body.affine[:3, :3].T + body.affine[:3, 3])
+        low = np.clip(np.floor(index.min(axis=0)).astype(int), 0, out.shape)
+        high = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, out.shape)
+        if (high <= low).any():
+            continue
+        box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+        block = out[box]
+        block[(on_grid(body.occupancy, body.affine, volume, box) >= 0.5) & (block == 0)] = ordinal
     return out
 
 

@@ -21,7 +21,7 @@ from inference.runtime import Models, load_models
 from inference.screening import ScreeningSettings
 from node import __version__
 from node.gate import GatePolicy, LoadedSeries, Unevaluable
-from node.results import DocumentReference, Result, ResultContext, encode, findings_document
+from node.results import EXPECTED, DocumentReference, Result, ResultContext, encode, findings_document
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -142,7 +142,15 @@ def answer(
     if isinstance(series, Unevaluable):
         said = CtAnswer(_not_evaluable(series.refusal, models))
     else:
-        said = evaluate(series.volume, models, ct_settings(settings), series.age_years, series.acquisition, progress)
+        said = evaluate(
+            series.volume,
+            models,
+            ct_settings(settings),
+            series.age_years,
+            series.acquisition,
+            progress,
+            with_expected=any(EXPECTED.name in destination.kinds for destination in settings.destinations),
+        )
         quality = tuple(dict.fromkeys((*series.quality, *said.findings.quality)))
         said = replace(said, findings=replace(said.findings, quality=quality))
     inferred = time.perf_counter()

@@ -24,7 +24,9 @@ AETitle = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-Kind = Literal["reformat", "capture", "segmentation", "bodies", "report", "details"]
+Kind = Literal["reformat", "capture", "segmentation", "bodies", "expected", "report", "details"]
+ON_REQUEST: tuple[Kind, ...] = ("expected",)
+"""Kinds that a destination gets only where it names them."""
 """Kinds of result (node.results)."""
 Pause = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LONGEST_SOCKET_PATH = 107
@@ -104,8 +106,12 @@ class Destination(_Section):
     ae_title: AETitle
     calling_ae_title: AETitle | None = None
     kinds: tuple[Kind, ...] = ()
-    """Kinds of object it takes, for instance [capture, report]; empty: all."""
+    """Kinds of object it takes, for instance [capture, report]; empty: all but those on request."""
     timeout_s: float = Field(30.0, gt=0)
+
+    def takes(self, kind: str) -> bool:
+        """Whether objects of this kind are sent there."""
+        return kind in self.kinds if self.kinds else kind not in ON_REQUEST
 
 
 class Deliver(_Section):

@@ -217,7 +217,7 @@ class Workflow:
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:
                 for row_id, row in zip(ids, rows, strict=True):
-                    if not destination.kinds or row.kind in destination.kinds:
+                    if destination.takes(row.kind):
                         deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)

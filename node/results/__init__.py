@@ -10,8 +10,10 @@ from node.results.context import DocumentReference, Result, ResultContext, Resul
 from node.results.document import findings_document
 from node.results.encode import capture_png, encode
 from node.results.identity import Identity, derived_uid
+from node.results.segmentation import EXPECTED
 
 __all__ = [
+    "EXPECTED",
     "DocumentReference",
     "Identity",
     "Result",

@@ -82,8 +82,8 @@ class ResultContext:
 class Result:
     """One built DICOM object.
 
-    ``kind`` is "reformat", "capture", "segmentation", "bodies", "report" or "details"; ``ordinal`` counts objects of
-    one kind from 1; ``filename`` is the name promised for ``analyze``.
+    ``kind`` is "reformat", "capture", "segmentation", "bodies", "expected", "report" or "details"; ``ordinal`` counts
+    objects of one kind from 1; ``filename`` is the name promised for ``analyze``.
     """
 
     kind: str

@@ -19,6 +19,7 @@ from node.results.reformat import Ruler, build_reformat
 from node.results.report import build_report
 from node.results.segmentation import (
     BODIES,
+    EXPECTED,
     WHOLE,
     Segmentation,
     SliceReference,
@@ -48,6 +49,9 @@ class Answer(Protocol):
 
     @property
     def parts(self) -> NDArray[np.uint8] | None: ...
+
+    @property
+    def expected_labels(self) -> NDArray[np.uint8] | None: ...
 
     @property
     def masks_on_reformat(self) -> NDArray[np.uint8] | None: ...
@@ -126,7 +130,7 @@ def _segmented(
     context: ResultContext,
     references: Sequence[SliceReference] | None,
 ) -> list[Segmentation]:
-    """The segmentations that have a voxel: the vertebrae, and their bodies where the parts are told apart."""
+    """The segmentations that have a voxel: the vertebrae, their bodies, and those that were expected if asked for."""
     if answer.labels is None:
         return []
     labels = in_source_order(answer.labels, source, references)
@@ -139,6 +143,10 @@ def _segmented(
         if parts is not None:
             bodies = body_labels(labels, parts)
             built.append(build_segmentation(BODIES, bodies, source, findings, identity, context, images))
+    if answer.expected_labels is not None:
+        expected = in_source_order(answer.expected_labels, source, references)
+        if expected is not None:
+            built.append(build_segmentation(EXPECTED, expected, source, findings, identity, context, images))
     return [one for one in built if one is not None]
 
 

@@ -18,7 +18,7 @@ from node.results.wording import verdict
 NAMESPACE = uuid.UUID("5b0f2c1e-6f0a-5d0c-9a35-3f6b2a7d41c8")
 """Namespace of every derived UID of this project. Never changes."""
 
-SERIES_OFFSETS = {"capture": 1, "reformat": 2, "report": 3, "details": 4, "segmentation": 5, "bodies": 6}
+SERIES_OFFSETS = {"capture": 1, "reformat": 2, "report": 3, "details": 4, "segmentation": 5, "bodies": 6, "expected": 7}
 """Added to the series number base: the capture's series comes first."""
 
 
@@ -83,6 +83,10 @@ class Identity:
     def body_tracking_uid(self, ordinal: int) -> str:
         """Tracking UID of the body of a vertebra, the same in the segmentation of the bodies and in the details."""
         return self.uid("tracking body", ordinal)
+
+    def expected_tracking_uid(self, ordinal: int) -> str:
+        """Tracking UID of the body that is expected of a vertebra."""
+        return self.uid("tracking expected", ordinal)
 
     def algorithm_uid(self) -> str:
         """Device UID of the algorithm; another one as soon as a version or a model's hash changes."""

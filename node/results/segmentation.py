@@ -94,6 +94,17 @@ BODIES = Kind(
     tracking_uid=Identity.body_tracking_uid,
 )
 
+EXPECTED = Kind(
+    name="expected",
+    content_label="EXPECTED_BODIES",
+    content_description="Predicted bodies, not anatomy",
+    label="{} expected body, predicted",
+    finding=codes.EXPECTED_BODY,
+    code=lambda _: codes.EXPECTED_BODY,
+    tracking_uid=Identity.expected_tracking_uid,
+)
+"""Sent only where a destination asks for it by name."""
+
 
 @dataclass(frozen=True)
 class Segmentation:

@@ -133,6 +133,17 @@ def test_without_an_anchor_nothing_is_named_and_everything_else_is_there() -> No
     assert all(v.trabecular_mean_hu is None for v in found.vertebrae), "only T11 to L5"
 
 
+def test_expected_bodies_lie_on_the_source_grid_where_asked_for(healthy: CtAnswer) -> None:
+    assert healthy.expected_labels is None
+    answer = answered([24, 24, 12, 24, 24], LEVELS, with_expected=True)
+    assert answer.expected_labels.shape == answer.labels.shape and answer.expected_labels.dtype == np.uint8
+    volume, blocks = spine([24, 24, 12, 24, 24])
+    for ordinal, block in enumerate(blocks, start=1):
+        index = np.argwhere(answer.expected_labels == ordinal)
+        assert np.linalg.norm(volume.to_lps(index.mean(axis=0)) - block.centre) < 3.0
+        assert len(index) * 8 / 1000 == pytest.approx(36 * 30 * 24 / 1000, rel=0.1)
+
+
 def test_headers_make_the_density_unsafe() -> None:
     quality = answered([24.0] * 5, LEVELS, acquisition=Acquisition(100.0, True, "Br64", True)).findings.quality
     assert {Quality.KVP_NOT_120, Quality.CONTRAST_AGENT, Quality.SHARP_KERNEL} <= set(quality)

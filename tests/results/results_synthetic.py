@@ -55,6 +55,7 @@ class Case:
     parts: NDArray[np.uint8] | None = None
     masks_on_reformat: NDArray[np.uint8] | None = None
     expected_on_reformat: NDArray[np.uint8] | None = None
+    expected_labels: NDArray[np.uint8] | None = None
 
 
 def context(**changes: object) -> ResultContext:

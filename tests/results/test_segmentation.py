@@ -264,3 +264,17 @@ def test_references_that_do_not_fit_are_an_error(small: Case) -> None:
         encode(small.source, small, context(), references[::-1])
     with pytest.raises(ResultError, match="references"):
         encode(small.source, small, context(), references[1:])
+
+
+def test_expected_bodies_are_a_prediction_and_no_anatomy(small: Case) -> None:
+    assert small.labels is not None and small.parts is not None
+    expected = np.where(small.parts == 1, small.labels, np.uint8(0))
+    results = {r.kind: r for r in encode(small.source, replace(small, expected_labels=expected), context())}
+    made = results["expected"].dataset
+    assert results["expected"].filename == "expected.dcm" and int(made.SeriesNumber) == 9007
+    assert made.SegmentSequence[0].SegmentLabel == "V1 expected body, predicted"
+    types = {s.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator for s in made.SegmentSequence}
+    assert types == {"99SPINE"}, "nobody takes it for a vertebra"
+    others = [s.TrackingUID for kind in ("segmentation", "bodies") for s in results[kind].dataset.SegmentSequence]
+    assert not {s.TrackingUID for s in made.SegmentSequence} & set(others)
+    assert "expected" not in [r.kind for r in encode(small.source, small, context())]

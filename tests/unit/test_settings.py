@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node.settings import ConfigurationError, load_settings
+from node.settings import ConfigurationError, Destination, load_settings
 
 
 def test_defaults_are_safe() -> None:
@@ -78,3 +78,10 @@ def test_configuration_digest_follows_what_can_change_an_answer() -> None:
     same = load_settings(receive={"port": 4242}, study={"quiet_s": 5}).configuration_sha256
     other = load_settings(screening={"flag_loss": 0.20}).configuration_sha256
     assert same == load_settings().configuration_sha256 != other
+
+
+def test_expected_bodies_are_sent_only_where_they_are_named() -> None:
+    everything = Destination(name="a", host="h", port=1, ae_title="A")
+    named = Destination(name="b", host="h", port=1, ae_title="B", kinds=("capture", "expected"))
+    assert [everything.takes(kind) for kind in ("capture", "bodies", "expected")] == [True, True, False]
+    assert [named.takes(kind) for kind in ("capture", "bodies", "expected")] == [True, False, True]
