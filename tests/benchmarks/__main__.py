@@ -32,6 +32,7 @@ from node.receive.association import Listener
 from node.receive.spool import Spool
 from node.service import ledger_of
 from node.settings import Receive
+from tests.benchmarks import lengths
 from tests.dicom import write_series
 
 PAIRS = 7
@@ -178,11 +179,23 @@ def end_to_end(scratch: Path) -> list[Row]:
     return rows + [Row(f"  of it {stage_name}", seconds, "s") for stage_name, seconds in answer["timings_s"].items()]
 
 
+def by_length(scratch: Path) -> list[Row]:
+    """Time and memory of ``spine-node analyze`` by the number of slices, and how the time grows."""
+    found = lengths.costs(scratch)
+    rows = []
+    for cost in found:
+        name = f"analyze {cost.slices} slices of 512 x 512, {cost.vertebrae} vertebrae"
+        rows += [Row(name, cost.seconds, "s"), Row("  of it peak memory", cost.peak_mib, "MiB")]
+        rows += [Row(f"  of it {step}", seconds, "s") for step, seconds in cost.stages.items() if seconds >= 0.05]
+    stages = ("inference", "gate", "results")
+    return rows + [Row(f"exponent of growth, {step}", lengths.exponent(found, step), "") for step in stages]
+
+
 def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = receiving(scratch) + end_to_end(scratch)
+        rows = receiving(scratch) + end_to_end(scratch) + by_length(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")
