@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from inference.abnormality import NEIGHBOURS, NETWORK, AbnormalitySettings, Body, score_bodies
 from inference.findings import Level
-from inference.masks import MaskSettings
+from inference.masks import MaskSettings, segment
 from inference.runtime import Models, load_models
 from onnx_models.training.completion_cases import (
     MILD,
@@ -36,6 +36,7 @@ from onnx_models.training.completion_scans import scan_of, segmented
 from onnx_models.training.export import MODELS
 from onnx_models.training.phantom import TRAINING
 from onnx_models.training.real_cases import LABELS, nifti, real_folder
+from onnx_models.training.segmenter_cases import real_case_list
 
 EVALUATION_SEED = 9041
 CALIBRATION_SEED = 7041
@@ -263,6 +264,19 @@ def real_ct(models: Models, settings: AbnormalitySettings, folder: Path, sacrum:
     ]  # fmt: skip
 
 
+def real_ct_segmented(models: Models, settings: AbnormalitySettings) -> list[dict[str, Any]]:
+    """Scores of T12 to L5 of the example CT from masks of the shipped segmenter at the silver centroids."""
+    shown = [c for c in real_case_list() if c.level in LEVELS]
+    volume = shown[0].volume
+    masks = segment(volume, np.array([c.centre for c in shown]), models)
+    listed = [Body(n + 1, Level(c.level), partial=bool(masks.partial[n])) for n, c in enumerate(shown)]
+    found = score_bodies(masks.labels, masks.parts, volume.affine, listed, models, settings)
+    return [
+        {"level": str(b.level), "surplus": a.surplus, "score": a.score, "neighbours": a.neighbours, "cut": b.partial}
+        for b, a in zip(listed, found, strict=True)
+    ]
+
+
 def evaluate(patients: int = 40, folder: Path = MODELS, part: str = "all") -> dict[str, Any]:
     """Every figure of the card; ``part`` is "phantoms", "segmented", "real" or "all".
 
@@ -288,6 +302,7 @@ def evaluate(patients: int = 40, folder: Path = MODELS, part: str = "all") -> di
             return {**out, "real": "not measured: the folder of real images is absent"}
         out["real_ct"] = real_ct(models, settings, real)
         out["real_ct_without_sacrum"] = real_ct(models, settings, real, sacrum=False)
+        out["real_ct_segmented"] = real_ct_segmented(models, settings)
         out["real_shapes"] = real_shapes(models, settings, real)
     return out
 

@@ -15,7 +15,7 @@ from onnx_models.training.metrics import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
 from onnx_models.training.segmenter_cases import _write, misplaced, patch_case, phantom_cases  # noqa: E402
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
-from onnx_models.training.segmenter_evaluation import Figure, summary  # noqa: E402
+from onnx_models.training.segmenter_evaluation import Figure, limits, summary  # noqa: E402
 from onnx_models.training.segmenter_network import SegmenterNetwork  # noqa: E402
 from onnx_models.training.segmenter_task import PatchSource, _scaled, cropped, loss_of, varied  # noqa: E402
 
@@ -202,7 +202,7 @@ def test_figures_of_two_masks_are_what_geometry_says() -> None:
 
 def test_summaries_have_intervals_over_patients() -> None:
     figures = [
-        Figure(n // 3, "L1", 0.9 + 0.001 * n, 0.9, 0.5, 1.02, 0.9 if n % 3 else 1.04, 1.0, 1.0) for n in range(12)
+        Figure(n // 3, "L1", 0.9 + 0.001 * n, 0.9, 0.9, 0.5, 1.02, 0.9 if n % 3 else 1.04, 1.0, 1.0) for n in range(12)
     ]
     found = summary(figures, rounds=50)
     assert (found["vertebrae"], found["groups"]) == (12, 4)
@@ -226,3 +226,11 @@ def test_cases_are_kept_as_they_were_made(tmp_path: Path) -> None:
     assert (again.body == case.body).all()
     moved = [np.linalg.norm(misplaced(case, seed).centre - case.centre) for seed in range(200)]
     assert np.sqrt(np.mean(np.square(moved))) == pytest.approx(4.0, abs=0.4)
+
+
+def test_the_patch_holds_nearly_all_of_an_exact_shape() -> None:
+    found = limits([patch_case(_patch(), 0, "L2")])
+    assert found["dice"] > 0.98
+    assert found["outside"] == 0
+    far = patch_case(_patch())
+    assert limits([far._replace(centre=far.centre + np.array([90.0, 0.0, 0.0]))])["outside"] > 0.3
