@@ -101,7 +101,7 @@ def scores_section(told: Record, command: str) -> str:
         ("moderate", "mean of moderate", 1, False),
         ("severe", "mean of severe (≥ 60)", 1, False),
     ]
-    said = "From predicted masks and names, as the pipeline says it; where no name is known there is no score."
+    said = "From predicted masks and names, as the pipeline says it; n counts vertebrae, few of them deformed."
     return "\n".join(
         [*_head(told, command), "", f"**Score, on phantoms.** {said}", "", *_table(told, "scores", columns)]
     )
