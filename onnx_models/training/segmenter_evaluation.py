@@ -177,7 +177,7 @@ def limits(cases: Iterable[Case]) -> dict[str, float]:
         everywhere = (slice(0, k), slice(0, j), slice(0, i))
         dice.append(dice_of(on_grid(share / np.float32(64), affine, case.volume, everywhere) >= 0.5, case.vertebra))
         to_patch = np.linalg.inv(affine)
-        at = case.volume.to_lps(np.argwhere(case.vertebra)) @ to_patch[:3, :3].T + to_patch[:3, 3]
+        at = case.volume.to_lps(np.argwhere(case.vertebra).astype(np.float64)) @ to_patch[:3, :3].T + to_patch[:3, 3]
         outside.append(float(((at < -0.5) | (at > np.array(SHAPE) - 0.5)).any(axis=1).mean()))
     return {
         "dice": round(float(np.mean(dice)), 4),
