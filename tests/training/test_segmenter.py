@@ -169,6 +169,7 @@ def test_the_network_gives_probabilities_and_learns_one_patch() -> None:
     assert float(loss.detach()) < 0.6 * first
 
 
+@pytest.mark.real_data
 def test_real_shapes_have_a_body_and_an_arch_and_the_held_out_ones_are_not_trained_on(
     real_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
