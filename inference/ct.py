@@ -325,10 +325,13 @@ class _Run:
     def _scored(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[tuple[Vertebra, ...], dict[int, abnormality.Expected]]:
-        """Vertebrae with their scores, and the expected bodies by ordinal."""
-        if self.settings.abnormality is None:
+        """Vertebrae with their scores, and the expected bodies by ordinal; beside metal no mask is trusted."""
+        settings = self.settings.abnormality
+        if settings is None:
             return vertebrae, {}
-        said = score_bodies(masks.labels, masks.parts, volume.affine, bodies, self.models, self.settings.abnormality)
+        metal = {v.ordinal for v in vertebrae if Quality.METAL in v.quality}
+        chosen = [n for n, body in enumerate(bodies) if body.number not in metal]
+        said = score_bodies(masks.labels, masks.parts, volume.affine, bodies, self.models, settings, chosen)
         of = {body.number: one for body, one in zip(bodies, said, strict=True) if one.score is not None}
         scored = tuple(replace(v, abnormality_score=of[v.ordinal].score) if v.ordinal in of else v for v in vertebrae)
         return scored, {number: one.expected for number, one in of.items() if one.expected is not None}

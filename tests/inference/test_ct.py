@@ -103,6 +103,17 @@ def test_a_crushed_vertebra_scores_and_has_no_density() -> None:
     assert all(v.abnormality_score < 15 for v in found.vertebrae if v is not crushed)
 
 
+def test_beside_metal_there_is_neither_grade_nor_score_nor_density() -> None:
+    volume, blocks = spine([24.0] * 5)
+    index = np.rint(volume.to_index(blocks[2].centre)).astype(int)
+    volume.hu[index[0] - 2 : index[0] + 3, index[1] - 2 : index[1] + 3, index[2] - 2 : index[2] + 3] = 3000
+    found = evaluate(volume, known(volume, blocks, LEVELS), SETTINGS, age_years=70).findings
+    cemented = found.vertebrae[2]
+    assert cemented.level is Level.L1 and {Quality.METAL, Quality.FOREIGN_MATERIAL} <= set(cemented.quality)
+    assert (cemented.grade, cemented.abnormality_score, cemented.trabecular_mean_hu) == (None, None, None)
+    assert all(v.abnormality_score is not None for v in found.vertebrae if v is not cemented)
+
+
 def test_the_sacrum_is_neither_listed_nor_segmented() -> None:
     levels = [Level.L2, Level.L3, Level.L4, Level.L5, Level.S1]
     volume, blocks = spine([24.0] * 5)
