@@ -51,6 +51,9 @@ def largest_loss(truth: Record) -> float:
 def pairs(record: Record) -> tuple[list[Pair], list[Record], list[Record]]:
     """(matched pairs, whole vertebrae that were missed, findings that match nothing or the sacrum).
 
+    Findings are those with heights: what was named without end plates (C1 and C2, which the truth does not list, or a
+    cut body) is judged with the names.
+
     Kept for each record, since intervals ask for the same patients hundreds of times.
     """
     kept = _PAIRS.get(id(record))
@@ -63,7 +66,7 @@ _PAIRS: dict[int, tuple[Record, tuple[list[Pair], list[Record], list[Record]]]] 
 
 
 def _paired(record: Record) -> tuple[list[Pair], list[Record], list[Record]]:
-    truth, found = record["vertebrae"], record["answer"]["found"]
+    truth, found = record["vertebrae"], [f for f in record["answer"]["found"] if f["heights"]]
     at = matched(_points(found), _points(truth), MATCH_MM)
     right = [Pair(truth[t], f) for f, t in zip(found, at, strict=True) if t is not None and is_vertebra(truth[t])]
     false = [f for f, t in zip(found, at, strict=True) if t is None or not is_vertebra(truth[t])]
