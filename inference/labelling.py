@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.detection import SpineBox, cropped, reduced
+from inference.canonical import cropped, reduced
+from inference.detection import SpineBox
 from inference.findings import Level
 from inference.geometry import Volume
 from inference.runtime import Models

@@ -11,19 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
+from inference.canonical import canonical, network_input
 from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
 from inference.runtime import Models
-from inference.sampling import OUTSIDE_HU, extent, inside
+from inference.sampling import inside
 from inference.surface import CentreLine
 
 GRID_MM = 3.0
-CLIP_HU = (-1024.0, 2000.0)
 MULTIPLE = 8
-MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)
-"""Along z, y and x: no patient is larger, and the network takes no more."""
 
 DRIFT_MM = 2.0
 """How much farther a point may lie for each doubtful slice that is passed over."""
@@ -83,55 +80,19 @@ class CanonicalGrid:
         return np.column_stack([x0 + columns * GRID_MM, y0 + rows * GRID_MM, z0 - slices * GRID_MM])
 
     def network_input(self) -> NDArray[np.float32]:
-        """(1, 1, D, H, W): clipped, zero mean and unit variance over this grid, then padded at the ends with air."""
-        clipped = np.clip(self.hu, *CLIP_HU)
-        mean, deviation = float(clipped.mean(dtype=np.float64)), max(float(clipped.std(dtype=np.float64)), 1.0)
-        pad = [(0, -n % MULTIPLE) for n in clipped.shape]
-        padded = np.pad((clipped - mean) / deviation, pad, constant_values=(CLIP_HU[0] - mean) / deviation)
-        return np.ascontiguousarray(padded[None, None], np.float32)
+        """(1, 1, D, H, W) as `inference.canonical.network_input`."""
+        return network_input(self.hu, MULTIPLE)
 
 
 def canonical_grid(volume: Volume) -> CanonicalGrid:
-    """Resample to 3 mm: means of whole voxels where the source is finer, then linear. Any source orientation.
+    """Resample to 3 mm (`inference.canonical.canonical`).
 
     Raises
     ------
     ValueError
-        Where the volume is larger than any patient (`MAX_EXTENT_MM`).
+        Where the volume is larger than any patient.
     """
-    lower, upper = extent(volume)
-    size = (upper - lower)[::-1]
-    if np.any(size > MAX_EXTENT_MM):
-        raise ValueError(f"the images span {size[0]:.0f} x {size[1]:.0f} x {size[2]:.0f} mm, more than a patient")
-    shape = tuple(int(n) for n in np.maximum(np.ceil(size / GRID_MM - 0.01), 1))
-    reduced, affine = _reduced(volume)
-    padded = np.pad(reduced, 1, mode="edge")
-    affine = affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ np.ones(3)
-    origin = np.array([lower[0] + GRID_MM / 2, lower[1] + GRID_MM / 2, upper[2] - GRID_MM / 2])
-    # canonical index (k, j, i) to LPS, then to the index of the padded, reduced source
-    canonical = np.array([[0, 0, GRID_MM], [0, GRID_MM, 0], [-GRID_MM, 0, 0]])
-    back = np.linalg.inv(affine[:3, :3])
-    matrix, offset = back @ canonical, back @ (origin - affine[:3, 3])
-    hu = affine_transform(padded, matrix, offset, shape, np.float32, order=1, mode="constant", cval=OUTSIDE_HU)
-    return CanonicalGrid(hu, origin)
-
-
-def _reduced(volume: Volume) -> tuple[NDArray[np.float32], Floats]:
-    """Means of blocks of whole voxels about 3 mm long along each axis, and the affine of their centres."""
-    hu: NDArray[np.generic] = volume.hu
-    affine = volume.affine.copy()
-    for axis in (2, 1, 0):
-        factor = max(1, min(int(GRID_MM / volume.spacing_mm[axis] + 0.25), hu.shape[axis]))
-        if factor == 1:
-            continue
-        blocks = hu.shape[axis] // factor
-        used = np.take(hu, np.arange(blocks * factor), axis=axis) if hu.shape[axis] % factor else hu
-        starts = np.arange(0, blocks * factor, factor)
-        hu = np.add.reduceat(used, starts, axis=axis, dtype=np.float32) / np.float32(factor)
-        affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
-        affine[:3, axis] *= factor
-    return np.nan_to_num(hu.astype(np.float32), nan=OUTSIDE_HU, posinf=OUTSIDE_HU, neginf=OUTSIDE_HU), affine
+    return CanonicalGrid(*canonical(volume, GRID_MM))
 
 
 def localize(volume: Volume, models: Models, settings: LocalizationSettings) -> CentreLine | Refusal:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from inference.detection import GRID_MM, DetectionSettings, SpineBox, box_of, network_input
+from inference.canonical import network_input
+from inference.detection import GRID_MM, MULTIPLE, DetectionSettings, SpineBox, box_of
 from onnx_models.training.detector_network import Detector
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
@@ -94,7 +95,7 @@ def judged(network: Detector, scenes: list[Scene]) -> dict[str, float]:
     for scene in scenes:
         whole = torch.from_numpy(np.asarray(scene.hu, np.float32))[None, None]
         small = nn.functional.avg_pool3d(whole, 2)[0, 0].numpy()
-        ridge = network(torch.from_numpy(network_input(small)))[0, 0].numpy()
+        ridge = network(torch.from_numpy(network_input(small, MULTIPLE)))[0, 0].numpy()
         ridge = ridge[: small.shape[0], : small.shape[1], : small.shape[2]]
         box = box_of(ridge, np.zeros(3), (-1e4, 1e4), DetectionSettings())
         found = isinstance(box, SpineBox)

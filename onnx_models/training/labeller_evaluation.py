@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.detection import SpineBox, box_along, cropped, detect
+from inference.canonical import cropped
+from inference.detection import SpineBox, box_along, detect
 from inference.geometry import Volume
 from inference.labelling import candidates
 from inference.localization import LocalizationSettings, localize

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.detection import (
-    GRID_MM,
-    DetectionSettings,
-    SpineBox,
-    box_of,
-    canonical,
-    cropped,
-    detect,
-    network_input,
-    reduced,
-)
+from inference.canonical import canonical, cropped, network_input, reduced
+from inference.detection import GRID_MM, MULTIPLE, DetectionSettings, SpineBox, box_of, detect
 from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
 from inference.runtime import Models
@@ -85,8 +76,8 @@ def rod(flip: tuple[int, ...] = ()) -> Volume:
 
 @pytest.mark.parametrize("flip", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
 def test_the_grid_of_the_network_is_the_same_whichever_way_the_images_lie(flip: tuple[int, ...]) -> None:
-    one, at = canonical(rod())
-    other, at_other = canonical(rod(flip))
+    one, at = canonical(rod(), GRID_MM)
+    other, at_other = canonical(rod(flip), GRID_MM)
     assert np.allclose(at, at_other)
     assert np.abs(one - other).max() < 1e-2
     k, j, i = np.unravel_index(int(one.argmax()), one.shape)
@@ -96,7 +87,7 @@ def test_the_grid_of_the_network_is_the_same_whichever_way_the_images_lie(flip: 
 
 
 def test_input_is_normalised_and_padded() -> None:
-    made = network_input(canonical(rod())[0])
+    made = network_input(canonical(rod(), GRID_MM)[0], MULTIPLE)
     assert made.shape == (1, 1, 32, 24, 28)
     assert abs(float(made[0, 0, :30, :24, :27].mean())) < 1e-3
     assert made[0, 0, 31].max() == made.min()
