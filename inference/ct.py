@@ -206,6 +206,8 @@ class _Run:
 
         with self.step("masks"):
             vertebrae, places, masks = self._segmented(volume, joined)
+        if not vertebrae:
+            return self.refused(Refusal(RefusalCode.NO_VERTEBRA_FOUND))
 
         with self.step("grade"):
             graded = screening.safely_graded(grading.grade(vertebrae, self.spacing_mm, screened.rule, places))
