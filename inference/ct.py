@@ -153,8 +153,18 @@ def evaluate(
     )
     try:
         return run.evaluate(volume, age_years, with_expected)
+    except _RefusedError as reason:
+        return run.refused(reason.refusal)
     except ModelRunError as error:
         return run.refused(Refusal(RefusalCode.MODEL_FAILED, f"({error})"))
+
+
+class _RefusedError(Exception):
+    """Nothing can be said of this volume."""
+
+    def __init__(self, code: RefusalCode, detail: str = "") -> None:
+        super().__init__(code)
+        self.refusal = Refusal(code, detail)
 
 
 @dataclass
@@ -174,18 +184,17 @@ class _Run:
 
     def evaluate(self, volume: Volume, age_years: float | None, with_expected: bool) -> CtAnswer:
         screened = self.settings.screening
-        if (refusal := self._refusal_before_looking(age_years)) is not None:
-            return self.refused(refusal)
+        self._look_at_headers(age_years)
         volume = screening.measured_only(volume)
 
         with self.step("localize"):
             found = localize(volume, self.models, screened.localization)
         if isinstance(found, Refusal):
             self.spine_found = found.code is RefusalCode.TOO_LITTLE_SPINE
-            return self.refused(found)
+            raise _RefusedError(found.code, found.detail)
         self.spine_found = float(found.confidence.mean()) >= screened.sure_spine
         if several_people(volume, found):
-            return self.refused(Refusal(RefusalCode.SEVERAL_PEOPLE))
+            raise _RefusedError(RefusalCode.SEVERAL_PEOPLE)
 
         with self.step("straighten"):
             line, straight = straighten(found)
@@ -200,14 +209,13 @@ class _Run:
             joined = self._named(volume, found, straight, measured)
         self.numbering = joined.numbering
 
-        if (refusal := self._too_little(measured, joined)) is not None:
-            return self.refused(refusal)
+        self._need_enough(measured, joined)
         self.spine_found = True
 
         with self.step("masks"):
             vertebrae, places, masks = self._segmented(volume, joined)
         if not vertebrae:
-            return self.refused(Refusal(RefusalCode.NO_VERTEBRA_FOUND))
+            raise _RefusedError(RefusalCode.NO_VERTEBRA_FOUND)
 
         with self.step("grade"):
             graded = screening.safely_graded(grading.grade(vertebrae, self.spacing_mm, screened.rule, places))
@@ -238,22 +246,22 @@ class _Run:
         findings = self._findings(PatientFinding(None, None, grading.RULE), ())
         return CtAnswer(replace(findings, refusal=refusal), self.picture, self.coronal)
 
-    def _refusal_before_looking(self, age_years: float | None) -> Refusal | None:
+    def _look_at_headers(self, age_years: float | None) -> None:
+        """What age and spacing allow to be said."""
         rule = self.settings.screening.rule
         if age_years is None:
             self.quality += (Quality.AGE_UNKNOWN,)
         elif age_years < ADULT_YEARS:
-            return Refusal(RefusalCode.AGE_BELOW_18)
+            raise _RefusedError(RefusalCode.AGE_BELOW_18)
         elif age_years < self.settings.screening.screening_age_years:
             self.quality += (Quality.OUTSIDE_SCREENING_AGE,)
         thickest = self.settings.thickest_mm if self.settings.labelling is not None else rule.coarse_spacing_mm
         if self.spacing_mm > thickest + 1e-6:
-            return Refusal(RefusalCode.SLICES_TOO_THICK, f"({self.spacing_mm:.1f} mm.)")
+            raise _RefusedError(RefusalCode.SLICES_TOO_THICK, f"({self.spacing_mm:.1f} mm.)")
         if not rule.heights_are_told(self.spacing_mm):
             self.quality += (Quality.HEIGHTS_NOT_TOLD,)
         elif not rule.mild_is_told(self.spacing_mm):
             self.quality += (Quality.COARSE_SPACING,)
-        return None
 
     def _measured(self, volume: Volume, line: CentreLine, straight: Straightening) -> list[Placed]:
         """Vertebrae with their six points, head to feet; none where slices are too thick to tell heights."""
@@ -276,16 +284,15 @@ class _Run:
         places = [float(straight.to_grid(c.centroid_lps_mm)[0]) for c in candidates]
         return join(measured, candidates, places, sequence)
 
-    def _too_little(self, measured: list[Placed], joined: Joined) -> Refusal | None:
+    def _need_enough(self, measured: list[Placed], joined: Joined) -> None:
         """A single vertebra may be a ventricle of the heart: it is told by its neighbours."""
         told = self.settings.screening.rule.heights_are_told(self.spacing_mm)
         count = len(measured) if told else len(joined.vertebrae)
         if count < self.settings.screening.least_vertebrae:
             code = RefusalCode.TOO_LITTLE_SPINE if count else RefusalCode.NO_VERTEBRA_FOUND
-            return Refusal(code, "(A vertebra is told from other bright bodies by its neighbours.)")
+            raise _RefusedError(code, "(A vertebra is told from other bright bodies by its neighbours.)")
         if told and not any(p.vertebra.heights_mm for p in measured):
-            return Refusal(RefusalCode.NO_VERTEBRA_FOUND)
-        return None
+            raise _RefusedError(RefusalCode.NO_VERTEBRA_FOUND)
 
     def _segmented(
         self, volume: Volume, joined: Joined

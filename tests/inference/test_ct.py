@@ -20,6 +20,7 @@ from toy_spine import (
     segmenter,
 )
 
+from inference import masks_patch
 from inference.abnormality import AbnormalitySettings
 from inference.ct import CtAnswer, CtSettings, evaluate, frame_of
 from inference.findings import KEYPOINTS, Acquisition, Grade, Level, Quality
@@ -176,14 +177,22 @@ def test_slices_of_4_mm_are_named_and_segmented_but_not_measured() -> None:
     assert refused.code is RefusalCode.SLICES_TOO_THICK
 
 
+def segments_nothing() -> ToySession:
+    background = np.zeros((1, 3, *masks_patch.SHAPE), np.float32)
+    background[:, 0] = 1.0
+    return ToySession({"probability": lambda inputs: background})
+
+
+def test_what_has_neither_end_plates_nor_a_mask_is_no_vertebra() -> None:
+    volume, blocks = spine([24.0] * 5, (4.0, 2.0, 2.0), (65, 80, 56))
+    seen = known(volume, blocks, LEVELS, segmenter=segments_nothing())
+    answer = evaluate(volume, seen, SETTINGS, age_years=70)
+    assert answer.findings.refusal.code is RefusalCode.NO_VERTEBRA_FOUND
+    assert answer.findings.vertebrae == () and answer.labels is None
+
+
 def test_points_without_a_mask_are_flagged() -> None:
-    nothing = ToySession(
-        {
-            "probability": lambda inputs: (
-                np.eye(3)[0][None, :, None, None, None] * np.ones((1, 3, 40, 56, 48), np.float32)
-            )
-        }
-    )
+    nothing = segments_nothing()
     volume, blocks = spine([24.0] * 5)
     answer = evaluate(volume, known(volume, blocks, LEVELS, segmenter=nothing), SETTINGS, age_years=70)
     assert all(Quality.NO_MASK in v.quality and v.body_volume_ml is None for v in answer.findings.vertebrae)
