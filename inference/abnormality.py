@@ -321,7 +321,7 @@ def _one(
                 continue
             sign = -1.0
         context[0, channel] = sign * _sampled(other, inverse, around, CONTEXT_SHAPE)
-        used += 1
+        used += bool(context[0, channel].any())
     if not used:
         return NOTHING
     occupancy = models.run(NETWORK, {"context": context})["expected"][0]

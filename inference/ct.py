@@ -214,8 +214,8 @@ class _Run:
 
         with self.step("masks"):
             vertebrae, places, masks = self._segmented(volume, joined)
-        if not vertebrae:
-            raise _RefusedError(RefusalCode.NO_VERTEBRA_FOUND)
+        if len(vertebrae) < screened.least_vertebrae:
+            raise _RefusedError(RefusalCode.TOO_LITTLE_SPINE if vertebrae else RefusalCode.NO_VERTEBRA_FOUND)
 
         with self.step("grade"):
             graded = screening.safely_graded(grading.grade(vertebrae, self.spacing_mm, screened.rule, places))
@@ -336,7 +336,7 @@ class _Run:
     ) -> tuple[tuple[Vertebra, ...], dict[int, abnormality.Expected]]:
         """Vertebrae with their scores, and the expected bodies by ordinal; beside metal no mask is trusted."""
         settings = self.settings.abnormality
-        if settings is None:
+        if settings is None or not self.settings.screening.rule.heights_are_told(self.spacing_mm):
             return vertebrae, {}
         metal = {v.ordinal for v in vertebrae if Quality.METAL in v.quality}
         chosen = [n for n, body in enumerate(bodies) if body.number not in metal]
@@ -348,6 +348,8 @@ class _Run:
     def _with_density(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[Vertebra, ...]:
+        if not self.settings.screening.rule.heights_are_told(self.spacing_mm):
+            return vertebrae
         said = densitometry.trabecular_hu(volume, masks.labels, masks.parts, bodies)
         of = {body.number: one for body, one in zip(bodies, said, strict=True)}
         if any(one.mean_hu is not None for one in said):
@@ -396,6 +398,8 @@ NO_PLACE = 255
 """Label that no vertebra bears: it keeps the place of one that was not seen."""
 MISSING_RATIO = 1.6
 """A distance so many times the usual one holds a vertebra that was not seen."""
+LOW_RATIO = 0.6
+"""An ungraded vertebra of this ratio G or less counts as deformed."""
 
 
 def _bodies(vertebrae: tuple[Vertebra, ...], masks: VertebraMasks) -> list[Body]:
@@ -406,8 +410,16 @@ def _bodies(vertebrae: tuple[Vertebra, ...], masks: VertebraMasks) -> list[Body]
     for n, vertebra in enumerate(vertebrae):
         if n:
             near = np.delete(steps[max(n - 3, 0) : n + 2], min(n - 1, 2))
-            if len(near) and steps[n - 1] > MISSING_RATIO * np.median(near):
-                out.append(Body(NO_PLACE, partial=True))
-        deformed = vertebra.grade is not None and vertebra.grade is not Grade.NORMAL
-        out.append(Body(vertebra.ordinal, vertebra.level, deformed, bool(masks.partial[n])))
+            ratio = float(steps[n - 1] / np.median(near)) if len(near) else 1.0
+            if ratio > MISSING_RATIO:
+                out += [Body(NO_PLACE, partial=True)] * max(1, round(ratio) - 1)
+        out.append(Body(vertebra.ordinal, vertebra.level, _is_deformed(vertebra), bool(masks.partial[n])))
     return out
+
+
+def _is_deformed(vertebra: Vertebra) -> bool:
+    """Whether it lost height, also where no grade is told: no sound context for others, no density of its own."""
+    graded = vertebra.grade is not None and vertebra.grade is not Grade.NORMAL
+    lost = vertebra.height_loss is not None and max(vertebra.height_loss.as_tuple()) >= grading.DEFORMED_LOSS
+    low = vertebra.grade is None and vertebra.height_loss is None and (vertebra.height_ratio or 1.0) <= LOW_RATIO
+    return graded or lost or low

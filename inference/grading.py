@@ -16,6 +16,8 @@ from inference.findings import Grade, Heights, Level, PatientFinding, Quality, V
 RULE = "height-loss/1"
 DEFORMED_LOSS = 0.20
 """A vertebra with this loss is no reference. Fixed, whatever cut-off a site chooses."""
+SURE_LOSS = 0.25
+"""A smaller loss cannot be told from normal on coarse slices, whatever cut-off a site chooses."""
 PUBLISHED_G = (0.80, 0.74)
 """Cut-offs of G printed beside the grade, never instead of it (Pisov et al. 2020, table 2)."""
 
@@ -214,28 +216,58 @@ def grade(
         As `expectations`.
     """
     rule = rule or GradingRule()
+    levels = [_taken_for(v, i, vertebrae) for i, v in enumerate(vertebrae)]
     measured = [v.heights_mm if Quality.PARTIAL not in v.quality else None for v in vertebrae]
     places = list(positions_mm) if positions_mm is not None else [float(v.ordinal) for v in vertebrae]
-    refer = [may_be_reference(v.level) and Quality.METAL not in v.quality for v in vertebrae]
+    refer = [
+        may_be_reference(level) and Quality.METAL not in v.quality for v, level in zip(vertebrae, levels, strict=True)
+    ]
     expected = expectations(measured, places, refer)
-    return tuple(_graded(v, h, e.loss, spacing_mm, rule) for v, h, e in zip(vertebrae, measured, expected, strict=True))
+    return tuple(
+        _graded(v, h, e.loss, spacing_mm, rule, is_graded(level))
+        for v, h, e, level in zip(vertebrae, measured, expected, levels, strict=True)
+    )
+
+
+def _taken_for(vertebra: VertebraFinding, i: int, vertebrae: Sequence[VertebraFinding]) -> Level | None:
+    """Its level; of one that stays unnamed beside named ones the level that it would have, counted from the nearest.
+
+    It decides only whether the vertebra may be graded and be a reference, and is never told.
+    """
+    if vertebra.level is not None or Quality.NOT_NAMED not in vertebra.quality:
+        return vertebra.level
+    named = [k for k, v in enumerate(vertebrae) if v.level is not None]
+    if not named:
+        return None
+    nearest = min(named, key=lambda k: abs(k - i))
+    level = vertebrae[nearest].level
+    rungs = [rung for rung in _ORDER if rung not in (Level.T13, Level.L6) or rung is level]
+    at = rungs.index(level) + i - nearest if level is not None else 0
+    return rungs[min(max(at, 0), len(rungs) - 1)]
 
 
 def _graded(
-    vertebra: VertebraFinding, heights: Heights | None, loss: Heights | None, spacing_mm: float, rule: GradingRule
+    vertebra: VertebraFinding,
+    heights: Heights | None,
+    loss: Heights | None,
+    spacing_mm: float,
+    rule: GradingRule,
+    may_be_graded: bool,
 ) -> VertebraFinding:
     if heights is None or not rule.heights_are_told(spacing_mm):
         return replace(vertebra, grade=None, rule=None, height_ratio=None, height_loss=None)
     g = height_ratio(heights)
     quality: list[Quality] = [q for q in vertebra.quality if q not in (Quality.G_ONLY, Quality.MILD_NOT_REPORTED)]
     said: Grade | None = None
-    if is_graded(vertebra.level) and Quality.METAL not in quality:
+    if may_be_graded and Quality.METAL not in quality:
         if loss is not None:
             said = rule.by_loss(max(loss.as_tuple()))
+            doubtful = rule.mild_loss <= max(loss.as_tuple()) < SURE_LOSS
         else:
             said = rule.by_ratio(g)
+            doubtful = said is Grade.MILD
             quality.append(Quality.G_ONLY)
-        if said is Grade.MILD and not rule.mild_is_told(spacing_mm):
+        if doubtful and not rule.mild_is_told(spacing_mm):
             said = None
             quality.append(Quality.MILD_NOT_REPORTED)
     return replace(

@@ -143,6 +143,8 @@ def _filled(vertebrae: Sequence[VertebraFinding]) -> list[VertebraFinding] | Non
     for above, below in pairwise(named):
         upper, lower = out[above].level, out[below].level
         assert upper is not None and lower is not None
+        if rungs.index(lower) <= rungs.index(upper):
+            return None
         free = rungs[rungs.index(upper) + 1 : rungs.index(lower)]
         between = below - above - 1
         if between == 0:

@@ -25,6 +25,8 @@ F32 = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 BODY, POSTERIOR = 1, 2
 """Values of ``parts``: vertebral body, posterior elements."""
+LEAST_KEPT = 0.4
+"""A vertebra keeps at least this part of what its patch found, else it is its neighbour found twice."""
 MOST = 255
 """Labels are bytes."""
 
@@ -135,6 +137,8 @@ def segment(
         whole = piece.whole
         confidence[n] = float(whole[whole >= settings.threshold].mean())
         partial[n] |= _touches_edge(volume, labels, piece, n + 1)
+        if _mostly_lost(volume, labels, piece, n + 1, settings.threshold):
+            volumes[n], confidence[n] = np.nan, 0.0
     return VertebraMasks(labels, parts, volumes, partial, confidence)
 
 
@@ -249,6 +253,20 @@ def on_grid(values: F32, affine: Floats, volume: Volume, box: Box) -> F32:
         weight = np.clip(1 - np.abs(place[:, None] - nodes), 0, 1).astype(np.float32)
         out = np.moveaxis(np.tensordot(weight, out, axes=(1, axis)), 0, axis)
     return np.asarray(out, np.float32)
+
+
+def _mostly_lost(volume: Volume, labels: NDArray[np.uint8], piece: _Piece, label: int, threshold: float) -> bool:
+    """Whether another vertebra has most of what this patch found: then both are one, and this mask is taken back."""
+    box = _box_of(volume, piece)
+    if box is None:
+        return True
+    mine = labels[box] == label
+    painted_ml = float(mine.sum()) * float(np.prod(volume.spacing_mm)) / 1000
+    found_ml = float((piece.whole >= threshold).sum()) * STEP_MM**3 / 1000
+    if painted_ml >= LEAST_KEPT * found_ml:
+        return False
+    labels[box][mine] = 0
+    return True
 
 
 def _touches_edge(volume: Volume, labels: NDArray[np.uint8], piece: _Piece, label: int) -> bool:

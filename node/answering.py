@@ -22,6 +22,7 @@ from inference.screening import ScreeningSettings
 from node import __version__
 from node.gate import GatePolicy, LoadedSeries, Unevaluable
 from node.results import EXPECTED, DocumentReference, Result, ResultContext, encode, findings_document
+from node.results.wording import as_answered
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -154,7 +155,8 @@ def answer(
         quality = tuple(dict.fromkeys((*series.quality, *said.findings.quality)))
         said = replace(said, findings=replace(said.findings, quality=quality))
     inferred = time.perf_counter()
-    findings = said.findings
+    findings = as_answered(said.findings)
+    said = replace(said, findings=findings)
     sent = findings.evaluable or series.spine_expected or findings.spine_found
     context = result_context(settings, series, identity)
     references = series.references if isinstance(series, LoadedSeries) else None

@@ -83,7 +83,7 @@ class Study(_Section):
 class Screening(_Section):
     """Thresholds of the rule ``height-loss/1`` that a site may choose."""
 
-    flag_loss: float = Field(0.25, ge=0.20, le=0.60)
+    flag_loss: float = Field(0.25, ge=0.20, le=0.40)
     """The patient is flagged from this loss of height on (0.20 finds more, 0.25 falsely flags less)."""
 
 
@@ -110,8 +110,13 @@ class Destination(_Section):
     timeout_s: float = Field(30.0, gt=0)
 
     def takes(self, kind: str) -> bool:
-        """Whether objects of this kind are sent there."""
-        return kind in self.kinds if self.kinds else kind not in ON_REQUEST
+        """Whether objects of this kind are sent there.
+
+        A report is never sent without the reformat that its lines lie on: viewers would show it black.
+        """
+        if not self.kinds:
+            return kind not in ON_REQUEST
+        return kind in self.kinds or (kind == "reformat" and "report" in self.kinds)
 
 
 class Deliver(_Section):

@@ -11,8 +11,12 @@ from node.gate.kernels import SHARP, known_sharpness
 from node.gate.policy import GatePolicy
 from node.gate.values import text
 
-NO_AGENT = re.compile(r"(no|non|none|nein|keine?|without|w/?o|ohne|native?|n/?a|0)\b.*", re.IGNORECASE)
-"""Words in Contrast/Bolus Agent (0018,0010) that say that none was given."""
+_NO = r"(no|non|none|nein|keine?|without|w/?o|ohne|native?|n/?a|0)"
+_OF_IT = r"([ _-]*(iv|i\.v\.|contrast( agent| media| medium)?|km|kontrastmittel|given|administered))*\W*"
+NO_AGENT = re.compile(_NO + _OF_IT, re.IGNORECASE)
+"""Contrast/Bolus Agent (0018,0010) that says that none was given."""
+UNCLEAR = re.compile(_NO + r"\b.*", re.IGNORECASE)
+"""It begins with a no and goes on: "non-ionic iodine", "no oral, IV Omnipaque". Nothing is concluded."""
 
 
 def acquisition(slices: Sequence[Slice], policy: GatePolicy) -> Acquisition:
@@ -28,10 +32,16 @@ def acquisition(slices: Sequence[Slice], policy: GatePolicy) -> Acquisition:
     rank = known_sharpness(kernel, text(first.header.dataset, "Manufacturer"), policy.kernel_rules)
     return Acquisition(
         kvp=_kilovolts(voltages.pop()) if len(voltages) == 1 else None,
-        contrast=any(not NO_AGENT.fullmatch(agent) for agent in given) if given else None,
+        contrast=_contrast(given),
         kernel="\\".join(kernel) or None,
         sharp_kernel=None if rank is None else rank == SHARP,
     )
+
+
+def _contrast(agents: Sequence[str]) -> bool | None:
+    if any(not UNCLEAR.fullmatch(agent) for agent in agents):
+        return True
+    return False if agents and all(NO_AGENT.fullmatch(agent) for agent in agents) else None
 
 
 def _kilovolts(value: str) -> float | None:

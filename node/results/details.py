@@ -23,7 +23,7 @@ from node.results.common import local_start, source_text
 from node.results.context import ResultContext
 from node.results.identity import Identity
 from node.results.report import HEIGHT_DIGITS, height_lines
-from node.results.segmentation import BODIES, WHOLE, Segmentation
+from node.results.segmentation import BODIES, EXPECTED, WHOLE, Segmentation
 from node.results.structured import (
     CONTAINS,
     algorithm,
@@ -88,7 +88,7 @@ def build_details(
         "details",
         Comprehensive3DSRStorage,
         root,
-        [*source, *(one.file for one in segmentations)],
+        [*source, *(one.file for one in segmentations if one.kind is not EXPECTED)],
         source,
         findings,
         identity,

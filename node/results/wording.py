@@ -108,8 +108,9 @@ def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
 
 
 def says_something(vertebra: VertebraFinding) -> bool:
-    """Whether a vertebra was measured, named or segmented as a whole, and not only seen."""
-    return is_measured(vertebra) or vertebra.level is not None or vertebra.vertebra_volume_ml is not None
+    """Whether a vertebra was measured, named or segmented, if only in part, and not only seen."""
+    segmented = vertebra.vertebra_volume_ml is not None or Quality.MASK_CUT in vertebra.quality
+    return is_measured(vertebra) or vertebra.level is not None or segmented
 
 
 def as_answered(findings: Findings) -> Findings:
@@ -203,8 +204,11 @@ def grade_word(vertebra: VertebraFinding) -> str:
 
 
 def percent(loss: float) -> str:
-    """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %"."""
-    change = round(-100 * loss)
+    """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %".
+
+    A loss is cut off, not rounded: .246 is "-24 %", so that it never seems to have reached the next grade.
+    """
+    change = -int(100 * loss + 1e-9) if loss > 0 else round(-100 * loss)
     return f"{change:+d} %" if change else "0 %"
 
 
@@ -316,8 +320,16 @@ def verdict_sentence(findings: Findings) -> str:
     return "NO FLAG"
 
 
+ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING)
+
+
 def answer_quality(findings: Findings) -> tuple[Quality, ...]:
-    """Quality flags of the whole answer; unknown levels are added where no vertebra has one."""
+    """Quality flags of the whole answer; unknown levels are added where no vertebra has one.
+
+    A refusal says nothing of vertebrae, since there are none in it.
+    """
     flags = tuple(dict.fromkeys(findings.quality))
+    if findings.refusal is not None:
+        return tuple(flag for flag in flags if flag not in ABOUT_VERTEBRAE)
     unnamed = bool(findings.vertebrae) and all(v.level is None for v in findings.vertebrae)
     return (*flags, Quality.LEVELS_UNKNOWN) if unnamed and Quality.LEVELS_UNKNOWN not in flags else flags

@@ -40,6 +40,13 @@ def test_words_that_name_an_agent(headers_of: HeadersOf, word: str) -> None:
     assert acquisition_of(headers_of, ContrastBolusAgent=word).contrast is True
 
 
+@pytest.mark.parametrize(
+    "word", ["NON-IONIC IODINE 350", "0.5 ml/kg Ultravist", "No oral, IV Omnipaque 350", "W/O ORAL, WITH IV ULTRAVIST"]
+)
+def test_words_that_begin_with_a_no_and_go_on_say_nothing(headers_of: HeadersOf, word: str) -> None:
+    assert acquisition_of(headers_of, ContrastBolusAgent=word).contrast is None
+
+
 def test_a_soft_kernel_and_an_unknown_one(headers_of: HeadersOf) -> None:
     assert acquisition_of(headers_of).sharp_kernel is False
     unknown = acquisition_of(headers_of, ConvolutionKernel="XYZ")

@@ -172,6 +172,7 @@ def test_slices_of_4_mm_are_named_and_segmented_but_not_measured() -> None:
     assert [v.level for v in found.vertebrae] == LEVELS
     assert all(v.heights_mm is None and v.grade is None and v.body_volume_ml for v in found.vertebrae)
     assert all(v.quality == (Quality.NO_END_PLATES,) for v in found.vertebrae)
+    assert all(v.abnormality_score is None and v.trabecular_mean_hu is None for v in found.vertebrae)
     thicker, blocks = spine([24.0] * 5, (5.5, 2.0, 2.0), (47, 80, 56))
     refused = evaluate(thicker, known(thicker, blocks, LEVELS), SETTINGS).findings.refusal
     assert refused.code is RefusalCode.SLICES_TOO_THICK
