@@ -137,7 +137,7 @@ def segment(
         whole = piece.whole
         confidence[n] = float(whole[whole >= settings.threshold].mean())
         partial[n] |= _touches_edge(volume, labels, piece, n + 1)
-        if _mostly_lost(volume, labels, piece, n + 1, settings.threshold):
+        if _mostly_lost(volume, labels, parts, piece, n + 1, settings.threshold):
             volumes[n], confidence[n] = np.nan, 0.0
     return VertebraMasks(labels, parts, volumes, partial, confidence)
 
@@ -255,7 +255,14 @@ def on_grid(values: F32, affine: Floats, volume: Volume, box: Box) -> F32:
     return np.asarray(out, np.float32)
 
 
-def _mostly_lost(volume: Volume, labels: NDArray[np.uint8], piece: _Piece, label: int, threshold: float) -> bool:
+def _mostly_lost(
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    parts: NDArray[np.uint8],
+    piece: _Piece,
+    label: int,
+    threshold: float,
+) -> bool:
     """Whether another vertebra has most of what this patch found: then both are one, and this mask is taken back."""
     box = _box_of(volume, piece)
     if box is None:
@@ -265,7 +272,7 @@ def _mostly_lost(volume: Volume, labels: NDArray[np.uint8], piece: _Piece, label
     found_ml = float((piece.whole >= threshold).sum()) * STEP_MM**3 / 1000
     if painted_ml >= LEAST_KEPT * found_ml:
         return False
-    labels[box][mine] = 0
+    labels[box][mine] = parts[box][mine] = 0
     return True
 
 

@@ -280,3 +280,37 @@ def test_uncertainty_grows_with_spacing() -> None:
 
 def test_ratio_is_smallest_over_largest() -> None:
     assert height_ratio(Heights(20, 10, 25)) == pytest.approx(0.4)
+
+
+def test_coarse_slices_tell_no_loss_below_a_quarter_whatever_a_site_chooses() -> None:
+    eager = GradingRule(moderate_loss=0.20)
+    found = grade(spine(0, 0.22, 0), 3.0, eager)
+    assert found[1].grade is None and Quality.MILD_NOT_REPORTED in found[1].quality
+    assert grade(spine(0, 0.22, 0), 1.0, eager)[1].grade is Grade.MODERATE
+
+
+@pytest.mark.parametrize(
+    ("levels", "graded"),
+    [
+        ((None, Level.L1, Level.L2), True),  # T12, whatever it is called
+        ((None, Level.C7, Level.T1), False),  # C6
+        ((Level.L4, Level.L5, None), False),  # the sacrum
+        ((Level.L3, Level.L4, None), True),
+    ],
+)
+def test_what_stays_unnamed_is_graded_only_where_its_level_would_be(
+    levels: tuple[Level | None, ...], graded: bool
+) -> None:
+    crushed = levels.index(None)
+    given = [
+        replace(
+            v,
+            level=level,
+            heights_mm=Heights(30.0, 24.0, 14.0) if i == crushed else v.heights_mm,
+            quality=(Quality.NOT_NAMED,) if level is None else (),
+        )
+        for i, (v, level) in enumerate(zip(spine(0, 0, 0), levels, strict=True))
+    ]
+    found = grade(given, 1.0)
+    assert (found[crushed].grade is not None) is graded
+    assert patient_finding(found).flag is (True if graded else None if found[1].grade is None else False)

@@ -102,3 +102,9 @@ def test_what_lies_apart_is_not_the_same_vertebra() -> None:
 def test_without_candidates_nothing_is_said_of_the_numbering() -> None:
     alone = join([measured(0)], (), (), NamedSequence((), (), (), None, ()))
     assert alone.numbering is None and alone.vertebrae[0].name == "V1"
+
+
+@pytest.mark.parametrize("levels", [(Level.L2, Level.L1), (Level.L1, Level.L1)])
+def test_names_out_of_order_end_all_names(levels: tuple[Level, Level]) -> None:
+    found = joined([0, STEP], [0, STEP], named(*levels))
+    assert [v.level for v in found.vertebrae] == [None, None]

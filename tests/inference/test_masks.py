@@ -115,6 +115,16 @@ def test_masks_lie_where_the_vertebrae_are_with_labels_in_the_order_of_the_centr
     assert (masks.confidence > 0.6).all()
 
 
+def test_a_vertebra_found_twice_has_one_mask() -> None:
+    volume = _scene()
+    twice = np.array([CENTROIDS[0], CENTROIDS[1], CENTROIDS[1] + [0.0, 0.0, 9.0]])
+    masks = segment(volume, twice, _models(), SETTINGS)
+    lost = np.isnan(masks.volumes_ml[:, 0])
+    assert lost.sum() == 1 and not lost[0]
+    assert ((masks.labels > 0) == (masks.parts > 0)).all()
+    assert set(np.unique(masks.labels)) == {0, *(1 + np.flatnonzero(~lost))}
+
+
 def test_volumes_count_partly_filled_voxels_in_part() -> None:
     masks = segment(_scene(), CENTROIDS, _models(), SETTINGS)
     assert np.allclose(masks.volumes_ml[:, 1], BODY_MM.prod() / 1000, rtol=0.1)

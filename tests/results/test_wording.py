@@ -207,3 +207,11 @@ def test_wrapped_lines_are_short_enough_for_viewers_that_do_not_wrap() -> None:
     lines = wording.wrapped("word " * 80).split("\r\n")
     assert max(len(line) for line in lines) <= 100
     assert " ".join(lines).split() == ["word"] * 80
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(0.246, "-24 %"), (0.4, "-40 %"), (0.397, "-39 %"), (0.29, "-29 %"), (-0.03, "+3 %"), (0.004, "0 %")],
+)
+def test_a_loss_never_seems_to_have_reached_the_next_grade(loss: float, said: str) -> None:
+    assert wording.percent(loss) == said

@@ -85,3 +85,14 @@ def test_expected_bodies_are_sent_only_where_they_are_named() -> None:
     named = Destination(name="b", host="h", port=1, ae_title="B", kinds=("capture", "expected"))
     assert [everything.takes(kind) for kind in ("capture", "bodies", "expected")] == [True, True, False]
     assert [named.takes(kind) for kind in ("capture", "bodies", "expected")] == [True, False, True]
+
+
+def test_a_report_is_never_sent_without_the_reformat_its_lines_lie_on() -> None:
+    reader = Destination(name="a", host="h", port=1, ae_title="A", kinds=("capture", "report"))
+    assert [reader.takes(kind) for kind in ("capture", "report", "reformat", "details")] == [True, True, True, False]
+
+
+def test_a_cut_off_beyond_severe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPINE_NODE_SCREENING__FLAG_LOSS", "0.45")
+    with pytest.raises(ConfigurationError, match="flag_loss"):
+        load_settings()
