@@ -61,3 +61,47 @@ class Volume:
     def to_index(self, points_lps_mm: FloatArray) -> NDArray[np.float64]:
         """Points (..., 3) in LPS mm to fractional index (..., 3) as (slice, row, column)."""
         return np.asarray(points_lps_mm, np.float64) @ self._inverse[:3, :3].T + self._inverse[:3, 3]
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One projection image as a reader sees it: modality LUT, VOI LUT or window and inverse presentation applied.
+
+    Attributes
+    ----------
+    pixels
+        (rows, columns) float32, 0 to 1; bone is bright, air is dark. Rows and columns are those of the image as it was
+        sent: nothing is turned, mirrored or cut.
+    spacing_mm
+        Distance between neighbouring pixels along (row, column) index in the plane of the spine; ``None`` where it is
+        not known there: ratios only, no millimetres.
+    aspect
+        Height of a pixel over its width: ratios need it where millimetres are not known.
+    spacing_source
+        Where ``spacing_mm`` comes from, or why it is ``None``, in words for the report.
+    orientation
+        What the header says of the patient's direction along increasing (column, row) index, as in PatientOrientation:
+        ("A", "F"); ``None`` where it says nothing.
+    lateral
+        Whether the header calls it a lateral view; ``None`` where it says nothing.
+    """
+
+    pixels: NDArray[np.float32]
+    spacing_mm: tuple[float, float] | None = None
+    aspect: float = 1.0
+    spacing_source: str = ""
+    orientation: tuple[str, str] | None = None
+    lateral: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 2:
+            raise ValueError(f"a radiograph has two axes (row, column), this one has {self.pixels.ndim}")
+        if self.spacing_mm is not None and not all(s > 0 for s in self.spacing_mm):
+            raise ValueError(f"pixel spacing is positive, this one is {self.spacing_mm}")
+        if not self.aspect > 0:
+            raise ValueError(f"the aspect of a pixel is positive, this one is {self.aspect}")
+
+    @cached_property
+    def pixel_mm(self) -> tuple[float, float]:
+        """(row, column) size of a pixel: mm where known, else in units of its width, which serve for ratios only."""
+        return self.spacing_mm if self.spacing_mm is not None else (self.aspect, 1.0)
