@@ -40,10 +40,16 @@ class CompletionTask:
     learning_rate = 2e-3
     batch = 8
 
-    def __init__(self, folder: Path = FOLDER, held_out: Path = HELD_OUT, realism: float = REALISM_WEIGHT) -> None:
+    def __init__(
+        self,
+        folder: Path = FOLDER,
+        held_out: Path = HELD_OUT,
+        realism: float = REALISM_WEIGHT,
+        told: bool = True,
+    ) -> None:
         self._folder, self._held_out = folder, held_out
         self._samples: Samples | None = None
-        self._realism = realism
+        self._realism, self._told = realism, told
 
     def network(self) -> nn.Module:
         """Networks with random weights."""
@@ -55,7 +61,7 @@ class CompletionTask:
         if self._samples is None:
             self._samples = Samples.load(self._folder)
         realism = self._realism if progress >= REALISM_FROM else 0.0
-        return loss_of(network, batch(self._samples, rng, self.batch), realism)
+        return loss_of(network, batch(self._samples, rng, self.batch, self._told), realism)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Dice of coarse and refined masks, and what the refined ones have too much, on held-out samples."""

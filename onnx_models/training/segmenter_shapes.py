@@ -24,6 +24,10 @@ HELD_OUT = (15, 18, 22)
 """VerSe numbers of T8, T11 and L3."""
 CACHE = FOLDER / "label_map.npz"
 FAR_MM = 30.0
+DRAWN = {23: 2.0, 24: 4.0}
+"""L4 and L5 are drawn so much more often than the others: where spine meets pelvis the network was weakest."""
+WITH_PELVIS = {23: 0.5, 24: 0.9}
+"""How often a sacrum and iliac bones stand below them; the label map ends with L5."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,10 @@ def shape_patches(seed: int, count: int, held_out: bool = False) -> list[Patch]:
     """Patches of vertebrae drawn at random; of `HELD_OUT` only, or of the others only."""
     rng = np.random.default_rng(seed)
     numbers = [n for n in shapes().centroids if (n in HELD_OUT) == held_out]
-    return [shape_patch(rng, int(rng.choice(numbers)), warp=not held_out) for _ in range(count)]
+    weights = np.array([DRAWN.get(n, 1.0) for n in numbers])
+    return [
+        shape_patch(rng, int(rng.choice(numbers, p=weights / weights.sum())), warp=not held_out) for _ in range(count)
+    ]
 
 
 def shape_patch(rng: np.random.Generator, number: int, warp: bool = True) -> Patch:
@@ -166,6 +173,9 @@ def shape_patch(rng: np.random.Generator, number: int, warp: bool = True) -> Pat
     body = ndimage.map_coordinates(s.body.astype(np.float32), there, order=1, output=np.float32) > 0.5
     near_body = ndimage.uniform_filter(body.astype(np.float32), 3) > 0.2
     body_share = np.where(near_body & (body | ~own), share, 0.0)
+    if rng.random() < WITH_PELVIS.get(number, 0.0):
+        gap = rng.uniform(0.3, 3.0)
+        depth = np.minimum(depth, np.maximum(_pelvis(rng, there - s.centroids[24][:, None, None, None]), gap - depth))
     hu = _scanned(rng, _painted(rng, depth, labels))
     truth = [np.rint(255 * _halved(x)).astype(np.uint8) for x in (body_share, share - body_share)]
     return Patch(np.rint(np.clip(_halved(hu), -1024, 3000)).astype(np.int16), truth[0], truth[1])
@@ -201,6 +211,34 @@ def _places(rng: np.random.Generator, centre: NDArray[np.float64], warp: bool) -
             factors = [n / c for n, c in zip(p.shape[1:], coarse.shape, strict=True)]
             p[axis] += ndimage.zoom(coarse, factors, order=1, grid_mode=True, mode="nearest")
     return np.asarray(p + np.asarray(centre, np.float32)[:, None, None, None], np.float32)
+
+
+def _pelvis(rng: np.random.Generator, p: F32) -> F32:
+    """Signed distance in mm (roughly, negative inside) to a made-up sacrum and iliac bones.
+
+    ``p`` (3, k, j, i) is mm down, back and left of the centre of L5. The sacrum runs backward from behind and below L5;
+    alae and iliac crests come close to the transverse processes, as they do in patients.
+    """
+
+    def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float], degrees: float = 0.0) -> F32:
+        q = p - np.asarray(centre, np.float32)[:, None, None, None]
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        # of fourth order: flat above and below, as end plates are
+        turned = ((c * q[0] + s * q[1]) / radii[0], (c * q[1] - s * q[0]) / radii[1], q[2] / radii[2])
+        return np.asarray((sum(x**4 for x in turned) ** 0.25 - 1) * min(radii), np.float32)
+
+    down, back, tilt = rng.uniform(28, 36), rng.uniform(6, 18), rng.uniform(25, 55)
+    parts = [ellipsoid((down, back, 0), (rng.uniform(12, 16), rng.uniform(14, 18), rng.uniform(22, 28)), tilt)]
+    lower, behind = down + 22 * np.cos(np.radians(tilt)), back + 22 * np.sin(np.radians(tilt))
+    parts.append(ellipsoid((lower, behind, 0), (12, 12, 20), tilt))
+    for side in (-1, 1):
+        wide = rng.uniform(32, 42)
+        ala = (rng.uniform(12, 20), rng.uniform(12, 18), rng.uniform(14, 20))
+        parts.append(ellipsoid((down + rng.uniform(-4, 6), back + rng.uniform(2, 14), side * wide), ala, tilt))
+        iliac = (rng.uniform(30, 50), rng.uniform(25, 40), rng.uniform(4, 9))
+        there = (down + rng.uniform(-6, 22), back + rng.uniform(0, 20), side * (wide + rng.uniform(12, 26)))
+        parts.append(ellipsoid(there, iliac, rng.uniform(-20, 40)))
+    return np.minimum.reduce(parts)
 
 
 def _painted(rng: np.random.Generator, depth: F32, labels: NDArray[np.uint8]) -> F32:

@@ -28,6 +28,7 @@ from onnx_models.training.train import averaged_network
 VERSION = "1.0.0"
 HELD_OUT = FOLDER / "held_out"
 ENTROPY_WEIGHT, VOLUME_WEIGHT = 0.3, 0.3
+SOURCES = ("phantom", "shapes")
 JITTER_MM = 4.0
 """Root mean square distance by which the centroid is misplaced."""
 SCALES = (0.86, 1.25)
@@ -41,18 +42,18 @@ SHOWN = 24
 
 
 class PatchSource:
-    """Patches of both sources from a folder, and training batches of them."""
+    """Patches of some sources from a folder, and training batches of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sources: tuple[str, ...] = SOURCES) -> None:
         self._folder = folder
         self._seen: set[Path] = set()
-        self.patches: dict[str, list[Patch]] = {"phantom": [], "shapes": []}
+        self.patches: dict[str, list[Patch]] = {source: [] for source in sources}
         self.reload()
 
     def reload(self) -> None:
         """Take in the files that are new."""
         for path in sorted(self._folder.glob("*_?????.npz")):
-            if path not in self._seen:
+            if path not in self._seen and path.stem.split("_")[0] in self.patches:
                 self.patches[path.stem.split("_")[0]] += read([path])
                 self._seen.add(path)
 
@@ -115,7 +116,7 @@ def _scaled(
     return made(patch.hu), np.stack([np.clip(1 - body - posterior, 0, 1), body, posterior])
 
 
-def loss_of(logits: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+def loss_of(logits: Tensor, truth: Tensor, volume_weight: float = VOLUME_WEIGHT) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch and what it is made of."""
     cross = -(truth * torch.log_softmax(logits, dim=1)).sum(dim=1)
     # per voxel of vertebra, so that a small one counts as much as a large one
@@ -131,7 +132,7 @@ def loss_of(logits: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
         volume.append(smooth_l1_loss(torch.log(mine + SMALLEST), torch.log(its + SMALLEST), beta=0.1))
     overlap = dice[0] + 0.5 * dice[1] + 0.5 * dice[2]
     off = volume[0] + 0.5 * volume[1] + 0.5 * volume[2]
-    loss = overlap + ENTROPY_WEIGHT * entropy + VOLUME_WEIGHT * off
+    loss = overlap + ENTROPY_WEIGHT * entropy + volume_weight * off
     return loss, {"entropy": float(entropy.detach()), "dice": float(dice[0].detach()), "volume": float(off.detach())}
 
 
@@ -142,8 +143,15 @@ class SegmenterTask:
     learning_rate = 3e-3
     each = 1
 
-    def __init__(self, folder: Path = FOLDER / "patches", held_out: Path = HELD_OUT) -> None:
-        self._source = PatchSource(folder)
+    def __init__(
+        self,
+        folder: Path = FOLDER / "patches",
+        held_out: Path = HELD_OUT,
+        sources: tuple[str, ...] = SOURCES,
+        volume_weight: float = VOLUME_WEIGHT,
+    ) -> None:
+        self._source = PatchSource(folder, sources)
+        self._volume_weight = volume_weight
         self._held_out = held_out
         self._steps = 0
 
@@ -157,8 +165,9 @@ class SegmenterTask:
         self._steps += 1
         if self._steps % RELOAD_STEPS == 0:
             self._source.reload()
-        image, truth = self._source.batch(rng, self.each)
-        return loss_of(network.logits(image.contiguous(memory_format=torch.channels_last_3d)), truth)
+        image, truth = self._source.batch(rng, self.each * len(SOURCES) // len(self._source.patches))
+        logits = network.logits(image.contiguous(memory_format=torch.channels_last_3d))
+        return loss_of(logits, truth, self._volume_weight)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Dice at .5 and ratio of volumes on held-out phantoms."""
