@@ -21,7 +21,7 @@ from inference.abnormality import AbnormalitySettings, Body, score_bodies
 from inference.findings import KEYPOINTS, Acquisition, Findings, Grade, Numbering, PatientFinding, Quality
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Volume
-from inference.joining import Joined, Placed, join
+from inference.joining import Joined, Placed, confirmed, join
 from inference.labelling import LabellingSettings
 from inference.localization import localize
 from inference.masks import MaskSettings, VertebraMasks, segment
@@ -279,7 +279,8 @@ class _Run:
         if self.settings.labelling is None:
             return join(measured, (), (), NamedSequence((), (), (), None, ()))
         box = detection.box_along(line, volume)
-        candidates = labelling.candidates(volume, box, self.models, self.settings.labelling)
+        seen = labelling.candidates(volume, box, self.models, self.settings.labelling)
+        candidates = confirmed(seen, measured)
         sequence = numbering.number(candidates, self.settings.numbering)
         places = [float(straight.to_grid(c.centroid_lps_mm)[0]) for c in candidates]
         return join(measured, candidates, places, sequence)

@@ -86,7 +86,22 @@ def join(
     return Joined(counted, tuple(p.place_mm for p in joined), numbering if candidates else None)
 
 
-def _partners(measured: Sequence[Placed], candidates: Sequence[Candidate], kept: list[int]) -> dict[int, int]:
+def confirmed(candidates: Sequence[Candidate], measured: Sequence[Placed]) -> tuple[Candidate, ...]:
+    """Candidates with the six points as further evidence: where end plates were found too, a vertebra is surer.
+
+    Two networks that see the same body in different pictures are taken as independent. End plates without a candidate
+    make none: `join` decides what becomes of them.
+    """
+    surest = {
+        i: measured[k].vertebra.confidence for k, i in _partners(measured, candidates, range(len(candidates))).items()
+    }
+    return tuple(
+        replace(c, confidence=1.0 - (1.0 - c.confidence) * (1.0 - min(surest.get(i, 0.0), 1.0)))
+        for i, c in enumerate(candidates)
+    )
+
+
+def _partners(measured: Sequence[Placed], candidates: Sequence[Candidate], kept: Sequence[int]) -> dict[int, int]:
     """Index of a measured vertebra to that of its candidate: the nearest pairs first, each once."""
     pairs = []
     for k, one in enumerate(measured):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from inference.findings import Heights, Level, Numbering, Quality, VertebraFinding
-from inference.joining import Joined, Placed, join
+from inference.joining import Joined, Placed, confirmed, join
 from inference.labelling import LEVELS, Candidate
-from inference.numbering import NamedSequence
+from inference.numbering import NamedSequence, number
 
 STEP = 32.0
 
@@ -108,3 +108,38 @@ def test_without_candidates_nothing_is_said_of_the_numbering() -> None:
 def test_names_out_of_order_end_all_names(levels: tuple[Level, Level]) -> None:
     found = joined([0, STEP], [0, STEP], named(*levels))
     assert [v.level for v in found.vertebrae] == [None, None]
+
+
+def test_end_plates_make_a_candidate_surer_and_nothing_else() -> None:
+    seen = [candidate(0, confidence=0.4), candidate(STEP, confidence=0.4)]
+    found = confirmed(seen, [measured(2.0)])
+    assert found[0].confidence == pytest.approx(1 - 0.6 * 0.01)
+    assert found[1] is seen[1] or found[1].confidence == pytest.approx(0.4)
+    assert np.array_equal(found[0].centroid_lps_mm, seen[0].centroid_lps_mm)
+    assert confirmed([], [measured(0.0)]) == ()
+
+
+def test_two_candidates_are_not_confirmed_by_the_same_end_plates() -> None:
+    found = confirmed([candidate(0, confidence=0.4), candidate(9.0, confidence=0.4)], [measured(1.0)])
+    assert [round(c.confidence, 2) for c in found] == [0.99, 0.4]
+
+
+def test_an_unsure_candidate_with_end_plates_keeps_its_place_in_the_count() -> None:
+    """It lies a little high: by its looks alone it would be dropped, and all names would contradict its end plates."""
+    names = [Level.T7, Level.T8, Level.T9, Level.T10, Level.T11, Level.T12, Level.L1, Level.L2]
+    places = [0.0, 16.7, 24.0, 41.9, 58.7, 80.5, 100.7, 122.0]
+
+    def looks(place: float, level: Level, confidence: float) -> Candidate:
+        flat = np.full(len(LEVELS), 0.002)
+        flat[LEVELS.index(level)] = 1.0
+        rib = 0.99 if level.startswith("T") else 0.01
+        return Candidate(np.array([0.0, 0.0, -place]), flat / flat.sum(), confidence, rib=rib)
+
+    sure = [0.98, 0.98, 0.21, 0.98, 0.98, 0.98, 0.98, 0.98]
+    seen = [looks(p, n, c) for p, n, c in zip(places, names, sure, strict=True)]
+    points = [measured(p) for p in places]
+    assert 2 not in number(seen).kept
+    sequence = number(confirmed(seen, points))
+    assert sequence.kept == tuple(range(8))
+    found = join(points, seen, places, sequence)
+    assert [v.level for v in found.vertebrae] == names
