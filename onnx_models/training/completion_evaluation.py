@@ -40,6 +40,8 @@ from onnx_models.training.segmenter_cases import real_case_list
 
 EVALUATION_SEED = 9041
 CALIBRATION_SEED = 7041
+SEVERE_MEAN = 75.0
+"""Mean score of fractured vertebrae in the external data of Botros et al. 2022: here that of severe deformities."""
 HEALTHY = 0.05
 """Up to this loss a body counts as undeformed."""
 NORMAL_PER_PATIENT = 4
@@ -206,9 +208,23 @@ def calibrate(
         "normal_surplus": {level: round(float(np.polyval(curve, n)), 3) for n, level in enumerate(LEVELS)},
         "beyond_percentiles_5_25_50_75_95_99": np.percentile(beyond, [5, 25, 50, 75, 95, 99]).round(4).tolist(),
         "severe_beyond_mean": float(np.mean(lost)) if lost else None,
+        "full_surplus": full_surplus(lost) if lost else None,
         "healthy": len(healthy),
         "severe": len(severe),
     }
+
+
+def full_surplus(severe: Sequence[float]) -> float:
+    """The scale of the score: the surplus of 100 with which severe deformities have a mean score of `SEVERE_MEAN`.
+
+    ``severe`` is what severe ones have beyond the usual surplus. Where none gives that mean, the nearest does.
+    """
+
+    def mean(scale: float) -> float:
+        return float(np.clip(100.0 * np.asarray(severe) / scale, 0.0, 100.0).mean())
+
+    scales = np.arange(0.10, 0.60, 0.01)
+    return round(float(min(scales, key=lambda scale: abs(mean(scale) - SEVERE_MEAN))), 2)
 
 
 def real_shapes(models: Models, settings: AbnormalitySettings, folder: Path) -> list[dict[str, Any]]:

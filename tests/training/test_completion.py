@@ -27,7 +27,7 @@ from onnx_models.training.completion_data import (  # noqa: E402
     presence,
     sunk,
 )
-from onnx_models.training.completion_evaluation import Record, auc, figures, specificity_at  # noqa: E402
+from onnx_models.training.completion_evaluation import Record, auc, figures, full_surplus, specificity_at  # noqa: E402
 from onnx_models.training.completion_network import CompletionNetwork  # noqa: E402
 from onnx_models.training.completion_task import critic_loss, export_network, judged, loss_of  # noqa: E402
 from onnx_models.training.phantom import EVALUATION, TRAINING, Plan  # noqa: E402
@@ -149,6 +149,12 @@ def test_auc_and_specificity_by_hand() -> None:
     assert np.isnan(auc([], [1.0]))
     positive = list(range(1, 11))
     assert specificity_at(positive, [0.5, 1.5, 2.5, 3.5]) == 0.5
+
+
+def test_the_scale_of_the_score_is_where_severe_ones_have_the_published_mean() -> None:
+    assert full_surplus([0.15, 0.15]) == pytest.approx(0.20)  # 100 * .15 / .20 is 75
+    assert full_surplus([0.20, 0.60]) == pytest.approx(0.40)  # one is beyond all bounds: (50 + 100) / 2
+    assert full_surplus([0.0, 0.0]) == pytest.approx(0.10)
 
 
 def test_figures_have_intervals_over_patients() -> None:
