@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is needed for training only")
+pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from onnx_models.training import ablations
 from onnx_models.training.ablations import RUNS, UNCHANGED, Run, table
 from onnx_models.training.segmenter_task import SegmenterTask
+
+pytestmark = pytest.mark.training
 
 
 def run(change: str, seed: int) -> Run:
