@@ -64,10 +64,14 @@ def draw_window(scene: Scene, rows: int, rng: np.random.Generator) -> Window:
     total = len(scene.hu)
     step = float(np.exp(rng.uniform(-0.1, 0.1)))
     length = rows * step
-    if rng.random() < 0.35:  # an end of the window near the lowest rib, the sacrum or the axis
-        anchor = scene.row[rng.choice([1, -1, -2, -6, -7])]
+    if rng.random() < 0.5:  # an end of the window near the lowest rib, the sacrum or the axis
+        lowest_rib = int(np.flatnonzero([LEVELS[level].startswith("T") for level in scene.level])[-1])
+        count = len(scene.row)
+        anchor = scene.row[
+            rng.choice([lowest_rib, lowest_rib + 1, count - 1, count - 2, 1], p=[0.4, 0.2, 0.15, 0.1, 0.15])
+        ]
         near = rng.uniform(1.5, 9.0)  # so that it is cut, or all but cut
-        first = anchor - rng.choice([near, length - near, length * rng.uniform(0, 1)], p=[0.25, 0.15, 0.6])
+        first = anchor - rng.choice([near, length - near, length * rng.uniform(0, 1)], p=[0.4, 0.2, 0.4])
     else:
         first = rng.uniform(-6, max(total - length + 6, -5.9))
     at = first + step * np.arange(rows)
