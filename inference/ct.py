@@ -243,7 +243,7 @@ class _Run:
 
     def refused(self, refusal: Refusal) -> CtAnswer:
         """The answer "not evaluable"."""
-        findings = self._findings(PatientFinding(None, None, grading.RULE), ())
+        findings = self._findings(grading.patient_finding((), self.settings.screening.rule), ())
         return CtAnswer(replace(findings, refusal=refusal), self.picture, self.coronal)
 
     def _look_at_headers(self, age_years: float | None) -> None:
@@ -364,7 +364,8 @@ class _Run:
         )
 
     def _answer(self, vertebrae: tuple[Vertebra, ...]) -> CtAnswer:
-        return CtAnswer(self._findings(grading.patient_finding(vertebrae), vertebrae), self.picture, self.coronal)
+        patient = grading.patient_finding(vertebrae, self.settings.screening.rule)
+        return CtAnswer(self._findings(patient, vertebrae), self.picture, self.coronal)
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
         known = self.numbering is not None and self.numbering.known

@@ -13,6 +13,8 @@ from inference.refusal import Refusal
 
 Point = tuple[float, float, float]
 """(x, y, z) in mm, LPS."""
+FLAG_LOSS = 0.25
+"""Loss of height from which a graded vertebra flags the patient, where a site does not choose another."""
 
 
 class Level(StrEnum):
@@ -240,11 +242,24 @@ class VertebraFinding:
 
 @dataclass(frozen=True)
 class PatientFinding:
-    """The verdict on the patient. ``flag`` is ``None`` when not evaluable."""
+    """The verdict on the patient.
+
+    Attributes
+    ----------
+    worst_grade
+        Of the graded vertebrae.
+    flag
+        ``None`` when not evaluable.
+    rule
+        What the grades mean.
+    flag_loss
+        The site's cut-off of the flag: it moves the flag, never a grade.
+    """
 
     worst_grade: Grade | None
     flag: bool | None
     rule: str
+    flag_loss: float = FLAG_LOSS
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from node.results.wording import (
     is_measured,
     numbering_text,
     quality_sentence,
+    rule_text,
     seen_text,
 )
 
@@ -239,7 +240,7 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.FINDING, FLAG_SENTENCE))
     if findings.patient.worst_grade is not None:
         items.append(code(codes.WORST_GRADE, codes.SEVERITIES[findings.patient.worst_grade]))
-    items.append(text(codes.RULE, findings.patient.rule))
+    items.append(text(codes.RULE, rule_text(findings.patient)))
     items.append(text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}"))
     if (numbering := numbering_text(findings)) is not None:
         items.append(text(codes.NUMBERING, numbering))

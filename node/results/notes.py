@@ -92,7 +92,7 @@ def _heights(findings: Findings) -> str:
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
     return (
-        f"{heights}; loss against neighbours, rule {findings.patient.rule}. "
+        f"{heights}; loss against neighbours, rule {findings.patient.rule}; {wording.flag_text(findings.patient)}. "
         "G = smallest / largest height; published cut-offs 0.80 and 0.74."
     )
 

@@ -144,7 +144,7 @@ def draw_table(
     for vertebra, row, place in zip(findings.vertebrae, wanted, places, strict=True):
         colour = GRADE_COLOURS[vertebra.grade]
         draw.line((joined_from, row, left - 8, place), colour, 1)
-        if wording.raises_flag(vertebra):
+        if wording.raises_flag(vertebra, findings.patient):
             band = tuple(int(FLAG_TINT * part) for part in colour)
             draw.rectangle((left - 4, place - pitch / 2 + 1, left + table.width, place + pitch / 2 - 1), fill=band)
         _row(draw, vertebra, table, place, letters, ends)

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
+from inference import grading
 from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
 
@@ -122,7 +123,7 @@ def as_answered(findings: Findings) -> Findings:
     """
     if findings.refusal is not None:
         return findings
-    unjudged = PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule)
+    unjudged = replace(findings.patient, worst_grade=None, flag=None)
     if not any(says_something(v) for v in findings.vertebrae):
         return replace(findings, patient=unjudged, vertebrae=(), refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND))
     vertebrae = tuple(_as_answered(v) for v in findings.vertebrae)
@@ -166,12 +167,23 @@ def verdict(findings: Findings) -> str:
     return "FLAG" if findings.patient.flag else "no flag"
 
 
-def raises_flag(vertebra: VertebraFinding) -> bool:
-    """Whether this vertebra alone sets the patient's flag (moderate by loss, or severe by ``G_ONLY``)."""
-    if vertebra.grade is None:
-        return False
-    least = Grade.SEVERE if Quality.G_ONLY in vertebra.quality else Grade.MODERATE
-    return vertebra.grade.rank >= least.rank
+def raises_flag(vertebra: VertebraFinding, patient: PatientFinding) -> bool:
+    """Whether this vertebra alone sets the patient's flag, by the cut-off under which the patient was judged."""
+    return grading.raises_flag(vertebra, patient.flag_loss)
+
+
+def flag_text(patient: PatientFinding) -> str:
+    """What raises the flag: "flag from a loss of 25 %, or severe by G only"."""
+    return f"flag from a loss of {100 * patient.flag_loss:g} %, or severe by G only"
+
+
+def rule_text(patient: PatientFinding) -> str:
+    """The grading rule with its cut-offs, and the flag's, which a site may choose."""
+    rule = grading.GradingRule()
+    losses = ((rule.mild_loss, "mild"), (rule.moderate_loss, "moderate"), (rule.severe_loss, "severe"))
+    grades = ", ".join(f"{word} from a loss of {100 * loss:g} %" for loss, word in losses)
+    ratios = "/".join(f"{g:.2f}" for g in (rule.mild_g, rule.moderate_g, rule.severe_g))
+    return f"{patient.rule}: {grades} (by G only: up to {ratios}); {flag_text(patient)}"
 
 
 def largest_loss(vertebra: VertebraFinding) -> tuple[str, float] | None:
@@ -192,8 +204,8 @@ def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
         return (-grade, -(loss[1] if loss else 0.0), vertebra.height_ratio or 1.0)
 
     vertebrae = measured(findings)
-    flagged = sorted((v for v in vertebrae if raises_flag(v)), key=badness)
-    return (*flagged, *(v for v in vertebrae if not raises_flag(v)))
+    flagged = sorted((v for v in vertebrae if raises_flag(v, findings.patient)), key=badness)
+    return (*flagged, *(v for v in vertebrae if not raises_flag(v, findings.patient)))
 
 
 def grade_word(vertebra: VertebraFinding) -> str:
@@ -312,7 +324,7 @@ def verdict_sentence(findings: Findings) -> str:
     """The answer in one line, as it stands in large letters on the capture."""
     if findings.refusal is not None:
         return "NOT EVALUABLE"
-    names = [f"{v.name} {v.grade}" for v in reading_order(findings) if raises_flag(v)]
+    names = [f"{v.name} {v.grade}" for v in reading_order(findings) if raises_flag(v, findings.patient)]
     if findings.patient.flag:
         return f"FLAG: {', '.join(names)}" if names else "FLAG"
     if findings.patient.flag is None:

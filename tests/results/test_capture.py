@@ -230,6 +230,7 @@ def test_notes_name_the_vertebrae_of_each_quality_flag(flagged: Case) -> None:
     assert "V1, V7: no undeformed vertebra above and below to compare with" in said
     assert "V8: cut by the edge" in said
     assert "+/- 0.9 mm" in said
+    assert "rule height-loss/1; flag from a loss of 25 %, or severe by G only." in said
     whole = replace(flagged.findings, quality=(Quality.OUTSIDE_SCREENING_AGE, Quality.LOSSY_SOURCE))
     assert "Note: outside screening age; source images are lossy compressed." in " ".join(
         note.text for note in notes(whole, pictures(flagged), CAPTION)

@@ -120,6 +120,7 @@ def test_provenance_is_complete(flagged: Case, flagged_results: dict[str, Result
     assert _texts(details, "VFX071") == ["gate 0.500 s", "inference 1.250 s"]
     assert _texts(details, "VFX072") == ["mild_loss = 0.2", "moderate_loss = 0.25"]
     assert "height-loss/1" in _texts(details, "VFX040")
+    assert any("severe from a loss of 40 %" in t and "flag from a loss of 25 %" in t for t in _texts(details, "VFX040"))
     assert any(t.startswith("G_ONLY: ") for t in _texts(details, "VFX041"))
     assert any(t.startswith("LEVELS_UNKNOWN: ") for t in _texts(details, "VFX041"))
     assert "nor new from old" in _texts(details, "VFX052")[0]

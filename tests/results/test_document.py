@@ -52,7 +52,7 @@ def test_the_promised_names_are_there(flagged: Case) -> None:
     assert made["input"]["series_instance_uid"] == flagged.source[0].SeriesInstanceUID
     assert (made["status"], made["sent"], made["refusal"]) == ("evaluated", True, None)
     assert made["pipeline"]["models"][0] == {"name": "localizer", "version": "1.0.0", "sha256": "a" * 64}
-    assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1"}
+    assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1", "flag_loss": 0.25}
     assert made["quality"] == ["LEVELS_UNKNOWN"]
     assert made["timings_s"] == {"inference": 1.25, "gate": 0.5, "results": 0.7}
     assert (made["plan"], made["numbering"], made["acquisition"]) == (None, None, None)
@@ -97,7 +97,7 @@ def test_a_refusal(flagged: Case) -> None:
         "code": "GAP_IN_SERIES",
         "sentence": "Slices are missing inside the series. Two slices are missing.",
     }
-    assert made["patient"] == {"worst_grade": None, "flag": None, "rule": "height-loss/1"}
+    assert made["patient"] == {"worst_grade": None, "flag": None, "rule": "height-loss/1", "flag_loss": 0.25}
     assert made["vertebrae"] == []
     assert made["pipeline"]["provider"] is None
 

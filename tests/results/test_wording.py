@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from results_synthetic import Case, make_case, refused
 
+from inference import grading
 from inference.findings import Acquisition, Grade, Heights, Numbering, PatientFinding, Quality, VertebraFinding
 from inference.refusal import RefusalCode
 from node.results import wording
@@ -49,18 +50,41 @@ def test_a_loss_is_printed_as_a_change(loss: float, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grade", "quality", "flag"),
+    ("grade", "loss", "quality", "flags_from"),
     [
-        (Grade.MILD, (), False),
-        (Grade.MODERATE, (), True),
-        (Grade.SEVERE, (), True),
-        (Grade.MODERATE, (Quality.G_ONLY,), False),
-        (Grade.SEVERE, (Quality.G_ONLY,), True),
-        (None, (), False),
+        (Grade.MILD, 0.22, (), (0.20,)),
+        (Grade.MODERATE, 0.28, (), (0.20, 0.25)),
+        (Grade.SEVERE, 0.45, (), (0.20, 0.25, 0.30)),
+        (Grade.MODERATE, None, (Quality.G_ONLY,), ()),
+        (Grade.SEVERE, None, (Quality.G_ONLY,), (0.20, 0.25, 0.30)),
+        (None, 0.45, (), ()),
     ],
 )
-def test_what_raises_the_flag(grade: Grade | None, quality: tuple[Quality, ...], flag: bool) -> None:
-    assert wording.raises_flag(vertebra(grade=grade, quality=quality)) is flag
+def test_what_raises_the_flag(
+    grade: Grade | None, loss: float | None, quality: tuple[Quality, ...], flags_from: tuple[float, ...]
+) -> None:
+    given = vertebra(grade=grade, quality=quality, height_loss=None if loss is None else Heights(0.0, loss, 0.0))
+    for flag_loss in (0.20, 0.25, 0.30):
+        patient = PatientFinding(grade, None, "height-loss/1", flag_loss)
+        assert wording.raises_flag(given, patient) is (flag_loss in flags_from)
+
+
+def test_the_rule_in_words_names_the_grades_and_the_flag_of_the_site() -> None:
+    assert wording.rule_text(PatientFinding(None, None, "height-loss/1", 0.2)) == (
+        "height-loss/1: mild from a loss of 20 %, moderate from a loss of 25 %, severe from a loss of 40 % "
+        "(by G only: up to 0.80/0.74/0.60); flag from a loss of 20 %, or severe by G only"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag_loss", "sentence"), [(0.20, "FLAG: V3 mild"), (0.25, "NO FLAG")], ids=["20 percent", "25 percent"]
+)
+def test_a_site_that_flags_earlier_still_calls_it_mild(flag_loss: float, sentence: str) -> None:
+    found = make_case({3: (0.78, 0.95, 1.0)}, count=6).findings
+    rule = grading.GradingRule(flag_loss=flag_loss)
+    findings = replace(found, patient=grading.patient_finding(found.vertebrae, rule))
+    assert wording.verdict_sentence(findings) == sentence
+    assert wording.as_answered(findings).patient == findings.patient
 
 
 def test_the_two_ends_of_the_table_of_contents(whole_spine: Case, flagged: Case) -> None:
