@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import ImageDraw
 
 from inference.findings import Findings, VertebraFinding
+from inference.grading import PUBLISHED_G
 from node.results import wording
 from node.results.drawing import DIM, FRAME, GRADE_COLOURS, TEXT, font, spread, text_width
 
@@ -15,7 +16,7 @@ ROW_ROOM = 8
 """Pixels between the letters of two rows."""
 FLAG_TINT = 0.3
 """Brightness of the band behind a vertebra that raises the flag."""
-G_CUT_OFFS = ((0.74, "<=.74"), (0.8, "<=.80"))
+G_CUT_OFFS = tuple((cut_off, f"<=.{100 * cut_off:.0f}") for cut_off in sorted(PUBLISHED_G))
 COLUMN_GAP = 14
 HEADING_LETTERS = 18
 NOTHING = "-"
@@ -51,7 +52,7 @@ def _cut_off(vertebra: VertebraFinding) -> str:
 
 
 NAME = Column("", lambda v: v.name, words=True, in_colour=True)
-RATIO = Column("G", lambda v: _number("{:.2f}", v.height_ratio))
+RATIO = Column("G", lambda v: NOTHING if v.height_ratio is None else wording.ratio_text(v.height_ratio))
 CUT_OFF = Column("", lambda v: _cut_off(v).replace(NOTHING, ""), words=True, smaller=4)
 GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
 DENSITY = Column("HU", _density)
@@ -66,7 +67,7 @@ COLUMNS = (
     CUT_OFF,
     Column("loss", wording.loss_text),
     GRADE,
-    Column("score", lambda v: _number("{:.0f}", v.abnormality_score)),
+    Column("score", lambda v: NOTHING if v.abnormality_score is None else wording.score_text(v.abnormality_score)),
     DENSITY,
 )
 LEAST_NEEDED = (CUT_OFF, DENSITY, UNSAFE_DENSITY)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from inference import grading
 from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
+from node.results.rounding import loss_cut, ratio_cut
 
 RESEARCH = "AI - research use only"
 FLAG_SENTENCE = "Vertebral height loss, possible fracture"
@@ -218,10 +219,20 @@ def grade_word(vertebra: VertebraFinding) -> str:
 def percent(loss: float) -> str:
     """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %".
 
-    A loss is cut off, not rounded: .246 is "-24 %", so that it never seems to have reached the next grade.
+    It never seems to have reached the next grade: .246 is "-24 %" (`node.results.rounding`).
     """
-    change = -int(100 * loss + 1e-9) if loss > 0 else round(-100 * loss)
+    change = -round(100 * loss_cut(loss, 2))
     return f"{change:+d} %" if change else "0 %"
+
+
+def ratio_text(ratio: float) -> str:
+    """G with two decimals, on the side of each cut-off on which it lies."""
+    return f"{ratio_cut(ratio, 2):.2f}"
+
+
+def score_text(score: float) -> str:
+    """The abnormality score without decimals: 24.9 is not yet the 25 that is notable."""
+    return f"{loss_cut(score, 0):.0f}"
 
 
 def loss_text(vertebra: VertebraFinding) -> str:
@@ -239,14 +250,14 @@ def comment(vertebra: VertebraFinding) -> str:
     """
     score = vertebra.abnormality_score
     notable = score is not None and (vertebra.grade is not Grade.NORMAL or score >= NOTABLE_SCORE)
-    scored = f", score {score:.0f}" if score is not None and notable else ""
+    scored = f", score {score_text(score)}" if score is not None and notable else ""
     if vertebra.grade is Grade.NORMAL:
         return f"{vertebra.name}{scored}"
     if vertebra.grade is None:
         return f"{vertebra.name} not graded{scored}"
     loss = largest_loss(vertebra)
     if Quality.G_ONLY in vertebra.quality and vertebra.height_ratio is not None:
-        return f"{vertebra.name} {vertebra.grade}, G {vertebra.height_ratio:.2f}{scored}"
+        return f"{vertebra.name} {vertebra.grade}, G {ratio_text(vertebra.height_ratio)}{scored}"
     return f"{vertebra.name} {vertebra.grade}" + (f", {loss[0]} {percent(loss[1])}" if loss else "") + scored
 
 

@@ -173,7 +173,7 @@ def test_everything_that_masks_give_stands_in_the_group_of_the_vertebra(
         group = next(g for g in read if g["TrackingIdentifier"] == f"spine-node {vertebra.name}")
         items = {item["quantity"]["CodeValue"]: item for item in group["measurementItems"]}
         values = {code: float(item["value"]) for code, item in items.items()}
-        assert values["VFX020"] == pytest.approx(vertebra.abnormality_score, abs=0.051)
+        assert values["VFX020"] == pytest.approx(vertebra.abnormality_score, abs=0.101)
         assert values["VFX022"] == vertebra.level_confidence
         assert values["118565006"] == vertebra.vertebra_volume_ml
         assert values["VFX023"] == vertebra.body_volume_ml
