@@ -82,7 +82,6 @@ def test_the_details_print_what_the_grade_says(small: Case) -> None:
         for item in one.get("ContentSequence", [])
         if item.ValueType == "NUM"
     }
-    values = {code: value for (_, code), value in read.items() if code in ("VFX005", "VFX010", "VFX020")}
     assert 0.2499 in [value for (_, code), value in read.items() if code == "VFX005"]
     assert 0.8001 in [value for (_, code), value in read.items() if code == "VFX010"]
     assert 24.9 in [value for (_, code), value in read.items() if code == "VFX020"]
