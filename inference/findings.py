@@ -275,11 +275,14 @@ class Numbering:
         Probability of the whole numbering; 0 where it is not known.
     alternatives
         Other numberings in words, each with its probability: "T13 to L5, T13 (0.06)".
+    absent
+        T12 or L5 where the spine in view lacks it by this numbering: nobody will see it, which is not "not seen".
     """
 
     anchor: str
     confidence: float
     alternatives: tuple[str, ...] = ()
+    absent: tuple[Level, ...] = ()
 
     @property
     def known(self) -> bool:

@@ -89,6 +89,7 @@ class NumberingPart(_Part):
     anchor: str
     confidence: Fraction
     alternatives: list[str]
+    absent: list[Level] = []
 
 
 class KeypointsMm(_Part):
@@ -227,7 +228,12 @@ def findings_document(
         patient=Patient(**asdict(findings.patient)),
         numbering=None
         if findings.numbering is None
-        else NumberingPart(**{**asdict(findings.numbering), "alternatives": list(findings.numbering.alternatives)}),
+        else NumberingPart(
+            anchor=findings.numbering.anchor,
+            confidence=findings.numbering.confidence,
+            alternatives=list(findings.numbering.alternatives),
+            absent=list(findings.numbering.absent),
+        ),
         acquisition=None if findings.acquisition is None else AcquisitionPart(**asdict(findings.acquisition)),
         spacing_along_spine_mm=findings.spacing_along_spine_mm,
         vertebrae=[_vertebra(v) for v in findings.vertebrae],

@@ -277,7 +277,8 @@ def seen_text(findings: Findings) -> str:
     if not seen:
         why = ", vertebrae are only counted from the top (V1)" if findings.numbering is None else ""
         return f"{counted}; levels not seen: unknown{why}"
-    missing = [str(level) for level in GRADED_LEVELS if level not in seen and level is not Level.T13]
+    absent = findings.numbering.absent if findings.numbering is not None else ()
+    missing = [str(x) for x in GRADED_LEVELS if x not in seen and x not in absent and x is not Level.T13]
     return f"{counted}; levels not seen: {', '.join(missing) if missing else 'none of T4 to L5'}"
 
 
@@ -310,6 +311,7 @@ def numbering_text(findings: Findings) -> str | None:
     others = numbering.alternatives
     if numbering.known:
         said = f"Numbering: counted from {numbering.anchor}, confidence {numbering.confidence:.2f}"
+        said += "".join(f", this spine has no {level}" for level in numbering.absent)
         return said + (f"; alternatives {'; '.join(others)}" if others else "")
     said = "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top"
     return said + (f"; likeliest {others[0]}" if others else "")

@@ -110,7 +110,7 @@ def test_levels_and_numbering(whole_spine: Case) -> None:
     findings = replace(whole_spine.findings, numbering=Numbering("sacrum", 0.97, ("T12 as L1",)))
     made = document(whole_spine, findings)
     assert [v["level"] for v in made["vertebrae"]][11:15] == ["T12", "T13", "L1", "L2"]
-    assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"]}
+    assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"], "absent": []}
     assert made["quality"] == []
 
 
@@ -128,7 +128,7 @@ def test_what_masks_give(complete: Case) -> None:
 def test_a_numbering_that_is_not_known_keeps_its_alternatives() -> None:
     made = document(completed(make_case(count=3)))
     alternatives = ["T12 to L4 (0.61)", "T11 to L3 (0.35)"]
-    assert made["numbering"] == {"anchor": "", "confidence": 0.0, "alternatives": alternatives}
+    assert made["numbering"] == {"anchor": "", "confidence": 0.0, "alternatives": alternatives, "absent": []}
     assert [v["level"] for v in made["vertebrae"]] == [None] * 3
 
 

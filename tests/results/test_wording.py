@@ -8,7 +8,7 @@ import pytest
 from results_synthetic import Case, make_case, refused
 
 from inference import grading
-from inference.findings import Acquisition, Grade, Heights, Numbering, PatientFinding, Quality, VertebraFinding
+from inference.findings import Acquisition, Grade, Heights, Level, Numbering, PatientFinding, Quality, VertebraFinding
 from inference.refusal import RefusalCode
 from node.results import wording
 
@@ -97,6 +97,14 @@ def test_the_two_ends_of_the_table_of_contents(whole_spine: Case, flagged: Case)
     assert wording.seen_text(short) == "10 of 10 vertebrae measured; levels not seen: T4, T5, T6, L4, L5"
 
 
+def test_a_level_that_a_spine_lacks_is_not_said_to_be_unseen(whole_spine: Case) -> None:
+    without = tuple(v for v in whole_spine.findings.vertebrae if v.level is not Level.T12)
+    findings = replace(whole_spine.findings, vertebrae=without, numbering=Numbering("C2", 0.9))
+    assert wording.seen_text(findings).endswith("levels not seen: T12")
+    lacking = replace(findings, numbering=Numbering("C2", 0.9, absent=(Level.T12,)))
+    assert wording.seen_text(lacking).endswith("levels not seen: none of T4 to L5")
+
+
 def test_a_partial_vertebra_is_not_measured_whatever_it_carries() -> None:
     case = make_case(count=3)
     cut = replace(case.findings.vertebrae[0], quality=(Quality.PARTIAL,))
@@ -155,6 +163,10 @@ def test_a_vertebra_that_is_cut_has_no_volume_score_or_attenuation(complete: Cas
             Numbering("last rib and sacrum", 0.97, ("T13 to L5, T13 (0.02)", "T12 to L6, L6 (0.01)")),
             "Numbering: counted from last rib and sacrum, confidence 0.97; "
             "alternatives T13 to L5, T13 (0.02); T12 to L6, L6 (0.01)",
+        ),
+        (
+            Numbering("C2 and sacrum", 0.9, (), (Level.T12,)),
+            "Numbering: counted from C2 and sacrum, confidence 0.90, this spine has no T12",
         ),
         (
             Numbering("", 0.0, ("T12 to L4 (0.61)", "T11 to L3 (0.35)")),
