@@ -163,6 +163,8 @@ def _one(
     local = volume.to_lps(index + [s.start for s in box]) @ frame.T
     low, high = np.percentile(local, [1, 99], axis=0)
     size, middle = high - low, 0.5 * (low + high)
+    if not (size > 0).all():  # one voxel wide along an axis of its frame: nothing lies off its surface
+        return TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
     middle[1] -= FORWARD * size[1]
     within = (((local - middle) / (np.array(HALF_AXES) * size)) ** 2).sum(axis=1) <= 1.0
     core = within & (depth_mm[inside] >= OFF_SURFACE_MM)

@@ -78,6 +78,17 @@ def test_a_body_without_a_core_is_too_small() -> None:
     assert one.quality == (Quality.CORE_TOO_SMALL,)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_body_one_voxel_wide_is_too_small_and_raises_no_warning(axis: int) -> None:
+    volume, labels, parts = _scan(2.0)
+    thin = np.zeros(labels.shape, bool)
+    thin[tuple(slice(n // 2, n // 2 + 1) if a == axis else slice(None) for a, n in enumerate((25, 25, 35)))] = True
+    body = np.where((parts == BODY) & thin, labels, 0).astype(np.uint8)
+    assert body.any()
+    one = trabecular_hu(volume, body, parts, [Body(1, Level.L1, frame=np.eye(3))])[0]
+    assert one == TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
+
+
 def test_what_the_headers_say_or_do_not_say_is_told_once_of_the_whole_scan() -> None:
     assert acquisition_quality(Acquisition(122.0, False, "B", False), 1.0) == ()
     assert acquisition_quality(Acquisition(100.0, True, "C", True), 5.0) == (
