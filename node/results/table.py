@@ -39,7 +39,7 @@ def _number(pattern: str, value: float | None) -> str:
     return NOTHING if value is None else pattern.format(value)
 
 
-def _density(vertebra: VertebraFinding) -> str:
+def density_text(vertebra: VertebraFinding) -> str:
     """Mean HU; a star where it is unsafe to compare (the notes say why)."""
     said = _number("{:.0f}", vertebra.trabecular_mean_hu)
     return f"{said}*" if said != NOTHING and wording.DENSITY_FLAGS.intersection(vertebra.quality) else said
@@ -55,7 +55,7 @@ NAME = Column("", lambda v: v.name, words=True, in_colour=True)
 RATIO = Column("G", lambda v: NOTHING if v.height_ratio is None else wording.ratio_text(v.height_ratio))
 CUT_OFF = Column("", lambda v: _cut_off(v).replace(NOTHING, ""), words=True, smaller=4)
 GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
-DENSITY = Column("HU", _density)
+DENSITY = Column("HU", density_text)
 UNSAFE_DENSITY = replace(DENSITY, heading="HU*")
 """Where the acquisition makes every one of them unsafe to compare."""
 COLUMNS = (
@@ -71,7 +71,7 @@ COLUMNS = (
     DENSITY,
 )
 LEAST_NEEDED = (CUT_OFF, DENSITY, UNSAFE_DENSITY)
-"""Left out in this order where the image would become too small beside the table; the notes name the cut-offs."""
+"""Left out in this order where the image would become too small beside the table: the notes say what stood there."""
 
 
 def columns_of(findings: Findings) -> tuple[Column, ...]:
