@@ -90,6 +90,23 @@ def trabecular_hu(
     return [_one(volume, labels, parts, b, boxes[b.number - 1], f) for b, f in zip(bodies, turned, strict=True)]
 
 
+def holds_foreign_material(volume: Volume, body: NDArray[np.bool_], box: tuple[slice, ...]) -> bool:
+    """Whether cement or metal lies within a body, off its cortex, at any level and whatever its shape.
+
+    Parameters
+    ----------
+    volume
+        HU on the source grid.
+    body
+        The body's mask within ``box`` of that grid.
+    """
+    dense = (volume.hu[box] > FOREIGN_HU) & body
+    if float(dense.sum()) <= FOREIGN_PART * float(body.sum()):
+        return False
+    depth_mm = distance_transform_edt(np.pad(body, 1), volume.spacing_mm)[1:-1, 1:-1, 1:-1]
+    return bool((dense & (depth_mm >= OFF_SURFACE_MM)).sum() > FOREIGN_PART * body.sum())
+
+
 def acquisition_quality(acquisition: Acquisition | None, spacing_mm: float | None = None) -> tuple[Quality, ...]:
     """What makes attenuation unsafe in the whole scan.
 

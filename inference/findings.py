@@ -116,7 +116,7 @@ class Quality(StrEnum):
     CORE_UNEVEN = "CORE_UNEVEN"
     """Mean and median of the trabecular core differ: a bone island, sclerosis or a streak moves the mean."""
     FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
-    """Cement or metal in the body: no attenuation."""
+    """Cement or metal in the body: neither grade nor attenuation."""
 
 
 KEYPOINTS = (

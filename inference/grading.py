@@ -21,6 +21,10 @@ SURE_LOSS = 0.25
 PUBLISHED_G = (0.80, 0.74)
 """Cut-offs of G printed beside the grade, never instead of it (Pisov et al. 2020, table 2)."""
 
+UNGRADED = frozenset({Quality.METAL, Quality.FOREIGN_MATERIAL})
+"""Cement or hardware at a level: measured, but neither graded nor a reference. Fusion belongs here and is not seen: a
+narrow disc between osteoporotic bodies and bone through the disc space do not differ enough in attenuation."""
+
 _ORDER = list(Level)
 _FIRST_GRADED = _ORDER.index(Level.T4)
 _SACRUM = _ORDER.index(Level.S1)
@@ -203,8 +207,8 @@ def grade(
     Parameters
     ----------
     vertebrae
-        With ``heights_mm`` where measured; those flagged ``PARTIAL`` are not measured, those flagged ``METAL`` are
-        measured but get no grade and serve as no reference.
+        With ``heights_mm`` where measured; those flagged ``PARTIAL`` are not measured, those with a flag of `UNGRADED`
+        are measured but get no grade and serve as no reference.
     spacing_mm
         Spacing of the source along the spine.
     positions_mm
@@ -225,7 +229,7 @@ def grade(
     measured = [v.heights_mm if Quality.PARTIAL not in v.quality else None for v in vertebrae]
     places = list(positions_mm) if positions_mm is not None else [float(v.ordinal) for v in vertebrae]
     refer = [
-        may_be_reference(level) and Quality.METAL not in v.quality for v, level in zip(vertebrae, levels, strict=True)
+        may_be_reference(level) and UNGRADED.isdisjoint(v.quality) for v, level in zip(vertebrae, levels, strict=True)
     ]
     expected = expectations(measured, places, refer)
     return tuple(
@@ -264,7 +268,7 @@ def _graded(
     g = height_ratio(heights)
     quality: list[Quality] = [q for q in vertebra.quality if q not in (Quality.G_ONLY, Quality.MILD_NOT_REPORTED)]
     said: Grade | None = None
-    if may_be_graded and Quality.METAL not in quality:
+    if may_be_graded and UNGRADED.isdisjoint(quality):
         if loss is not None:
             said = rule.by_loss(max(loss.as_tuple()))
             doubtful = rule.mild_loss <= max(loss.as_tuple()) < SURE_LOSS

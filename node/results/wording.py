@@ -35,14 +35,14 @@ GRADED_LEVELS = tuple(Level)[list(Level).index(Level.T4) : list(Level).index(Lev
 
 QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.G_ONLY: "no undeformed vertebra above and below to compare with: only its own height ratio G can grade it",
-    Quality.MILD_NOT_REPORTED: "a loss of 20 to 25 % cannot be told from normal at this slice spacing",
+    Quality.MILD_NOT_REPORTED: "a mild loss (20 to 25 %; G .74 to .8) cannot be told from normal at this slice spacing",
     Quality.LOW_CONFIDENCE: "the network was unsure of this vertebra or of one of its points",
     Quality.PARTIAL: "cut by the edge of the field of view",
     Quality.NEAR_EDGE: "a point lies within one slice of the edge of the field of view",
     Quality.OFF_CENTRE_LINE: "the centre line is unsure here",
     Quality.COARSE_SPACING: "slice spacing above 1.5 mm: heights are less certain",
     Quality.HEIGHTS_NOT_TOLD: "slices too thick to measure heights: names and masks only",
-    Quality.METAL: "metal or cement in or beside the body",
+    Quality.METAL: "metal or cement in or beside the body: neither grade nor HU",
     Quality.OUTSIDE_SCREENING_AGE: "outside screening age",
     Quality.AGE_UNKNOWN: "age unknown",
     Quality.LOSSY_SOURCE: "source images are lossy compressed",
@@ -62,7 +62,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.KERNEL_UNKNOWN: "kernel unknown: HU is less certain",
     Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
     Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
-    Quality.FOREIGN_MATERIAL: "cement or metal in the body: no HU",
+    Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
 }
 
 DENSITY_FLAGS = frozenset(
@@ -310,7 +310,7 @@ def numbering_text(findings: Findings) -> str | None:
         return None
     others = numbering.alternatives
     if numbering.known:
-        said = f"Numbering: counted from {numbering.anchor}, confidence {numbering.confidence:.2f}"
+        said = f"Numbering: counted from {numbering.anchor}, confidence {loss_cut(numbering.confidence, 2):.2f}"
         said += "".join(f", this spine has no {level}" for level in numbering.absent)
         return said + (f"; alternatives {'; '.join(others)}" if others else "")
     said = "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top"

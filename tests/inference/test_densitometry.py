@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.abnormality import Body
-from inference.densitometry import TrabecularHu, acquisition_quality, trabecular_hu
+from inference.densitometry import TrabecularHu, acquisition_quality, holds_foreign_material, trabecular_hu
 from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
 from inference.masks import BODY, POSTERIOR
@@ -59,6 +59,16 @@ def test_cement_is_not_bone() -> None:
     one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu is None
     assert one.quality == (Quality.FOREIGN_MATERIAL,)
+
+
+def test_foreign_material_is_within_the_body_and_not_its_cortex() -> None:
+    volume, _, parts = _scan()
+    whole = (slice(None),) * 3
+    assert not holds_foreign_material(volume, parts == BODY, whole)
+    volume.hu[volume.hu == 600.0] = 1200.0
+    assert not holds_foreign_material(volume, parts == BODY, whole), "a dense shell, with overshoot of a sharp kernel"
+    volume.hu[20:26, 20:26, 30:38] = 1300.0
+    assert holds_foreign_material(volume, parts == BODY, whole)
 
 
 def test_a_bone_island_is_flagged() -> None:

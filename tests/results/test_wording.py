@@ -165,6 +165,10 @@ def test_a_vertebra_that_is_cut_has_no_volume_score_or_attenuation(complete: Cas
             "alternatives T13 to L5, T13 (0.02); T12 to L6, L6 (0.01)",
         ),
         (
+            Numbering("sacrum", 0.9996),
+            "Numbering: counted from sacrum, confidence 0.99",
+        ),
+        (
             Numbering("C2 and sacrum", 0.9, (), (Level.T12,)),
             "Numbering: counted from C2 and sacrum, confidence 0.90, this spine has no T12",
         ),
