@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from inference import abnormality, densitometry, detection, grading, labelling, numbering, screening
 from inference.abnormality import AbnormalitySettings, Body, score_bodies
@@ -24,7 +25,7 @@ from inference.geometry import Volume
 from inference.joining import Joined, Placed, confirmed, join
 from inference.labelling import LabellingSettings
 from inference.localization import localize
-from inference.masks import MaskSettings, VertebraMasks, segment
+from inference.masks import BODY, MaskSettings, VertebraMasks, segment
 from inference.masks_heights import body_surface_heights
 from inference.numbering import NamedSequence, NumberingSettings
 from inference.overlay import bodies_on, expected_in, expected_on
@@ -243,7 +244,7 @@ class _Run:
 
     def refused(self, refusal: Refusal) -> CtAnswer:
         """The answer "not evaluable"."""
-        findings = self._findings(PatientFinding(None, None, grading.RULE), ())
+        findings = self._findings(grading.patient_finding((), self.settings.screening.rule), ())
         return CtAnswer(replace(findings, refusal=refusal), self.picture, self.coronal)
 
     def _look_at_headers(self, age_years: float | None) -> None:
@@ -309,18 +310,26 @@ class _Run:
             if v.keypoints_lps_mm is not None or np.isfinite(masks.volumes_ml[n, 0])
         ]
         masks = masks.only(kept)
+        boxes = find_objects(masks.labels, max_label=len(kept)) if kept else []
         vertebrae = tuple(
-            self._with_mask(volume, replace(joined.vertebrae[k], ordinal=n + 1), masks, n) for n, k in enumerate(kept)
+            self._with_mask(volume, replace(joined.vertebrae[k], ordinal=n + 1), masks, n, boxes[n])
+            for n, k in enumerate(kept)
         )
         return vertebrae, [joined.places_mm[k] for k in kept], masks
 
-    def _with_mask(self, volume: Volume, vertebra: Vertebra, masks: VertebraMasks, n: int) -> Vertebra:
-        if not np.isfinite(masks.volumes_ml[n, 0]):
+    def _with_mask(
+        self, volume: Volume, vertebra: Vertebra, masks: VertebraMasks, n: int, box: tuple[slice, ...] | None
+    ) -> Vertebra:
+        """Vertebra ``n`` with what its mask, which lies in ``box``, gives and contradicts."""
+        if box is None or not np.isfinite(masks.volumes_ml[n, 0]):
             return replace(vertebra, quality=(*vertebra.quality, Quality.NO_MASK))
         if masks.partial[n]:
             return replace(vertebra, quality=(*vertebra.quality, Quality.MASK_CUT))
         whole, body = (float(v) for v in masks.volumes_ml[n])
         vertebra = replace(vertebra, vertebra_volume_ml=whole, body_volume_ml=body if body > 0 else None)
+        body_mask = (masks.labels[box] == n + 1) & (masks.parts[box] == BODY)
+        if densitometry.holds_foreign_material(volume, body_mask, box):
+            vertebra = replace(vertebra, quality=(*vertebra.quality, Quality.FOREIGN_MATERIAL))
         if vertebra.keypoints_lps_mm is None or vertebra.heights_mm is None:
             return vertebra
         points = np.array([getattr(vertebra.keypoints_lps_mm, name) for name in KEYPOINTS])
@@ -335,12 +344,16 @@ class _Run:
     def _scored(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[tuple[Vertebra, ...], dict[int, abnormality.Expected]]:
-        """Vertebrae with their scores, and the expected bodies by ordinal; beside metal no mask is trusted."""
+        """Vertebrae with their scores, and the expected bodies by ordinal.
+
+        Beside cement and metal no mask is trusted: no score of its own, and no sound context for others.
+        """
         settings = self.settings.abnormality
         if settings is None or not self.settings.screening.rule.heights_are_told(self.spacing_mm):
             return vertebrae, {}
-        metal = {v.ordinal for v in vertebrae if Quality.METAL in v.quality}
+        metal = {v.ordinal for v in vertebrae if not grading.UNGRADED.isdisjoint(v.quality)}
         chosen = [n for n, body in enumerate(bodies) if body.number not in metal]
+        bodies = [replace(body, fractured=True) if body.number in metal else body for body in bodies]
         said = score_bodies(masks.labels, masks.parts, volume.affine, bodies, self.models, settings, chosen)
         of = {body.number: one for body, one in zip(bodies, said, strict=True) if one.score is not None}
         scored = tuple(replace(v, abnormality_score=of[v.ordinal].score) if v.ordinal in of else v for v in vertebrae)
@@ -349,8 +362,11 @@ class _Run:
     def _with_density(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[Vertebra, ...]:
+        """Vertebrae with their attenuation; none beside metal, whose streaks reach into the body."""
         if not self.settings.screening.rule.heights_are_told(self.spacing_mm):
             return vertebrae
+        metal = {v.ordinal for v in vertebrae if Quality.METAL in v.quality}
+        bodies = [replace(body, fractured=True) if body.number in metal else body for body in bodies]
         said = densitometry.trabecular_hu(volume, masks.labels, masks.parts, bodies)
         of = {body.number: one for body, one in zip(bodies, said, strict=True)}
         if any(one.mean_hu is not None for one in said):
@@ -365,7 +381,8 @@ class _Run:
         )
 
     def _answer(self, vertebrae: tuple[Vertebra, ...]) -> CtAnswer:
-        return CtAnswer(self._findings(grading.patient_finding(vertebrae), vertebrae), self.picture, self.coronal)
+        patient = grading.patient_finding(vertebrae, self.settings.screening.rule)
+        return CtAnswer(self._findings(patient, vertebrae), self.picture, self.coronal)
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
         known = self.numbering is not None and self.numbering.known

@@ -90,6 +90,23 @@ def trabecular_hu(
     return [_one(volume, labels, parts, b, boxes[b.number - 1], f) for b, f in zip(bodies, turned, strict=True)]
 
 
+def holds_foreign_material(volume: Volume, body: NDArray[np.bool_], box: tuple[slice, ...]) -> bool:
+    """Whether cement or metal lies within a body, off its cortex, at any level and whatever its shape.
+
+    Parameters
+    ----------
+    volume
+        HU on the source grid.
+    body
+        The body's mask within ``box`` of that grid.
+    """
+    dense = (volume.hu[box] > FOREIGN_HU) & body
+    if float(dense.sum()) <= FOREIGN_PART * float(body.sum()):
+        return False
+    depth_mm = distance_transform_edt(np.pad(body, 1), volume.spacing_mm)[1:-1, 1:-1, 1:-1]
+    return bool((dense & (depth_mm >= OFF_SURFACE_MM)).sum() > FOREIGN_PART * body.sum())
+
+
 def acquisition_quality(acquisition: Acquisition | None, spacing_mm: float | None = None) -> tuple[Quality, ...]:
     """What makes attenuation unsafe in the whole scan.
 
@@ -163,6 +180,8 @@ def _one(
     local = volume.to_lps(index + [s.start for s in box]) @ frame.T
     low, high = np.percentile(local, [1, 99], axis=0)
     size, middle = high - low, 0.5 * (low + high)
+    if not (size > 0).all():  # one voxel wide along an axis of its frame: nothing lies off its surface
+        return TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
     middle[1] -= FORWARD * size[1]
     within = (((local - middle) / (np.array(HALF_AXES) * size)) ** 2).sum(axis=1) <= 1.0
     core = within & (depth_mm[inside] >= OFF_SURFACE_MM)

@@ -13,6 +13,8 @@ from inference.refusal import Refusal
 
 Point = tuple[float, float, float]
 """(x, y, z) in mm, LPS."""
+FLAG_LOSS = 0.25
+"""Loss of height from which a graded vertebra flags the patient, where a site does not choose another."""
 
 
 class Level(StrEnum):
@@ -114,7 +116,7 @@ class Quality(StrEnum):
     CORE_UNEVEN = "CORE_UNEVEN"
     """Mean and median of the trabecular core differ: a bone island, sclerosis or a streak moves the mean."""
     FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
-    """Cement or metal in the body: no attenuation."""
+    """Cement or metal in the body: neither grade nor attenuation."""
 
 
 KEYPOINTS = (
@@ -240,11 +242,24 @@ class VertebraFinding:
 
 @dataclass(frozen=True)
 class PatientFinding:
-    """The verdict on the patient. ``flag`` is ``None`` when not evaluable."""
+    """The verdict on the patient.
+
+    Attributes
+    ----------
+    worst_grade
+        Of the graded vertebrae.
+    flag
+        ``None`` when not evaluable.
+    rule
+        What the grades mean.
+    flag_loss
+        The site's cut-off of the flag: it moves the flag, never a grade.
+    """
 
     worst_grade: Grade | None
     flag: bool | None
     rule: str
+    flag_loss: float = FLAG_LOSS
 
 
 @dataclass(frozen=True)
@@ -260,11 +275,14 @@ class Numbering:
         Probability of the whole numbering; 0 where it is not known.
     alternatives
         Other numberings in words, each with its probability: "T13 to L5, T13 (0.06)".
+    absent
+        T12 or L5 where the spine in view lacks it by this numbering: nobody will see it, which is not "not seen".
     """
 
     anchor: str
     confidence: float
     alternatives: tuple[str, ...] = ()
+    absent: tuple[Level, ...] = ()
 
     @property
     def known(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from inference.findings import Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
+from inference.findings import FLAG_LOSS, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 
 RULE = "height-loss/1"
 DEFORMED_LOSS = 0.20
@@ -21,6 +21,10 @@ SURE_LOSS = 0.25
 PUBLISHED_G = (0.80, 0.74)
 """Cut-offs of G printed beside the grade, never instead of it (Pisov et al. 2020, table 2)."""
 
+UNGRADED = frozenset({Quality.METAL, Quality.FOREIGN_MATERIAL})
+"""Cement or hardware at a level: measured, but neither graded nor a reference. Fusion belongs here and is not seen: a
+narrow disc between osteoporotic bodies and bone through the disc space do not differ enough in attenuation."""
+
 _ORDER = list(Level)
 _FIRST_GRADED = _ORDER.index(Level.T4)
 _SACRUM = _ORDER.index(Level.S1)
@@ -29,12 +33,14 @@ _CLOSE_MM = 1e-6
 
 @dataclass(frozen=True)
 class GradingRule:
-    """Cut-offs of ``height-loss/1``; a site may move all but `DEFORMED_LOSS`.
+    """Cut-offs of ``height-loss/1``. A site chooses ``flag_loss`` alone: what a grade is called is the same everywhere.
 
     Attributes
     ----------
     mild_loss, moderate_loss, severe_loss
         Fractions of height lost, each the lowest value of its grade.
+    flag_loss
+        From this loss on a graded vertebra flags the patient.
     mild_g, moderate_g, severe_g
         Ratios G, each the highest value of its grade, where there is no reference on both sides.
     fine_spacing_mm
@@ -47,6 +53,7 @@ class GradingRule:
     mild_loss: float = 0.20
     moderate_loss: float = 0.25
     severe_loss: float = 0.40
+    flag_loss: float = FLAG_LOSS
     mild_g: float = 0.80
     moderate_g: float = 0.74
     severe_g: float = 0.60
@@ -56,6 +63,8 @@ class GradingRule:
     def __post_init__(self) -> None:
         if not 0 < self.mild_loss <= self.moderate_loss <= self.severe_loss < 1:
             raise ValueError("losses must rise from mild to severe, between 0 and 1")
+        if not self.mild_loss <= self.flag_loss < 1:
+            raise ValueError("a vertebra that is called normal must not flag: the flag's loss is at least the mild one")
         if not 1 > self.mild_g >= self.moderate_g >= self.severe_g > 0:
             raise ValueError("ratios G must fall from mild to severe, between 1 and 0")
         if not 0 < self.fine_spacing_mm <= self.coarse_spacing_mm:
@@ -198,8 +207,8 @@ def grade(
     Parameters
     ----------
     vertebrae
-        With ``heights_mm`` where measured; those flagged ``PARTIAL`` are not measured, those flagged ``METAL`` are
-        measured but get no grade and serve as no reference.
+        With ``heights_mm`` where measured; those flagged ``PARTIAL`` are not measured, those with a flag of `UNGRADED`
+        are measured but get no grade and serve as no reference.
     spacing_mm
         Spacing of the source along the spine.
     positions_mm
@@ -220,7 +229,7 @@ def grade(
     measured = [v.heights_mm if Quality.PARTIAL not in v.quality else None for v in vertebrae]
     places = list(positions_mm) if positions_mm is not None else [float(v.ordinal) for v in vertebrae]
     refer = [
-        may_be_reference(level) and Quality.METAL not in v.quality for v, level in zip(vertebrae, levels, strict=True)
+        may_be_reference(level) and UNGRADED.isdisjoint(v.quality) for v, level in zip(vertebrae, levels, strict=True)
     ]
     expected = expectations(measured, places, refer)
     return tuple(
@@ -259,7 +268,7 @@ def _graded(
     g = height_ratio(heights)
     quality: list[Quality] = [q for q in vertebra.quality if q not in (Quality.G_ONLY, Quality.MILD_NOT_REPORTED)]
     said: Grade | None = None
-    if may_be_graded and Quality.METAL not in quality:
+    if may_be_graded and UNGRADED.isdisjoint(quality):
         if loss is not None:
             said = rule.by_loss(max(loss.as_tuple()))
             doubtful = rule.mild_loss <= max(loss.as_tuple()) < SURE_LOSS
@@ -275,24 +284,25 @@ def _graded(
     )
 
 
-def patient_finding(vertebrae: Sequence[VertebraFinding]) -> PatientFinding:
-    """The patient's flag: a graded vertebra moderate or worse by loss, or severe by its own ratio alone.
-
-    ``None`` where no vertebra was graded.
-    """
+def patient_finding(vertebrae: Sequence[VertebraFinding], rule: GradingRule | None = None) -> PatientFinding:
+    """The patient's flag: at least one vertebra that `raises_flag`; ``None`` where no vertebra was graded."""
+    flag_loss = (rule or GradingRule()).flag_loss
     grades = [v.grade for v in vertebrae if v.grade is not None]
     return PatientFinding(
         worst_grade=max(grades, key=lambda g: g.rank, default=None),
-        flag=any(_flags(v) for v in vertebrae) if grades else None,
+        flag=any(raises_flag(v, flag_loss) for v in vertebrae) if grades else None,
         rule=RULE,
+        flag_loss=flag_loss,
     )
 
 
-def _flags(vertebra: VertebraFinding) -> bool:
+def raises_flag(vertebra: VertebraFinding, flag_loss: float = FLAG_LOSS) -> bool:
+    """Whether this vertebra alone flags the patient: graded, with that loss, or severe where only G can grade it."""
     if vertebra.grade is None:
         return False
-    needed = Grade.SEVERE if Quality.G_ONLY in vertebra.quality else Grade.MODERATE
-    return vertebra.grade.rank >= needed.rank
+    if Quality.G_ONLY in vertebra.quality or vertebra.height_loss is None:
+        return vertebra.grade is Grade.SEVERE
+    return max(vertebra.height_loss.as_tuple()) >= flag_loss
 
 
 def height_uncertainty_mm(spacing_mm: float) -> float:

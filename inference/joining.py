@@ -79,9 +79,12 @@ def join(
         filled = _filled(vertebrae)
         if filled is None:
             vertebrae = [replace(v, level=None, level_confidence=None) for v in vertebrae]
-            numbering = Numbering("", 0.0, (f"{worded(_claimed(sequence))} ({numbering.confidence:.2f})",))
+            likeliest = f"{worded(_claimed(sequence), sequence.unseen)} ({numbering.confidence:.2f})"
+            numbering = Numbering("", 0.0, (likeliest,))
         else:
             vertebrae = [replace(v, quality=(*v.quality, Quality.NOT_NAMED)) if v.level is None else v for v in filled]
+            there = {v.level for v in vertebrae}
+            numbering = replace(numbering, absent=tuple(x for x in numbering.absent if x not in there))
     counted = tuple(replace(v, ordinal=n) for n, v in enumerate(vertebrae, start=1))
     return Joined(counted, tuple(p.place_mm for p in joined), numbering if candidates else None)
 
@@ -142,7 +145,7 @@ def _without_end_plates(candidate: Candidate, n: int, sequence: NamedSequence) -
 def _numbering(sequence: NamedSequence) -> Numbering:
     if sequence.numbering is not None:
         return sequence.numbering
-    return Numbering("", 0.0, tuple(f"{worded(names)} ({share:.2f})" for names, share in sequence.alternatives))
+    return Numbering("", 0.0, sequence.alternatives_in_words)
 
 
 def _claimed(sequence: NamedSequence) -> tuple[Level, ...]:

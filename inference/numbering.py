@@ -16,8 +16,7 @@ the axis (C2), each seen at its own place, whole and not inferred from the count
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +93,9 @@ class NamedSequence:
     alternatives
         Other sequences (a name for each of ``kept``) with their probability, the likeliest first. Where the numbering
         is not known the likeliest of all is among them.
+    unseen, unseen_in_alternatives
+        Vertebrae that are there by that numbering, between two of ``kept``, and have no candidate: of ``levels``, and
+        of each of ``alternatives``. A vertebra that a person lacks is none of them.
     """
 
     levels: tuple[Level | None, ...]
@@ -101,6 +103,17 @@ class NamedSequence:
     kept: tuple[int, ...]
     numbering: Numbering | None
     alternatives: tuple[tuple[tuple[Level, ...], float], ...]
+    unseen: tuple[Level, ...] = ()
+    unseen_in_alternatives: tuple[tuple[Level, ...], ...] = ()
+
+    @property
+    def alternatives_in_words(self) -> tuple[str, ...]:
+        """Each of ``alternatives`` with its probability: "T11 to L3, no T12 (0.06)"."""
+        unseen = self.unseen_in_alternatives or ((),) * len(self.alternatives)
+        return tuple(
+            f"{worded(names, missing)} ({share:.2f})"
+            for (names, share), missing in zip(self.alternatives, unseen, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -141,19 +154,23 @@ def number(candidates: Sequence[Candidate], settings: NumberingSettings | None =
     names = _names(through, ladders, len(candidates), total)
     reference = int(names.sum(axis=1).argmax())
     paths = _paths(reference, ladders, steps, list(zip(through, forward, backward, strict=True)), total)
-    (kept, levels), share = paths[0]
-    anchor = _anchor(candidates, kept, levels, chosen)
+    (kept, levels), share, unseen = paths[0]
+    anchor = _anchor(candidates, kept, levels, unseen, chosen)
     confidence = tuple(
         float(min(names[i, LEVELS.index(name)], _most(name, anchor, chosen)))
         for i, name in zip(kept, levels, strict=True)
     )
     others = _alternatives(kept, paths)
+    alternatives = tuple((names_, probability) for names_, probability, _ in others)
+    unseen_in = tuple(missing for _, _, missing in others)
     whole = min(share, *confidence)
     if not anchor or whole < chosen.known:
         nothing = (None,) * len(kept)
-        return NamedSequence(nothing, nothing, kept, None, ((levels, share), *others))
-    words = tuple(f"{worded(names_)} ({probability:.2f})" for names_, probability in others)
-    return NamedSequence(levels, confidence, kept, Numbering(anchor, whole, words), others)
+        every = ((levels, share), *alternatives)
+        return NamedSequence(nothing, nothing, kept, None, every, (), (unseen, *unseen_in))
+    known = NamedSequence(levels, confidence, kept, None, alternatives, unseen, unseen_in)
+    numbering = Numbering(anchor, whole, known.alternatives_in_words, _absent(levels, unseen))
+    return replace(known, numbering=numbering)
 
 
 def _ladders(candidates: Sequence[Candidate], settings: NumberingSettings) -> list[_Ladder]:
@@ -297,6 +314,8 @@ def _names(through: list[Floats], ladders: list[_Ladder], count: int, total: flo
 
 Path = tuple[tuple[int, ...], tuple[Level, ...]]
 """Candidates kept and their names."""
+Unseen = tuple[Level, ...]
+"""Rungs between them without a candidate."""
 
 
 def _paths(
@@ -305,15 +324,21 @@ def _paths(
     steps: list[_Step],
     ways: list[tuple[Floats, Swept, Swept]],
     total: float,
-) -> list[tuple[Path, float]]:
-    """The best way through each rung of one candidate with the weight of all ways there; equal names are one."""
-    shares: dict[Path, float] = {}
+) -> list[tuple[Path, float, Unseen]]:
+    """The best way through each rung of one candidate with the weight of all ways there; equal names are one.
+
+    Equal names may be those of two kinds of person, one without a vertebra and one in whom it was not seen: what is
+    told of them is the likelier.
+    """
+    shares: dict[Path, dict[Unseen, float]] = {}
     for ladder, (through, forward, backward) in zip(ladders, ways, strict=True):
         share = np.exp(through[reference] - total)
         for rung in np.flatnonzero(share > 1e-4):
-            path = _path(reference, int(rung), ladder, steps, forward[2], backward[2])
-            shares[path] = shares.get(path, 0.0) + float(share[rung])
-    return sorted(shares.items(), key=lambda pair: -pair[1])
+            path, unseen = _path(reference, int(rung), ladder, steps, forward[2], backward[2])
+            parts = shares.setdefault(path, {})
+            parts[unseen] = parts.get(unseen, 0.0) + float(share[rung])
+    summed = [(path, sum(parts.values()), max(parts, key=lambda u: parts[u])) for path, parts in shares.items()]
+    return sorted(summed, key=lambda one: -one[1])
 
 
 def _path(
@@ -323,26 +348,37 @@ def _path(
     steps: list[_Step],
     came: NDArray[np.int64],
     goes: NDArray[np.int64],
-) -> Path:
+) -> tuple[Path, Unseen]:
     at = [(reference, rung)]
     while (index := int(came[at[0]])) >= 0:
         at.insert(0, (steps[index].first, at[0][1] - steps[index].rungs))
     while (index := int(goes[at[-1]])) >= 0:
         at.append((steps[index].last, at[-1][1] + steps[index].rungs))
-    return tuple(i for i, _ in at), tuple(ladder.rungs[k] for _, k in at)
+    taken = [k for _, k in at]
+    unseen = tuple(ladder.rungs[k] for k in range(taken[0], taken[-1]) if k not in taken)
+    return (tuple(i for i, _ in at), tuple(ladder.rungs[k] for k in taken)), unseen
 
 
 def _alternatives(
-    kept: tuple[int, ...], paths: list[tuple[Path, float]]
-) -> tuple[tuple[tuple[Level, ...], float], ...]:
+    kept: tuple[int, ...], paths: list[tuple[Path, float, Unseen]]
+) -> tuple[tuple[tuple[Level, ...], float, Unseen], ...]:
     """The other ways that keep the same candidates, down to a probability of .01, at most five."""
-    return tuple((names, share) for (other, names), share in paths[1:] if other == kept and share >= 0.01)[:5]
+    others = ((names, share, unseen) for (other, names), share, unseen in paths[1:] if other == kept and share >= 0.01)
+    return tuple(others)[:5]
 
 
 def _anchor(
-    candidates: Sequence[Candidate], kept: tuple[int, ...], levels: tuple[Level, ...], settings: NumberingSettings
+    candidates: Sequence[Candidate],
+    kept: tuple[int, ...],
+    levels: tuple[Level, ...],
+    unseen: Unseen,
+    settings: NumberingSettings,
 ) -> str:
-    """The anchors that are seen, in words; empty where there is none."""
+    """The anchors that are seen, in words; empty where there is none.
+
+    The last rib is that of the vertebra next above L1: where a vertebra between them was not seen, nobody knows
+    whether it bears ribs.
+    """
     chosen = [candidates[i] for i in kept]
     words = []
     for one, level in zip(chosen, levels, strict=True):
@@ -354,6 +390,8 @@ def _anchor(
     for k in range(1, len(chosen) - 1):
         above, below, next_below = chosen[k - 1], chosen[k], chosen[k + 1]
         ends = levels[k - 1].startswith("T") and levels[k] == Level.L1 and kept[k] == kept[k - 1] + 1
+        between = [x for x in unseen if LEVELS.index(levels[k - 1]) < LEVELS.index(x) < LEVELS.index(levels[k])]
+        ends = ends and not between
         ribs = above.rib >= settings.seen and max(below.rib, next_below.rib) <= settings.unseen
         if ends and ribs and above.edge_mm >= settings.whole_mm and below.edge_mm >= settings.clear_mm:
             words.append("last rib")
@@ -374,10 +412,20 @@ def _most(name: Level, anchor: str, settings: NumberingSettings) -> float:
     return 1.0
 
 
-def worded(names: tuple[Level, ...]) -> str:
-    """A sequence in words: its ends, and what is unusual in it."""
+def worded(names: tuple[Level, ...], unseen: tuple[Level, ...] = ()) -> str:
+    """A sequence in words: its ends, and what is unusual in it.
+
+    "no T12" is a person without it; "T12 not seen" one in whom it has its place between two others and no candidate.
+    """
     unusual = [str(name) for name in names if name in (Level.T13, Level.L6)]
-    for above, below, missing in ((Level.T11, Level.L1, "T12"), (Level.L4, Level.S1, "L5")):
-        if (above, below) in pairwise(names):
-            unusual.append(f"no {missing}")
+    unusual += [f"no {missing}" for missing in _absent(names, unseen)]
+    if unseen:
+        unusual.append(f"{', '.join(unseen)} not seen")
     return f"{names[0]} to {names[-1]}" + (f", {', '.join(unusual)}" if unusual else "")
+
+
+def _absent(names: tuple[Level, ...], unseen: tuple[Level, ...]) -> tuple[Level, ...]:
+    """T12 or L5 where it has no place in this sequence, which reaches beyond it."""
+    first, last = LEVELS.index(names[0]), LEVELS.index(names[-1])
+    usual = (name for name in (Level.T12, Level.L5) if first < LEVELS.index(name) < last)
+    return tuple(name for name in usual if name not in (*names, *unseen))

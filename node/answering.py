@@ -14,8 +14,8 @@ import structlog
 
 import onnx_models
 from inference.ct import PIPELINE, PIPELINE_VERSION, CtAnswer, CtSettings, evaluate
-from inference.findings import Findings, PatientFinding
-from inference.grading import RULE, GradingRule
+from inference.findings import Findings
+from inference.grading import GradingRule, patient_finding
 from inference.refusal import Refusal
 from inference.runtime import Models, load_models
 from inference.screening import ScreeningSettings
@@ -68,7 +68,7 @@ class BuiltAnswer:
 def ct_settings(settings: Settings) -> CtSettings:
     """The pipeline's thresholds, with what the site chose."""
     screening = ScreeningSettings(
-        rule=GradingRule(moderate_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
+        rule=GradingRule(flag_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
     )
     return CtSettings(screening=screening)
 
@@ -141,7 +141,7 @@ def answer(
     """
     begun = time.perf_counter()
     if isinstance(series, Unevaluable):
-        said = CtAnswer(_not_evaluable(series.refusal, models))
+        said = CtAnswer(_not_evaluable(series.refusal, models, settings))
     else:
         said = evaluate(
             series.volume,
@@ -182,12 +182,12 @@ def _flat(thresholds: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{name}", str(value)
 
 
-def _not_evaluable(refusal: Refusal, models: Models) -> Findings:
+def _not_evaluable(refusal: Refusal, models: Models, settings: Settings) -> Findings:
     return Findings(
         pipeline=PIPELINE,
         pipeline_version=PIPELINE_VERSION,
         provider=models.provider,
         models=models.identities,
-        patient=PatientFinding(worst_grade=None, flag=None, rule=RULE),
+        patient=patient_finding((), ct_settings(settings).screening.rule),
         refusal=refusal,
     )

@@ -84,7 +84,10 @@ class Screening(_Section):
     """Thresholds of the rule ``height-loss/1`` that a site may choose."""
 
     flag_loss: float = Field(0.25, ge=0.20, le=0.40)
-    """The patient is flagged from this loss of height on (0.20 finds more, 0.25 falsely flags less)."""
+    """The patient is flagged from this loss of height on (0.20 finds more, 0.25 falsely flags less).
+
+    It moves the flag alone: mild, moderate and severe are the same at every site.
+    """
 
 
 class Models(_Section):

@@ -28,6 +28,8 @@ from node.demo.stage import RunningNode, StageError, stage
 from node.demo.validation import errors_of, find_dciodvfy
 from node.ledger import overview
 from node.results import png
+from node.results.rounding import loss_cut
+from node.results.wording import score_text
 from node.service import ledger_of
 
 QUIET_S = 2.0
@@ -249,9 +251,9 @@ def _print_findings(answer: ReadAnswer, truth: Sequence[TrueVertebra], console: 
         row = [
             escape(vertebra.name.removeprefix("spine-node ")),
             "/".join(f"{h:.1f}" for h in vertebra.heights_mm) if vertebra.heights_mm else "not measured",
-            f"{100 * vertebra.largest_loss:.0f}" if vertebra.largest_loss is not None else "",
+            f"{100 * loss_cut(vertebra.largest_loss, 2):.0f}" if vertebra.largest_loss is not None else "",
             str(vertebra.grade or ""),
-            f"{vertebra.score:.0f}" if vertebra.score is not None else "",
+            score_text(vertebra.score) if vertebra.score is not None else "",
             f"{vertebra.trabecular_mean_hu:.0f}" if vertebra.trabecular_mean_hu is not None else "",
         ]
         if truth:

@@ -10,6 +10,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from inference.findings import Grade, Level
+from inference.grading import PUBLISHED_G
 
 SCHEME = "99SPINE"
 SCHEME_NAME = "spine-node codes"
@@ -224,9 +225,10 @@ HOUNSFIELD = _concept("[hnsf'U]", "UCUM", "Hounsfield unit")
 
 def ratio_category(ratio: float) -> CodedConcept:
     """The height ratio G against the published cut-offs (Pisov et al. 2020, section 3: .8 and .74)."""
-    if ratio > 0.8:
+    upper, lower = PUBLISHED_G
+    if ratio > upper:
         return RATIO_ABOVE
-    return RATIO_BETWEEN if ratio > 0.74 else RATIO_BELOW
+    return RATIO_BETWEEN if ratio > lower else RATIO_BELOW
 
 
 def scheme_identification() -> Dataset:

@@ -23,6 +23,7 @@ from node.results.common import local_start, source_text
 from node.results.context import ResultContext
 from node.results.identity import Identity
 from node.results.report import HEIGHT_DIGITS, height_lines
+from node.results.rounding import loss_cut, ratio_cut
 from node.results.segmentation import BODIES, EXPECTED, WHOLE, Segmentation
 from node.results.structured import (
     CONTAINS,
@@ -47,6 +48,7 @@ from node.results.wording import (
     is_measured,
     numbering_text,
     quality_sentence,
+    rule_text,
     seen_text,
 )
 
@@ -54,6 +56,7 @@ Group = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasure
 
 RATIO_DIGITS = 4
 """Decimals of ratios, losses and probabilities."""
+SCORE_DIGITS = 1
 
 
 def build_details(
@@ -149,13 +152,17 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.HEIGHTS, heights, strict=True)]
         rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
     if vertebra.height_loss is not None:
-        losses = vertebra.height_loss.as_tuple()
+        losses = (loss_cut(loss, RATIO_DIGITS) for loss in vertebra.height_loss.as_tuple())
         rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
-    rows.append((codes.HEIGHT_RATIO, vertebra.height_ratio, codes.NO_UNITS, RATIO_DIGITS))
+    if vertebra.height_ratio is not None:
+        ratio = ratio_cut(vertebra.height_ratio, RATIO_DIGITS)
+        rows.append((codes.HEIGHT_RATIO, ratio, codes.NO_UNITS, RATIO_DIGITS))
     if vertebra.mask_heights_mm is not None:
         heights = vertebra.mask_heights_mm.as_tuple()
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.MASK_HEIGHTS, heights, strict=True)]
-    rows.append((codes.ABNORMALITY_SCORE, vertebra.abnormality_score, codes.NO_UNITS, 1))
+    if vertebra.abnormality_score is not None:
+        score = loss_cut(vertebra.abnormality_score, SCORE_DIGITS)
+        rows.append((codes.ABNORMALITY_SCORE, score, codes.NO_UNITS, SCORE_DIGITS))
     rows.append((codes.CONFIDENCE, vertebra.confidence, codes.NO_UNITS, RATIO_DIGITS))
     rows.append((codes.LEVEL_CONFIDENCE, vertebra.level_confidence, codes.NO_UNITS, RATIO_DIGITS))
     centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
@@ -239,7 +246,7 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.FINDING, FLAG_SENTENCE))
     if findings.patient.worst_grade is not None:
         items.append(code(codes.WORST_GRADE, codes.SEVERITIES[findings.patient.worst_grade]))
-    items.append(text(codes.RULE, findings.patient.rule))
+    items.append(text(codes.RULE, rule_text(findings.patient)))
     items.append(text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}"))
     if (numbering := numbering_text(findings)) is not None:
         items.append(text(codes.NUMBERING, numbering))

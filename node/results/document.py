@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom.dataset import Dataset
 
-from inference.findings import Findings, Grade, Level, Quality, VertebraFinding
+from inference.findings import FLAG_LOSS, Findings, Grade, Level, Quality, VertebraFinding
 from inference.refusal import RefusalCode
 from node.results.context import ResultContext
 from node.results.wording import answer_quality, as_answered
@@ -75,11 +75,12 @@ class Pipeline(_Part):
 
 
 class Patient(_Part):
-    """The verdict; ``flag`` is null when not evaluable."""
+    """The verdict; ``flag`` is null when not evaluable. ``flag_loss`` is the site's cut-off of the flag alone."""
 
     worst_grade: Grade | None
     flag: bool | None
     rule: str
+    flag_loss: Fraction = FLAG_LOSS
 
 
 class NumberingPart(_Part):
@@ -88,6 +89,7 @@ class NumberingPart(_Part):
     anchor: str
     confidence: Fraction
     alternatives: list[str]
+    absent: list[Level] = []
 
 
 class KeypointsMm(_Part):
@@ -226,7 +228,12 @@ def findings_document(
         patient=Patient(**asdict(findings.patient)),
         numbering=None
         if findings.numbering is None
-        else NumberingPart(**{**asdict(findings.numbering), "alternatives": list(findings.numbering.alternatives)}),
+        else NumberingPart(
+            anchor=findings.numbering.anchor,
+            confidence=findings.numbering.confidence,
+            alternatives=list(findings.numbering.alternatives),
+            absent=list(findings.numbering.absent),
+        ),
         acquisition=None if findings.acquisition is None else AcquisitionPart(**asdict(findings.acquisition)),
         spacing_along_spine_mm=findings.spacing_along_spine_mm,
         vertebrae=[_vertebra(v) for v in findings.vertebrae],

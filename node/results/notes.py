@@ -10,7 +10,7 @@ from inference.findings import Findings, Quality, VertebraFinding
 from node.results import wording
 from node.results.drawing import DIM, TEXT, Line, broken, lines_height
 from node.results.pictures import Pictures
-from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column
+from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column, density_text
 
 LARGEST, SMALLEST = 20, 14
 """Size of the letters in pixels; the notes that come first are larger by 2."""
@@ -36,14 +36,14 @@ class Note(NamedTuple):
 
 
 def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Sequence[Column] = COLUMNS) -> list[Note]:
-    """The paragraphs of the page, in ASCII; of attenuation nothing where its column is not among ``columns``."""
+    """The paragraphs of the page, in ASCII; attenuation stands here where its column is not among ``columns``."""
     said = [Note(f"{wording.seen_text(findings)}; {wording.graded_text(findings)}.", True)]
     if (numbering := wording.numbering_text(findings)) is not None:
         said.append(Note(f"{numbering}.", True))
     for paragraph in (
         _heights(findings),
         _lines(findings, pictures),
-        "" if {DENSITY, UNSAFE_DENSITY}.isdisjoint(columns) else _density(findings),
+        _density(findings, listed={DENSITY, UNSAFE_DENSITY}.isdisjoint(columns)),
         _answer(findings),
         _doubts(findings),
         wording.LIMITS_SENTENCE,
@@ -92,7 +92,7 @@ def _heights(findings: Findings) -> str:
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
     return (
-        f"{heights}; loss against neighbours, rule {findings.patient.rule}. "
+        f"{heights}; loss against neighbours, rule {findings.patient.rule}; {wording.flag_text(findings.patient)}. "
         "G = smallest / largest height; published cut-offs 0.80 and 0.74."
     )
 
@@ -109,12 +109,16 @@ def _lines(findings: Findings, pictures: Pictures) -> str:
     return " ".join(said)
 
 
-def _density(findings: Findings) -> str:
-    if not any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
+def _density(findings: Findings, listed: bool) -> str:
+    """How attenuation came about; with ``listed`` each vertebra's too, first, so that it is not what is cut off."""
+    those = [v for v in findings.vertebrae if v.trabecular_mean_hu is not None]
+    if not those:
         return ""
+    heading = "HU*" if wording.DENSITY_FLAGS.intersection(findings.quality) else "HU"
+    values = f"{heading}: {', '.join(f'{v.name} {density_text(v)}' for v in those)}. " if listed else ""
     flags = set(findings.quality).union(*(v.quality for v in findings.vertebrae))
     unsafe = wording.DENSITY_FLAGS.intersection(flags)
-    return f"{wording.DENSITY_SENTENCE}; {wording.acquisition_text(findings.acquisition)}." + (
+    return f"{values}{wording.DENSITY_SENTENCE}; {wording.acquisition_text(findings.acquisition)}." + (
         " *: unsafe to compare." if unsafe else ""
     )
 

@@ -98,6 +98,7 @@ def algorithm(findings: Findings, ctx: ResultContext) -> hd.sr.AlgorithmIdentifi
         version=findings.pipeline_version,
         parameters=[
             f"rule={findings.patient.rule}",
+            f"flag_loss={findings.patient.flag_loss:g}",
             *(f"model={m.name} {m.version} sha256={m.sha256}" for m in findings.models),
         ],
         family=codes.ARTIFICIAL_INTELLIGENCE,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import ImageDraw
 
 from inference.findings import Findings, VertebraFinding
+from inference.grading import PUBLISHED_G
 from node.results import wording
 from node.results.drawing import DIM, FRAME, GRADE_COLOURS, TEXT, font, spread, text_width
 
@@ -15,7 +16,7 @@ ROW_ROOM = 8
 """Pixels between the letters of two rows."""
 FLAG_TINT = 0.3
 """Brightness of the band behind a vertebra that raises the flag."""
-G_CUT_OFFS = ((0.74, "<=.74"), (0.8, "<=.80"))
+G_CUT_OFFS = tuple((cut_off, f"<=.{100 * cut_off:.0f}") for cut_off in sorted(PUBLISHED_G))
 COLUMN_GAP = 14
 HEADING_LETTERS = 18
 NOTHING = "-"
@@ -38,7 +39,7 @@ def _number(pattern: str, value: float | None) -> str:
     return NOTHING if value is None else pattern.format(value)
 
 
-def _density(vertebra: VertebraFinding) -> str:
+def density_text(vertebra: VertebraFinding) -> str:
     """Mean HU; a star where it is unsafe to compare (the notes say why)."""
     said = _number("{:.0f}", vertebra.trabecular_mean_hu)
     return f"{said}*" if said != NOTHING and wording.DENSITY_FLAGS.intersection(vertebra.quality) else said
@@ -51,10 +52,10 @@ def _cut_off(vertebra: VertebraFinding) -> str:
 
 
 NAME = Column("", lambda v: v.name, words=True, in_colour=True)
-RATIO = Column("G", lambda v: _number("{:.2f}", v.height_ratio))
+RATIO = Column("G", lambda v: NOTHING if v.height_ratio is None else wording.ratio_text(v.height_ratio))
 CUT_OFF = Column("", lambda v: _cut_off(v).replace(NOTHING, ""), words=True, smaller=4)
 GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
-DENSITY = Column("HU", _density)
+DENSITY = Column("HU", density_text)
 UNSAFE_DENSITY = replace(DENSITY, heading="HU*")
 """Where the acquisition makes every one of them unsafe to compare."""
 COLUMNS = (
@@ -66,11 +67,11 @@ COLUMNS = (
     CUT_OFF,
     Column("loss", wording.loss_text),
     GRADE,
-    Column("score", lambda v: _number("{:.0f}", v.abnormality_score)),
+    Column("score", lambda v: NOTHING if v.abnormality_score is None else wording.score_text(v.abnormality_score)),
     DENSITY,
 )
 LEAST_NEEDED = (CUT_OFF, DENSITY, UNSAFE_DENSITY)
-"""Left out in this order where the image would become too small beside the table; the notes name the cut-offs."""
+"""Left out in this order where the image would become too small beside the table: the notes say what stood there."""
 
 
 def columns_of(findings: Findings) -> tuple[Column, ...]:
@@ -144,7 +145,7 @@ def draw_table(
     for vertebra, row, place in zip(findings.vertebrae, wanted, places, strict=True):
         colour = GRADE_COLOURS[vertebra.grade]
         draw.line((joined_from, row, left - 8, place), colour, 1)
-        if wording.raises_flag(vertebra):
+        if wording.raises_flag(vertebra, findings.patient):
             band = tuple(int(FLAG_TINT * part) for part in colour)
             draw.rectangle((left - 4, place - pitch / 2 + 1, left + table.width, place + pitch / 2 - 1), fill=band)
         _row(draw, vertebra, table, place, letters, ends)

@@ -10,8 +10,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
+from inference import grading
 from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
+from node.results.rounding import loss_cut, ratio_cut
 
 RESEARCH = "AI - research use only"
 FLAG_SENTENCE = "Vertebral height loss, possible fracture"
@@ -33,14 +35,14 @@ GRADED_LEVELS = tuple(Level)[list(Level).index(Level.T4) : list(Level).index(Lev
 
 QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.G_ONLY: "no undeformed vertebra above and below to compare with: only its own height ratio G can grade it",
-    Quality.MILD_NOT_REPORTED: "a loss of 20 to 25 % cannot be told from normal at this slice spacing",
+    Quality.MILD_NOT_REPORTED: "a mild loss (20 to 25 %; G .74 to .8) cannot be told from normal at this slice spacing",
     Quality.LOW_CONFIDENCE: "the network was unsure of this vertebra or of one of its points",
     Quality.PARTIAL: "cut by the edge of the field of view",
     Quality.NEAR_EDGE: "a point lies within one slice of the edge of the field of view",
     Quality.OFF_CENTRE_LINE: "the centre line is unsure here",
     Quality.COARSE_SPACING: "slice spacing above 1.5 mm: heights are less certain",
     Quality.HEIGHTS_NOT_TOLD: "slices too thick to measure heights: names and masks only",
-    Quality.METAL: "metal or cement in or beside the body",
+    Quality.METAL: "metal or cement in or beside the body: neither grade nor HU",
     Quality.OUTSIDE_SCREENING_AGE: "outside screening age",
     Quality.AGE_UNKNOWN: "age unknown",
     Quality.LOSSY_SOURCE: "source images are lossy compressed",
@@ -60,7 +62,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.KERNEL_UNKNOWN: "kernel unknown: HU is less certain",
     Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
     Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
-    Quality.FOREIGN_MATERIAL: "cement or metal in the body: no HU",
+    Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
 }
 
 DENSITY_FLAGS = frozenset(
@@ -122,7 +124,7 @@ def as_answered(findings: Findings) -> Findings:
     """
     if findings.refusal is not None:
         return findings
-    unjudged = PatientFinding(worst_grade=None, flag=None, rule=findings.patient.rule)
+    unjudged = replace(findings.patient, worst_grade=None, flag=None)
     if not any(says_something(v) for v in findings.vertebrae):
         return replace(findings, patient=unjudged, vertebrae=(), refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND))
     vertebrae = tuple(_as_answered(v) for v in findings.vertebrae)
@@ -166,12 +168,23 @@ def verdict(findings: Findings) -> str:
     return "FLAG" if findings.patient.flag else "no flag"
 
 
-def raises_flag(vertebra: VertebraFinding) -> bool:
-    """Whether this vertebra alone sets the patient's flag (moderate by loss, or severe by ``G_ONLY``)."""
-    if vertebra.grade is None:
-        return False
-    least = Grade.SEVERE if Quality.G_ONLY in vertebra.quality else Grade.MODERATE
-    return vertebra.grade.rank >= least.rank
+def raises_flag(vertebra: VertebraFinding, patient: PatientFinding) -> bool:
+    """Whether this vertebra alone sets the patient's flag, by the cut-off under which the patient was judged."""
+    return grading.raises_flag(vertebra, patient.flag_loss)
+
+
+def flag_text(patient: PatientFinding) -> str:
+    """What raises the flag: "flag from a loss of 25 %, or severe by G only"."""
+    return f"flag from a loss of {100 * patient.flag_loss:g} %, or severe by G only"
+
+
+def rule_text(patient: PatientFinding) -> str:
+    """The grading rule with its cut-offs, and the flag's, which a site may choose."""
+    rule = grading.GradingRule()
+    losses = ((rule.mild_loss, "mild"), (rule.moderate_loss, "moderate"), (rule.severe_loss, "severe"))
+    grades = ", ".join(f"{word} from a loss of {100 * loss:g} %" for loss, word in losses)
+    ratios = "/".join(f"{g:.2f}" for g in (rule.mild_g, rule.moderate_g, rule.severe_g))
+    return f"{patient.rule}: {grades} (by G only: up to {ratios}); {flag_text(patient)}"
 
 
 def largest_loss(vertebra: VertebraFinding) -> tuple[str, float] | None:
@@ -192,8 +205,8 @@ def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
         return (-grade, -(loss[1] if loss else 0.0), vertebra.height_ratio or 1.0)
 
     vertebrae = measured(findings)
-    flagged = sorted((v for v in vertebrae if raises_flag(v)), key=badness)
-    return (*flagged, *(v for v in vertebrae if not raises_flag(v)))
+    flagged = sorted((v for v in vertebrae if raises_flag(v, findings.patient)), key=badness)
+    return (*flagged, *(v for v in vertebrae if not raises_flag(v, findings.patient)))
 
 
 def grade_word(vertebra: VertebraFinding) -> str:
@@ -206,10 +219,20 @@ def grade_word(vertebra: VertebraFinding) -> str:
 def percent(loss: float) -> str:
     """A loss as a change: .4 is "-40 %"; a vertebra taller than expected is "+3 %".
 
-    A loss is cut off, not rounded: .246 is "-24 %", so that it never seems to have reached the next grade.
+    It never seems to have reached the next grade: .246 is "-24 %" (`node.results.rounding`).
     """
-    change = -int(100 * loss + 1e-9) if loss > 0 else round(-100 * loss)
+    change = -round(100 * loss_cut(loss, 2))
     return f"{change:+d} %" if change else "0 %"
+
+
+def ratio_text(ratio: float) -> str:
+    """G with two decimals, on the side of each cut-off on which it lies."""
+    return f"{ratio_cut(ratio, 2):.2f}"
+
+
+def score_text(score: float) -> str:
+    """The abnormality score without decimals: 24.9 is not yet the 25 that is notable."""
+    return f"{loss_cut(score, 0):.0f}"
 
 
 def loss_text(vertebra: VertebraFinding) -> str:
@@ -227,14 +250,14 @@ def comment(vertebra: VertebraFinding) -> str:
     """
     score = vertebra.abnormality_score
     notable = score is not None and (vertebra.grade is not Grade.NORMAL or score >= NOTABLE_SCORE)
-    scored = f", score {score:.0f}" if score is not None and notable else ""
+    scored = f", score {score_text(score)}" if score is not None and notable else ""
     if vertebra.grade is Grade.NORMAL:
         return f"{vertebra.name}{scored}"
     if vertebra.grade is None:
         return f"{vertebra.name} not graded{scored}"
     loss = largest_loss(vertebra)
     if Quality.G_ONLY in vertebra.quality and vertebra.height_ratio is not None:
-        return f"{vertebra.name} {vertebra.grade}, G {vertebra.height_ratio:.2f}{scored}"
+        return f"{vertebra.name} {vertebra.grade}, G {ratio_text(vertebra.height_ratio)}{scored}"
     return f"{vertebra.name} {vertebra.grade}" + (f", {loss[0]} {percent(loss[1])}" if loss else "") + scored
 
 
@@ -254,7 +277,8 @@ def seen_text(findings: Findings) -> str:
     if not seen:
         why = ", vertebrae are only counted from the top (V1)" if findings.numbering is None else ""
         return f"{counted}; levels not seen: unknown{why}"
-    missing = [str(level) for level in GRADED_LEVELS if level not in seen and level is not Level.T13]
+    absent = findings.numbering.absent if findings.numbering is not None else ()
+    missing = [str(x) for x in GRADED_LEVELS if x not in seen and x not in absent and x is not Level.T13]
     return f"{counted}; levels not seen: {', '.join(missing) if missing else 'none of T4 to L5'}"
 
 
@@ -286,7 +310,8 @@ def numbering_text(findings: Findings) -> str | None:
         return None
     others = numbering.alternatives
     if numbering.known:
-        said = f"Numbering: counted from {numbering.anchor}, confidence {numbering.confidence:.2f}"
+        said = f"Numbering: counted from {numbering.anchor}, confidence {loss_cut(numbering.confidence, 2):.2f}"
+        said += "".join(f", this spine has no {level}" for level in numbering.absent)
         return said + (f"; alternatives {'; '.join(others)}" if others else "")
     said = "Numbering not known (no sure sacrum, last rib or C2 in view): counted from the top"
     return said + (f"; likeliest {others[0]}" if others else "")
@@ -312,7 +337,7 @@ def verdict_sentence(findings: Findings) -> str:
     """The answer in one line, as it stands in large letters on the capture."""
     if findings.refusal is not None:
         return "NOT EVALUABLE"
-    names = [f"{v.name} {v.grade}" for v in reading_order(findings) if raises_flag(v)]
+    names = [f"{v.name} {v.grade}" for v in reading_order(findings) if raises_flag(v, findings.patient)]
     if findings.patient.flag:
         return f"FLAG: {', '.join(names)}" if names else "FLAG"
     if findings.patient.flag is None:

@@ -115,6 +115,31 @@ def test_beside_metal_there_is_neither_grade_nor_score_nor_density() -> None:
     assert all(v.abnormality_score is not None for v in found.vertebrae if v is not cemented)
 
 
+@pytest.mark.parametrize("height", [24.0, 14.0])
+def test_cement_gets_no_grade_also_where_it_is_not_as_dense_as_metal(height: float) -> None:
+    """Cement of 1,300 HU is below what counts as metal; most of it lies in vertebrae that broke."""
+    volume, blocks = spine([24.0, 24.0, height, 24.0, 24.0])
+    index = np.rint(volume.to_index(blocks[2].centre)).astype(int)
+    volume.hu[index[0] - 1 : index[0] + 2, index[1] - 2 : index[1] + 3, index[2] - 2 : index[2] + 3] = 1300
+    found = evaluate(volume, known(volume, blocks, LEVELS), SETTINGS, age_years=70).findings
+    cemented = found.vertebrae[2]
+    assert cemented.level is Level.L1 and cemented.heights_mm is not None
+    assert Quality.FOREIGN_MATERIAL in cemented.quality and Quality.METAL not in cemented.quality
+    assert (cemented.grade, cemented.abnormality_score, cemented.trabecular_mean_hu) == (None, None, None)
+    assert found.patient.flag is False
+    assert all(v.grade is Grade.NORMAL for v in found.vertebrae if v is not cemented)
+
+
+def test_what_counts_as_metal_has_no_attenuation_however_dense_its_body_is() -> None:
+    """A screw beside the body streaks into it: here everything above 450 HU is called metal."""
+    settings = replace(SETTINGS, screening=replace(FINE, metal_hu=450.0))
+    found = answered([24.0] * 5, LEVELS, settings).findings
+    for v in found.vertebrae:
+        assert Quality.METAL in v.quality and Quality.FOREIGN_MATERIAL not in v.quality
+        assert (v.grade, v.abnormality_score, v.trabecular_mean_hu) == (None, None, None)
+    assert found.patient.flag is None
+
+
 def test_the_sacrum_is_neither_listed_nor_segmented() -> None:
     levels = [Level.L2, Level.L3, Level.L4, Level.L5, Level.S1]
     volume, blocks = spine([24.0] * 5)

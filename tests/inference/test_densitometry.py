@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.abnormality import Body
-from inference.densitometry import TrabecularHu, acquisition_quality, trabecular_hu
+from inference.densitometry import TrabecularHu, acquisition_quality, holds_foreign_material, trabecular_hu
 from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
 from inference.masks import BODY, POSTERIOR
@@ -61,6 +61,16 @@ def test_cement_is_not_bone() -> None:
     assert one.quality == (Quality.FOREIGN_MATERIAL,)
 
 
+def test_foreign_material_is_within_the_body_and_not_its_cortex() -> None:
+    volume, _, parts = _scan()
+    whole = (slice(None),) * 3
+    assert not holds_foreign_material(volume, parts == BODY, whole)
+    volume.hu[volume.hu == 600.0] = 1200.0
+    assert not holds_foreign_material(volume, parts == BODY, whole), "a dense shell, with overshoot of a sharp kernel"
+    volume.hu[20:26, 20:26, 30:38] = 1300.0
+    assert holds_foreign_material(volume, parts == BODY, whole)
+
+
 def test_a_bone_island_is_flagged() -> None:
     volume, labels, parts = _scan()
     volume.hu[22:28, 20:26, 31:39] = 800.0
@@ -76,6 +86,17 @@ def test_a_body_without_a_core_is_too_small() -> None:
     one = trabecular_hu(volume, labels, parts, [Body(1, Level.L1)])[0]
     assert one.mean_hu is None
     assert one.quality == (Quality.CORE_TOO_SMALL,)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_body_one_voxel_wide_is_too_small_and_raises_no_warning(axis: int) -> None:
+    volume, labels, parts = _scan(2.0)
+    thin = np.zeros(labels.shape, bool)
+    thin[tuple(slice(n // 2, n // 2 + 1) if a == axis else slice(None) for a, n in enumerate((25, 25, 35)))] = True
+    body = np.where((parts == BODY) & thin, labels, 0).astype(np.uint8)
+    assert body.any()
+    one = trabecular_hu(volume, body, parts, [Body(1, Level.L1, frame=np.eye(3))])[0]
+    assert one == TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
 
 
 def test_what_the_headers_say_or_do_not_say_is_told_once_of_the_whole_scan() -> None:

@@ -17,6 +17,7 @@ from inference.grading import (
     is_graded,
     may_be_reference,
     patient_finding,
+    raises_flag,
 )
 
 NORMAL = (25.0, 22.0, 27.0)
@@ -111,7 +112,7 @@ def test_a_deformed_neighbour_of_an_end_vertebra_is_excluded_and_graded_by_loss(
 
 
 def test_excluding_uses_twenty_percent_whatever_the_site_chooses() -> None:
-    lax = GradingRule(mild_loss=0.36, moderate_loss=0.38, severe_loss=0.5)
+    lax = GradingRule(mild_loss=0.36, moderate_loss=0.38, severe_loss=0.5, flag_loss=0.38)
     found = grade(spine(0, 0, 0.35, 0.35, 0, 0), 1.0, lax)
     assert [v.height_loss.middle for v in found[2:4]] == pytest.approx([0.35, 0.35])
     assert found[2].grade is Grade.NORMAL
@@ -160,6 +161,22 @@ def test_only_a_severe_ratio_flags_where_there_is_no_reference() -> None:
 @pytest.mark.parametrize(("loss", "flag"), [(0.24, False), (0.26, True)])
 def test_the_flag_needs_a_moderate_loss(loss: float, flag: bool) -> None:
     assert patient_finding(grade(spine(0, 0, loss, 0, 0), 1.0)).flag is flag
+
+
+@pytest.mark.parametrize(("loss", "said"), [(0.22, Grade.MILD), (0.28, Grade.MODERATE), (0.41, Grade.SEVERE)])
+@pytest.mark.parametrize("flag_loss", [0.20, 0.25, 0.30, 0.40])
+def test_a_site_moves_the_flag_and_no_grade(loss: float, said: Grade, flag_loss: float) -> None:
+    rule = GradingRule(flag_loss=flag_loss)
+    found = grade(spine(0, 0, loss, 0, 0), 1.0, rule)
+    assert found[2].grade is said
+    verdict = patient_finding(found, rule)
+    assert (verdict.flag, verdict.worst_grade, verdict.flag_loss) == (loss >= flag_loss, said, flag_loss)
+
+
+def test_the_cut_off_of_the_flag_is_not_asked_where_g_alone_grades() -> None:
+    found = grade([*spine(0, 0, 0), replace(spine(0)[0], ordinal=4, heights_mm=Heights(25, 18.0, 25))], 1.0)
+    assert found[3].grade is Grade.MODERATE and not raises_flag(found[3], 0.20)
+    assert raises_flag(replace(found[3], grade=Grade.SEVERE), 0.40)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -262,6 +279,8 @@ def test_wrong_use_is_refused() -> None:
         expectations([Heights(0, 1, 1)], [0.0], [True])
     with pytest.raises(ValueError, match="rise"):
         GradingRule(mild_loss=0.3, moderate_loss=0.25)
+    with pytest.raises(ValueError, match="must not flag"):
+        GradingRule(flag_loss=0.19)
     with pytest.raises(ValueError, match="fall"):
         GradingRule(mild_g=0.7)
     with pytest.raises(ValueError, match="spacing"):
@@ -283,10 +302,11 @@ def test_ratio_is_smallest_over_largest() -> None:
 
 
 def test_coarse_slices_tell_no_loss_below_a_quarter_whatever_a_site_chooses() -> None:
-    eager = GradingRule(moderate_loss=0.20)
+    eager = GradingRule(flag_loss=0.20)
     found = grade(spine(0, 0.22, 0), 3.0, eager)
     assert found[1].grade is None and Quality.MILD_NOT_REPORTED in found[1].quality
-    assert grade(spine(0, 0.22, 0), 1.0, eager)[1].grade is Grade.MODERATE
+    assert patient_finding(found, eager).flag is False
+    assert patient_finding(grade(spine(0, 0.22, 0), 1.0, eager), eager).flag is True
 
 
 @pytest.mark.parametrize(

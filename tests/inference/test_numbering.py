@@ -7,7 +7,7 @@ import pytest
 
 from inference.findings import Level
 from inference.labelling import LEVELS, Candidate
-from inference.numbering import NamedSequence, NumberingSettings, number
+from inference.numbering import NamedSequence, NumberingSettings, number, worded
 
 NORMAL = [
     *(f"C{i}" for i in range(1, 8)),
@@ -171,3 +171,49 @@ def test_probabilities_are_probabilities() -> None:
         assert all(0.0 <= c <= 1.0 for c in given)
         assert sum(share for _, share in found.alternatives) <= 1.0 + 1e-9
         assert list(found.kept) == sorted(found.kept)
+
+
+@pytest.mark.parametrize(
+    ("names", "unseen", "said"),
+    [
+        (NORMAL[17:], (), "T11 to S1"),
+        (NORMAL[17:21], (), "T11 to L2"),
+        (["T10", "T11", "L1", "L2"], (), "T10 to L2, no T12"),
+        (["T10", "T11", "L1", "L2"], ("T12",), "T10 to L2, T12 not seen"),
+        (["T10", "L1"], ("T11",), "T10 to L1, no T12, T11 not seen"),
+        (["L3", "L4", "S1"], (), "L3 to S1, no L5"),
+        (["L3", "L4", "S1"], ("L5",), "L3 to S1, L5 not seen"),
+        (["T7", "T9"], ("T8",), "T7 to T9, T8 not seen"),
+        (["T12", "T13", "L1"], (), "T12 to L1, T13"),
+    ],
+)
+def test_a_vertebra_that_is_lacking_and_one_that_was_not_seen_are_said_differently(
+    names: list[str], unseen: tuple[str, ...], said: str
+) -> None:
+    assert worded(tuple(Level(n) for n in names), tuple(Level(n) for n in unseen)) == said
+
+
+@pytest.mark.parametrize("missing", ["T9", "T12", "L5"])
+def test_a_candidate_that_is_missing_leaves_a_vertebra_unseen(missing: str) -> None:
+    candidates = [c for c, name in zip(spine(NORMAL), NORMAL, strict=True) if name != missing]
+    found = number(candidates)
+    assert named(found) == without(missing)
+    assert found.unseen == (Level(missing),)
+    assert found.numbering is not None and found.numbering.absent == ()
+
+
+def test_a_person_without_t12_has_nothing_unseen() -> None:
+    found = number(spine(without("T12")))
+    assert named(found) == without("T12") and found.unseen == ()
+    assert found.numbering is not None and found.numbering.absent == (Level.T12,)
+
+
+def test_beside_a_vertebra_that_was_not_seen_no_rib_is_known_to_be_the_last() -> None:
+    names = NORMAL[14:23]
+    assert "T12" in names
+    candidates = [c for c, name in zip(spine(names, edge_mm=40.0), names, strict=True) if name != "T12"]
+    found = number(candidates)
+    assert found.numbering is None and set(found.levels) == {None}
+    assert found.alternatives_in_words[0].startswith("T8 to L4")
+    whole = number(spine(names, edge_mm=40.0))
+    assert whole.numbering is not None and whole.numbering.anchor == "last rib"

@@ -20,6 +20,7 @@ from node.results.drawing import BACKGROUND, EXPECTED_COLOUR, FRAME, GRADE_COLOU
 from node.results.notes import Caption, notes
 from node.results.picture import HEADER_HEIGHT, HEIGHT, WIDTH, Layout, lay_out
 from node.results.pictures import Pictures
+from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY
 from node.results.wording import LIMITS_SENTENCE, as_answered
 
 GREEN = GRADE_COLOURS[Grade.NORMAL]
@@ -230,6 +231,7 @@ def test_notes_name_the_vertebrae_of_each_quality_flag(flagged: Case) -> None:
     assert "V1, V7: no undeformed vertebra above and below to compare with" in said
     assert "V8: cut by the edge" in said
     assert "+/- 0.9 mm" in said
+    assert "rule height-loss/1; flag from a loss of 25 %, or severe by G only." in said
     whole = replace(flagged.findings, quality=(Quality.OUTSIDE_SCREENING_AGE, Quality.LOSSY_SOURCE))
     assert "Note: outside screening age; source images are lossy compressed." in " ".join(
         note.text for note in notes(whole, pictures(flagged), CAPTION)
@@ -311,12 +313,44 @@ def test_the_cut_off_stands_beside_g_where_there_is_room(whole_spine: Case, monk
 def test_the_table_says_what_masks_give_and_what_is_unsafe(complete: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [text for text, _ in drawn_words(monkeypatch, complete)]
     said = " ".join(words)
-    for cell in ("Ha", "Hm", "Hp", "G", "loss", "grade", "score", "HU", "74", "49", "140*"):
+    for cell in ("Ha", "Hm", "Hp", "G", "loss", "grade", "score", "HU", "74", "48", "140*"):
         assert cell in words
     assert "*: unsafe to compare" in said
     assert "no T-score, no diagnosis of osteoporosis; 120 kV, contrast agent: unknown, kernel B30f" in said
     assert "0 = as the neighbours predict; wedges score low; read beside the heights" in said
     assert "Numbering: counted from last rib and sacrum, confidence 0.97; alternatives T13 to L5, T13 (0.03)." in said
+
+
+@pytest.mark.parametrize("unsafe_scan", [False, True])
+@pytest.mark.parametrize("count", [6, 12, 18])
+def test_every_attenuation_stands_on_the_picture(
+    count: int, unsafe_scan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the table, or in the notes where the table has no room for it."""
+    levels = list(Level)
+    first = levels[levels.index(Level.L5) - count]
+    case = completed(make_case(count=count, first_level=first))
+    lumbar = {Level.T11, Level.T12, Level.L1, Level.L2, Level.L3, Level.L4}
+    vertebrae = tuple(v if v.level in lumbar else replace(v, trabecular_mean_hu=None) for v in case.findings.vertebrae)
+    quality = (Quality.CONTRAST_UNKNOWN,) if unsafe_scan else ()
+    case = replace(case, findings=replace(case.findings, vertebrae=vertebrae, quality=quality))
+    in_table = any(c in (DENSITY, UNSAFE_DENSITY) for c in laid_out(case).table.columns)
+    words = [text for text, _ in drawn_words(monkeypatch, case)]
+    for v in vertebrae:
+        if v.trabecular_mean_hu is not None:
+            said = f"{v.trabecular_mean_hu:.0f}*"
+            assert said in words if in_table else f"{v.name} {said}" in " ".join(words), v.name
+    assert in_table or f"HU{'*' if unsafe_scan else ''}: " in " ".join(words)
+
+
+def test_the_notes_list_attenuation_only_where_its_column_is_left_out(complete: Case) -> None:
+    columns = [c for c in COLUMNS if c is not DENSITY]
+    with_column, without = (
+        " ".join(note.text for note in notes(complete.findings, pictures(complete), CAPTION, given))
+        for given in (COLUMNS, columns)
+    )
+    assert "HU: T10 147*, T11 146*, T12 145*" in without and "HU: T10" not in with_column
+    assert "no T-score" in with_column and "no T-score" in without
 
 
 def test_attenuation_that_the_acquisition_makes_unsafe_has_a_star_at_its_heading(

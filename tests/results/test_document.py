@@ -52,7 +52,7 @@ def test_the_promised_names_are_there(flagged: Case) -> None:
     assert made["input"]["series_instance_uid"] == flagged.source[0].SeriesInstanceUID
     assert (made["status"], made["sent"], made["refusal"]) == ("evaluated", True, None)
     assert made["pipeline"]["models"][0] == {"name": "localizer", "version": "1.0.0", "sha256": "a" * 64}
-    assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1"}
+    assert made["patient"] == {"worst_grade": "severe", "flag": True, "rule": "height-loss/1", "flag_loss": 0.25}
     assert made["quality"] == ["LEVELS_UNKNOWN"]
     assert made["timings_s"] == {"inference": 1.25, "gate": 0.5, "results": 0.7}
     assert (made["plan"], made["numbering"], made["acquisition"]) == (None, None, None)
@@ -97,7 +97,7 @@ def test_a_refusal(flagged: Case) -> None:
         "code": "GAP_IN_SERIES",
         "sentence": "Slices are missing inside the series. Two slices are missing.",
     }
-    assert made["patient"] == {"worst_grade": None, "flag": None, "rule": "height-loss/1"}
+    assert made["patient"] == {"worst_grade": None, "flag": None, "rule": "height-loss/1", "flag_loss": 0.25}
     assert made["vertebrae"] == []
     assert made["pipeline"]["provider"] is None
 
@@ -110,7 +110,7 @@ def test_levels_and_numbering(whole_spine: Case) -> None:
     findings = replace(whole_spine.findings, numbering=Numbering("sacrum", 0.97, ("T12 as L1",)))
     made = document(whole_spine, findings)
     assert [v["level"] for v in made["vertebrae"]][11:15] == ["T12", "T13", "L1", "L2"]
-    assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"]}
+    assert made["numbering"] == {"anchor": "sacrum", "confidence": 0.97, "alternatives": ["T12 as L1"], "absent": []}
     assert made["quality"] == []
 
 
@@ -128,7 +128,7 @@ def test_what_masks_give(complete: Case) -> None:
 def test_a_numbering_that_is_not_known_keeps_its_alternatives() -> None:
     made = document(completed(make_case(count=3)))
     alternatives = ["T12 to L4 (0.61)", "T11 to L3 (0.35)"]
-    assert made["numbering"] == {"anchor": "", "confidence": 0.0, "alternatives": alternatives}
+    assert made["numbering"] == {"anchor": "", "confidence": 0.0, "alternatives": alternatives, "absent": []}
     assert [v["level"] for v in made["vertebrae"]] == [None] * 3
 
 

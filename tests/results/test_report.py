@@ -64,7 +64,7 @@ def test_scores_stand_in_the_comment_where_they_say_something(complete: Case) ->
     changed = replace(complete, findings=replace(complete.findings, vertebrae=tuple(vertebrae)))
     report = {r.kind: r for r in encode(changed.source, changed, context())}["report"]
     comments = [_comment(group) for group in groups(report)]
-    assert comments[:4] == ["T13 severe, Hm -50 %, score 74", "L2 moderate, Ha -32 %, score 49", "T8", "T9, score 31"]
+    assert comments[:4] == ["T13 severe, Hm -50 %, score 74", "L2 moderate, Ha -32 %, score 48", "T8", "T9, score 31"]
 
 
 def test_the_comment_is_the_first_line_a_viewer_shows(flagged_results: dict[str, Result]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from results_synthetic import Case, make_case, refused
 
-from inference.findings import Acquisition, Grade, Heights, Numbering, PatientFinding, Quality, VertebraFinding
+from inference import grading
+from inference.findings import Acquisition, Grade, Heights, Level, Numbering, PatientFinding, Quality, VertebraFinding
 from inference.refusal import RefusalCode
 from node.results import wording
 
@@ -30,10 +31,11 @@ def vertebra(**changes: object) -> VertebraFinding:
         ({}, "V3 moderate, Hm -30 %"),
         ({"grade": Grade.NORMAL}, "V3"),
         ({"grade": None}, "V3 not graded"),
-        ({"quality": (Quality.G_ONLY,), "height_loss": None}, "V3 moderate, G 0.71"),
+        ({"quality": (Quality.G_ONLY,), "height_loss": None}, "V3 moderate, G 0.72"),
         ({"height_loss": None}, "V3 moderate"),
-        ({"abnormality_score": 70.6}, "V3 moderate, Hm -30 %, score 71"),
+        ({"abnormality_score": 70.6}, "V3 moderate, Hm -30 %, score 70"),
         ({"grade": Grade.NORMAL, "abnormality_score": 12.0}, "V3"),
+        ({"grade": Grade.NORMAL, "abnormality_score": 24.96}, "V3"),
         ({"grade": Grade.NORMAL, "abnormality_score": 25.0}, "V3, score 25"),
         ({"grade": None, "abnormality_score": 3.0}, "V3 not graded, score 3"),
         ({"height_loss": Heights(-0.1, 0.2, 0.0), "grade": Grade.MILD}, "V3 mild, Hm -20 %"),
@@ -49,18 +51,41 @@ def test_a_loss_is_printed_as_a_change(loss: float, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grade", "quality", "flag"),
+    ("grade", "loss", "quality", "flags_from"),
     [
-        (Grade.MILD, (), False),
-        (Grade.MODERATE, (), True),
-        (Grade.SEVERE, (), True),
-        (Grade.MODERATE, (Quality.G_ONLY,), False),
-        (Grade.SEVERE, (Quality.G_ONLY,), True),
-        (None, (), False),
+        (Grade.MILD, 0.22, (), (0.20,)),
+        (Grade.MODERATE, 0.28, (), (0.20, 0.25)),
+        (Grade.SEVERE, 0.45, (), (0.20, 0.25, 0.30)),
+        (Grade.MODERATE, None, (Quality.G_ONLY,), ()),
+        (Grade.SEVERE, None, (Quality.G_ONLY,), (0.20, 0.25, 0.30)),
+        (None, 0.45, (), ()),
     ],
 )
-def test_what_raises_the_flag(grade: Grade | None, quality: tuple[Quality, ...], flag: bool) -> None:
-    assert wording.raises_flag(vertebra(grade=grade, quality=quality)) is flag
+def test_what_raises_the_flag(
+    grade: Grade | None, loss: float | None, quality: tuple[Quality, ...], flags_from: tuple[float, ...]
+) -> None:
+    given = vertebra(grade=grade, quality=quality, height_loss=None if loss is None else Heights(0.0, loss, 0.0))
+    for flag_loss in (0.20, 0.25, 0.30):
+        patient = PatientFinding(grade, None, "height-loss/1", flag_loss)
+        assert wording.raises_flag(given, patient) is (flag_loss in flags_from)
+
+
+def test_the_rule_in_words_names_the_grades_and_the_flag_of_the_site() -> None:
+    assert wording.rule_text(PatientFinding(None, None, "height-loss/1", 0.2)) == (
+        "height-loss/1: mild from a loss of 20 %, moderate from a loss of 25 %, severe from a loss of 40 % "
+        "(by G only: up to 0.80/0.74/0.60); flag from a loss of 20 %, or severe by G only"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag_loss", "sentence"), [(0.20, "FLAG: V3 mild"), (0.25, "NO FLAG")], ids=["20 percent", "25 percent"]
+)
+def test_a_site_that_flags_earlier_still_calls_it_mild(flag_loss: float, sentence: str) -> None:
+    found = make_case({3: (0.78, 0.95, 1.0)}, count=6).findings
+    rule = grading.GradingRule(flag_loss=flag_loss)
+    findings = replace(found, patient=grading.patient_finding(found.vertebrae, rule))
+    assert wording.verdict_sentence(findings) == sentence
+    assert wording.as_answered(findings).patient == findings.patient
 
 
 def test_the_two_ends_of_the_table_of_contents(whole_spine: Case, flagged: Case) -> None:
@@ -70,6 +95,14 @@ def test_the_two_ends_of_the_table_of_contents(whole_spine: Case, flagged: Case)
     )
     short = replace(whole_spine.findings, vertebrae=whole_spine.findings.vertebrae[6:16])
     assert wording.seen_text(short) == "10 of 10 vertebrae measured; levels not seen: T4, T5, T6, L4, L5"
+
+
+def test_a_level_that_a_spine_lacks_is_not_said_to_be_unseen(whole_spine: Case) -> None:
+    without = tuple(v for v in whole_spine.findings.vertebrae if v.level is not Level.T12)
+    findings = replace(whole_spine.findings, vertebrae=without, numbering=Numbering("C2", 0.9))
+    assert wording.seen_text(findings).endswith("levels not seen: T12")
+    lacking = replace(findings, numbering=Numbering("C2", 0.9, absent=(Level.T12,)))
+    assert wording.seen_text(lacking).endswith("levels not seen: none of T4 to L5")
 
 
 def test_a_partial_vertebra_is_not_measured_whatever_it_carries() -> None:
@@ -130,6 +163,14 @@ def test_a_vertebra_that_is_cut_has_no_volume_score_or_attenuation(complete: Cas
             Numbering("last rib and sacrum", 0.97, ("T13 to L5, T13 (0.02)", "T12 to L6, L6 (0.01)")),
             "Numbering: counted from last rib and sacrum, confidence 0.97; "
             "alternatives T13 to L5, T13 (0.02); T12 to L6, L6 (0.01)",
+        ),
+        (
+            Numbering("sacrum", 0.9996),
+            "Numbering: counted from sacrum, confidence 0.99",
+        ),
+        (
+            Numbering("C2 and sacrum", 0.9, (), (Level.T12,)),
+            "Numbering: counted from C2 and sacrum, confidence 0.90, this spine has no T12",
         ),
         (
             Numbering("", 0.0, ("T12 to L4 (0.61)", "T11 to L3 (0.35)")),

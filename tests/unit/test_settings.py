@@ -1,9 +1,12 @@
 """Settings: typed, strict, overridable."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from inference.grading import GradingRule
+from node.answering import ct_settings
 from node.settings import ConfigurationError, Destination, load_settings
 
 
@@ -78,6 +81,11 @@ def test_configuration_digest_follows_what_can_change_an_answer() -> None:
     same = load_settings(receive={"port": 4242}, study={"quiet_s": 5}).configuration_sha256
     other = load_settings(screening={"flag_loss": 0.20}).configuration_sha256
     assert same == load_settings().configuration_sha256 != other
+
+
+def test_a_site_chooses_the_cut_off_of_the_flag_and_of_nothing_else() -> None:
+    rule = ct_settings(load_settings(screening={"flag_loss": 0.20})).screening.rule
+    assert rule == replace(GradingRule(), flag_loss=0.20)
 
 
 def test_expected_bodies_are_sent_only_where_they_are_named() -> None:
