@@ -34,6 +34,7 @@ train: train-env  ## every shipped model again, MINUTES each; resumes where it w
 	$(BIN)/python -m onnx_models.training.labeller_scenes
 	$(BIN)/python -m onnx_models.training.segmenter_generator phantom --count 900
 	$(BIN)/python -m onnx_models.training.segmenter_generator held-out --count 60
+	-$(BIN)/python -m onnx_models.training.segmenter_generator shapes --count 600  # needs the real shapes (CONTRIBUTING.md)
 	$(BIN)/python -m onnx_models.training.completion_data
 	for network in localizer keypoints labeller segmenter completion; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \

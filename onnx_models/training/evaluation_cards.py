@@ -12,7 +12,7 @@ END = "<!-- end of figures -->"
 Record = dict[str, Any]
 
 
-def replaced(card: str, section: str) -> str:
+def replaced(card: str, section: str, begin: str = BEGIN, end: str = END) -> str:
     """The card with `section` between its markers.
 
     Raises
@@ -20,10 +20,10 @@ def replaced(card: str, section: str) -> str:
     ValueError
         Where the card does not have each marker once, in order.
     """
-    if card.count(BEGIN) != 1 or card.count(END) != 1 or card.index(BEGIN) > card.index(END):
+    if card.count(begin) != 1 or card.count(end) != 1 or card.index(begin) > card.index(end):
         raise ValueError("the card does not have its two markers, once each and in order")
-    before, after = card.split(BEGIN, maxsplit=1)[0], card.split(END)[1]
-    return f"{before}{BEGIN}\n\n{section.strip()}\n\n{END}{after}"
+    before, after = card.split(begin, maxsplit=1)[0], card.split(end)[1]
+    return f"{before}{begin}\n\n{section.strip()}\n\n{end}{after}"
 
 
 def _head(told: Record, command: str) -> list[str]:

@@ -23,7 +23,7 @@ from onnx_models.training.labeller_network import NAMES, Btrfly, TwoView
 from onnx_models.training.labeller_scenes import CACHE, Scene, scene_files
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 FREEZE_AT = 0.3
 """Part of the training after which batch statistics stay as they are."""
 

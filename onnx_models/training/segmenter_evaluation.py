@@ -27,6 +27,7 @@ from inference.runtime import Models, load_models
 from onnx_models.training.export import MODELS
 from onnx_models.training.metrics import bootstrapped, dice_of, surface_distance
 from onnx_models.training.real_cases import real_folder
+from onnx_models.training.segmenter_card import written
 from onnx_models.training.segmenter_cases import (
     THRESHOLD_SEED,
     Case,
@@ -251,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mirrored", action="store_true", help="the mean of the patch and its mirror image")
     parser.add_argument("--threshold", action="store_true", help="compare thresholds on other held-out patches instead")
     parser.add_argument("--cost", action="store_true", help="processor time of one core instead")
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     options = parser.parse_args(arguments)
     models = load_models(options.models, "cpu", threads=1, names=["segmenter"])
     settings = replace(MaskSettings(), mirrored=MaskSettings().mirrored or options.mirrored)
@@ -260,6 +262,10 @@ def main(arguments: list[str] | None = None) -> int:
         answer = cost(models, settings)
     else:
         answer = evaluated(models, settings, options.patients)
+        if options.card:
+            path = options.models / "segmenter.md"
+            command = f"python -m onnx_models.training.segmenter_evaluation --card --patients {options.patients}"
+            path.write_text(written(path.read_text(), answer, models.identities[0].sha256, command))
     print(json.dumps(answer, indent=1))
     return 0
 

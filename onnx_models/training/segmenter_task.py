@@ -25,7 +25,7 @@ from onnx_models.training.segmenter_data import FOLDER, MARGIN, Patch, read
 from onnx_models.training.segmenter_network import CLASSES, SegmenterNetwork
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 HELD_OUT = FOLDER / "held_out"
 ENTROPY_WEIGHT, VOLUME_WEIGHT = 0.3, 0.3
 SOURCES = ("phantom", "shapes")

@@ -13,6 +13,7 @@ from inference.masks_patch import CENTRE, SHAPE, heat_map  # noqa: E402
 from onnx_models.training import segmenter_shapes  # noqa: E402
 from onnx_models.training.metrics import dice_of, surface_distance  # noqa: E402
 from onnx_models.training.phantom import Patient, sample_patient  # noqa: E402
+from onnx_models.training.segmenter_card import BEGIN, COLUMNS, END, REAL_COLUMNS, written  # noqa: E402
 from onnx_models.training.segmenter_cases import _write, misplaced, patch_case, phantom_cases  # noqa: E402
 from onnx_models.training.segmenter_data import MARGIN, WIDE, Patch, phantom_patch, read, wide_points, write  # noqa: E402
 from onnx_models.training.segmenter_evaluation import Figure, limits, summary  # noqa: E402
@@ -235,3 +236,22 @@ def test_the_patch_holds_nearly_all_of_an_exact_shape() -> None:
     assert found["outside"] == 0
     far = patch_case(_patch())
     assert limits([far._replace(centre=far.centre + np.array([90.0, 0.0, 0.0]))])["outside"] > 0.3
+
+
+def test_figures_stand_in_the_card_where_the_command_puts_them() -> None:
+    groups = {key: [0.9, 0.8, 0.95] for key in COLUMNS.values()}
+    one = dict.fromkeys(REAL_COLUMNS.values(), 0.9)
+    told = {
+        "phantoms": {"vertebrae": 3, **groups},
+        "limits of the patch": {"dice": 0.97, "dice_p5": 0.95, "outside": 0.001},
+        "worst phantoms": [{"level": "T3", "dice": 0.7}],
+        "real L1": one,
+        "real L1, centroids off by 4 mm": {"vertebrae": 2, **groups},
+    }
+    card = written(f"before\n{BEGIN}\nold\n{END}\nafter\n", told, "ab" * 32, "the command")
+    assert card.startswith("before\n") and card.endswith("\nafter\n") and "old" not in card
+    assert "`the command`; model `abababababab`" in card
+    assert "| phantoms | 3 | 0.900 (0.800 to 0.950) |" in card
+    assert "| L1 | 0.900 (0.900) |" in card and "T3 0.70" in card
+    with pytest.raises(ValueError, match="markers"):
+        written("a card without them", told, "ab" * 32, "the command")
