@@ -377,12 +377,13 @@ def _anchor(
     """The anchors that are seen, in words; empty where there is none.
 
     The last rib is that of the vertebra next above L1: where a vertebra between them was not seen, nobody knows
-    whether it bears ribs.
+    whether it bears ribs. A candidate's confidence is not asked for: it says how sharply a centre is placed, which the
+    centre of S1 seldom is in people, and what is seen there (the sacrum) is another output.
     """
     chosen = [candidates[i] for i in kept]
     words = []
     for one, level in zip(chosen, levels, strict=True):
-        whole = one.edge_mm >= settings.whole_mm and one.confidence >= 0.5
+        whole = one.edge_mm >= settings.whole_mm
         if level == Level.C2 and one.axis >= settings.seen and whole:
             words.append("C2")
         if level == Level.S1 and one.sacrum >= settings.seen and whole:

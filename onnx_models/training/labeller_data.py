@@ -124,7 +124,7 @@ def _reshaped(
 def _other_processes(
     hu: NDArray[np.float32], scene: Scene, at: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Transverse processes and ribs thinner, lumbar processes shorter, facets bright, the sacrum in one piece.
+    """Transverse processes and ribs thinner, lumbar processes shorter, facets bright.
 
     The phantom's processes are bars as long and thick as stumps of ribs, and no brighter than the body; people's are
     short and thin, and their facets outshine everything: seen beside a real scan, that was the plainest difference.
@@ -146,22 +146,7 @@ def _other_processes(
                 hu[mine[0] : mine[-1] + 1, :, beyond] = np.where(part > 100, muscle, part)
     if rng.random() < 0.6:
         _facets(hu, scene.row, at, rng)
-    if rng.random() < 0.6:
-        _fused(hu, scene, at, rng)
     return hu
-
-
-def _fused(hu: NDArray[np.float32], scene: Scene, at: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """The sacrum in one piece: grown people have hardly a disc between S1 and S2, most phantoms have."""
-    below = np.flatnonzero(at > scene.row[-1] + 2)
-    if LEVELS[scene.level[-1]] != Level.S1 or len(below) < 8:
-        return
-    rows = below[: int(rng.integers(8, 30))]
-    middle = slice(SIDE // 2 - 14, SIDE // 2 + 14)
-    part = hu[rows[0] : rows[-1] + 1, :, middle]
-    size = int(rng.integers(4, 8))
-    closed = ndimage.minimum_filter1d(ndimage.maximum_filter1d(part, size, axis=0), size, axis=0)
-    part[:] = np.where(closed > 60, closed, part)
 
 
 def _facets(

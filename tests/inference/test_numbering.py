@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,16 @@ def test_sure_looks_that_are_all_off_by_one_do_not_count_a_vertebra_more_or_less
     assert named(found) == names
     assert found.numbering is not None
     assert found.numbering.confidence < 0.9
+
+
+def test_a_sacrum_that_is_seen_is_an_anchor_however_unsharp_its_centre() -> None:
+    seen = spine(["L3", "L4", "L5", "S1"])
+    seen[-1] = replace(seen[-1], confidence=0.24, sacrum=0.9)
+    found = number(seen)
+    assert found.numbering is not None and found.numbering.anchor == "sacrum"
+    assert named(found) == ["L3", "L4", "L5", "S1"]
+    seen[-1] = replace(seen[-1], confidence=0.9, sacrum=0.5)
+    assert number(seen).numbering is None
 
 
 def test_one_anchor_leaves_the_variants_open() -> None:
