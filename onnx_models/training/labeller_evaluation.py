@@ -32,6 +32,7 @@ from inference.sampling import extent
 from inference.surface import CentreLine
 from onnx_models import MODELS
 from onnx_models.training.evaluation_groups import NO_ANCHOR, GroupSet, group_case, load_groups
+from onnx_models.training.labeller_card import written
 from onnx_models.training.labeller_scenes import named_centres
 from onnx_models.training.metrics import matched
 from onnx_models.training.real_cases import real_cases
@@ -282,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no further patients after this")
     parser.add_argument("--views", type=Path, help="folder where acquired phantoms are kept for the next time")
     parser.add_argument("--prepare", action="store_true", help="only make the phantoms, in advance")
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     parser.add_argument("--out", type=Path, default=Path("build/labeller.json"))
     options = parser.parse_args(arguments)
     chosen = small_set(options.seed)
@@ -309,6 +311,10 @@ def main(arguments: list[str] | None = None) -> int:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.card:
+        card = options.models / "labeller.md"
+        command = f"python -m onnx_models.training.labeller_evaluation --card --patients {options.patients}"
+        card.write_text(written(card.read_text(), result, command))
     options.out.with_suffix(".cases.json").write_text(json.dumps([asdict(c) for c in cases]) + "\n")
     print(json.dumps({key: result[key] for key in ("groups", "reliability")}, indent=1))
     return 0
