@@ -63,7 +63,7 @@ def analyze(
             built, target = None, None
             if decision.outcome is Outcome.ANSWERED:
                 begun = time.perf_counter()
-                of_series = [header for header in of_study if header.series_uid == decision.series_uid]
+                of_series = [header for header in of_study if decision.is_about(header)]
                 if progress is not None:
                     progress("reading")
                 series = gate.load_volume(of_series, policy)

@@ -103,6 +103,7 @@ def gate_policy(settings: Settings) -> GatePolicy:
         all_series=settings.study.all_series,
         site_spine_words=settings.study.spine_expected_patterns,
         own_creator_uids=(device_uid(settings),),
+        films=False,
     )
 
 

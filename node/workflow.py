@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,7 @@ class Workflow:
             raise OSError("an image of the spool could not be read for the moment")
         headers = gate.latest(headers)
         decisions = [
-            _deleted(decision) if decision.series_uid in fragments else decision
+            _deleted(decision) if decision.series_uid in fragments and not decision.sop_instance_uid else decision
             for decision in gate.choose(headers, gate_policy(self._settings))
         ]
         self._record_outcomes(study_uid, decisions, len(unreadable))
@@ -110,10 +110,13 @@ class Workflow:
         names = self._spool.names_older_than(REGISTERED_WITHIN_S)
         return len(intake.registered(connection, names)) < len(names)
 
-    def _record_outcomes(self, study_uid: str, decisions: Iterable[SeriesDecision], unreadable: int) -> None:
+    def _record_outcomes(self, study_uid: str, decisions: Sequence[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:
             if unreadable:
                 intake.record_event(connection, "unreadable_images", study_uid, {"instances": unreadable})
+            by_image = {d.series_uid for d in decisions if d.sop_instance_uid}
+            by_series = {d.series_uid for d in decisions if not d.sop_instance_uid}
+            answers.forget_whole_series(connection, study_uid, by_image - by_series)
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
@@ -122,7 +125,7 @@ class Workflow:
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")
-        mine = [header for header in headers if header.series_uid == decision.series_uid]
+        mine = [header for header in headers if decision.is_about(header)]
         series = gate.load_volume(mine, gate_policy(self._settings))
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
@@ -152,6 +155,7 @@ class Workflow:
                 series.input_sha256,
                 self._settings.configuration_sha256,
                 __version__,
+                sop_instance_uid=decision.sop_instance_uid,
                 per_series=self._settings.study.all_series,
             )
 
@@ -232,7 +236,7 @@ def _sync(path: Path) -> None:
 
 
 def _deleted(decision: SeriesDecision) -> SeriesDecision:
-    """A fragment of a series must not supersede the answer that the whole series had."""
+    """A fragment of a series must not supersede the answer that the whole series had; a radiograph is whole."""
     refusal = Refusal(RefusalCode.IMAGES_DELETED)
     return replace(decision, outcome=Outcome.NOT_ELIGIBLE, refusal=refusal, better_series_uid=None)
 

@@ -9,6 +9,9 @@ from datetime import datetime
 
 from pydicom.dataset import FileDataset
 
+RADIOGRAPH = "radiograph"
+"""The pipeline whose input is one image, not a series."""
+
 
 class ResultError(ValueError):
     """Findings that cannot be encoded as they are: the message names the object and what contradicts what."""

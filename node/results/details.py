@@ -158,8 +158,9 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     rows.append((codes.ABNORMALITY_SCORE, vertebra.abnormality_score, codes.NO_UNITS, 1))
     rows.append((codes.CONFIDENCE, vertebra.confidence, codes.NO_UNITS, RATIO_DIGITS))
     rows.append((codes.LEVEL_CONFIDENCE, vertebra.level_confidence, codes.NO_UNITS, RATIO_DIGITS))
-    centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
-    rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
+    if vertebra.centroid_lps_mm is not None:
+        centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
+        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
     measurements = [
         hd.sr.Measurement(name=name, value=round(float(value), digits), unit=unit)
         for name, value, unit, digits in rows

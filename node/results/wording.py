@@ -61,6 +61,8 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
     Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
     Quality.FOREIGN_MATERIAL: "cement or metal in the body: no HU",
+    Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
+    Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
 }
 
 DENSITY_FLAGS = frozenset(
