@@ -85,7 +85,8 @@ class ResultContext:
 class Result:
     """One built DICOM object.
 
-    ``kind`` is "reformat", "capture", "segmentation", "bodies", "expected", "report" or "details"; ``ordinal`` counts
+    ``kind`` is "reformat", "capture", "segmentation", "bodies", "expected", "report" or "details"; of a radiograph
+    "capture", "report", "details" or "film_segmentation". ``ordinal`` counts
     objects of one kind from 1; ``filename`` is the name promised for ``analyze``.
     """
 

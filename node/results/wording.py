@@ -101,7 +101,9 @@ def quality_sentence(flag: Quality) -> str:
 def is_measured(vertebra: VertebraFinding) -> bool:
     """Whether heights and end points are there and the vertebra is whole: a partial one is not measured."""
     whole = Quality.PARTIAL not in vertebra.quality
-    return whole and vertebra.heights_mm is not None and vertebra.keypoints_lps_mm is not None
+    in_patient = vertebra.keypoints_lps_mm is not None and vertebra.heights_mm is not None
+    on_film = vertebra.keypoints_px is not None and vertebra.relative_heights is not None
+    return whole and (in_patient or on_film)
 
 
 def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
@@ -150,6 +152,9 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
     return replace(
         vertebra,
         keypoints_lps_mm=None,
+        keypoints_px=None,
+        relative_heights=None,
+        compression_ratio_percent=None,
         heights_mm=None,
         height_ratio=None,
         height_loss=None,

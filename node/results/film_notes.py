@@ -1,0 +1,43 @@
+"""What the capture and the reports of a radiograph say in sentences, in ASCII."""
+
+from __future__ import annotations
+
+from inference.findings import Findings, VertebraFinding
+from node.results import wording
+
+RELATIVE_HEIGHTS = "Ha/Hp, Hm/Hp: anterior and middle height over the vertebra's own posterior height"
+UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
+
+
+def calibration(findings: Findings) -> str | None:
+    """Whether there are millimetres, and where from; ``None`` for findings on a volume."""
+    size = findings.pixel_size
+    if size is None:
+        return None
+    if size.spacing_mm is None:
+        return f"{UNCALIBRATED} ({size.source.removeprefix('uncalibrated: ')})"
+    return f"Millimetres: {size.source}; {size.spacing_mm[0]:.3f} x {size.spacing_mm[1]:.3f} mm a pixel"
+
+
+def compression(findings: Findings) -> str:
+    """How to read the compression ratio, and which measured vertebrae have none."""
+    those = wording.measured(findings)
+    without = [v for v in those if v.compression_ratio_percent is None]
+    if len(without) == len(those):
+        return "No compression ratio (VCR): no measured vertebra has both neighbours measured." if those else ""
+    said = (
+        "VCR: anterior height lost against the mean of both neighbours, in %; too small where these are deformed "
+        "themselves, negative where the vertebra is the taller one."
+    )
+    return said + (f" None without two neighbours: {wording.names_text(without)}." if without else "")
+
+
+def compression_text(vertebra: VertebraFinding) -> str | None:
+    """The cell of the compression ratio: "23 %", "-4 %"."""
+    value = vertebra.compression_ratio_percent
+    return None if value is None else f"{round(value)} %"
+
+
+def is_uncalibrated(findings: Findings) -> bool:
+    """Whether the findings are of a radiograph without millimetres."""
+    return findings.pixel_size is not None and findings.pixel_size.spacing_mm is None
