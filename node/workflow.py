@@ -23,8 +23,8 @@ from psycopg_pool import PoolTimeout
 from inference.refusal import Outcome, Refusal, RefusalCode
 from inference.runtime import Models
 from node import __version__, gate
-from node.answering import BuiltAnswer, Identity, answer, gate_policy
-from node.gate import InstanceHeader, LoadedSeries, SeriesDecision, Unevaluable
+from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
+from node.gate import InstanceHeader, SeriesDecision
 from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.queue import Queue
@@ -45,10 +45,14 @@ PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 class Workflow:
     """What a worker does with a study and with an answer."""
 
-    def __init__(self, settings: Settings, database: Database, models: Models) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, models: Models, films: FilmPipeline | None = None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._models = models
+        self._films = films
+        self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
         self._queue = Queue(database.dsn)
 
@@ -78,7 +82,7 @@ class Workflow:
         headers = gate.latest(headers)
         decisions = [
             _deleted(decision) if decision.series_uid in fragments and not decision.sop_instance_uid else decision
-            for decision in gate.choose(headers, gate_policy(self._settings))
+            for decision in gate.choose(headers, self._policy)
         ]
         self._record_outcomes(study_uid, decisions, len(unreadable))
         for decision in decisions:
@@ -121,18 +125,18 @@ class Workflow:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
     def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader]) -> None:
-        """Gate to outbox for one series; nothing is done for an input that has its answer."""
+        """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")
-        mine = [header for header in headers if decision.is_about(header)]
-        series = gate.load_volume(mine, gate_policy(self._settings))
+        series = load(decision, headers, self._policy)
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
             return
         identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
         gate_s = time.perf_counter() - begun
-        built = answer(series, self._models, self._settings, identity, gate_s=gate_s, progress=step)
+        films = self._films if decision.sop_instance_uid else None
+        built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
         step("outbox")
         rows = self._write_outbox(claimed, built)
         self._finish(study_uid, claimed, built, rows)
@@ -145,7 +149,7 @@ class Workflow:
             results=len(rows),
         )
 
-    def _claim(self, study_uid: str, decision: SeriesDecision, series: LoadedSeries | Unevaluable) -> Answer | None:
+    def _claim(self, study_uid: str, decision: SeriesDecision, series: Loaded) -> Answer | None:
         with self._database.transaction() as connection:
             return answers.claim_answer(
                 connection,

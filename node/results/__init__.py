@@ -10,7 +10,7 @@ from node.results.capture import png
 from node.results.context import DocumentReference, Result, ResultContext, ResultError
 from node.results.document import findings_document
 from node.results.encode import capture_png, encode
-from node.results.film import FilmAnswer, encode_film, with_relative_heights
+from node.results.film import FilmAnswer, encode_film
 from node.results.identity import Identity, derived_uid
 from node.results.segmentation import EXPECTED, FILM
 
@@ -29,5 +29,4 @@ __all__ = [
     "encode_film",
     "findings_document",
     "png",
-    "with_relative_heights",
 ]

@@ -169,6 +169,7 @@ class Vertebra(_Part):
     relative_heights: RelativeHeights | None = None
     height_loss: Losses | None
     compression_ratio_percent: float | None
+    compared_with: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     grade: Grade | None
     rule: str | None
     mask_heights_mm: HeightsMm | None = None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import XRayRadiofluoroscopicImageStorage
 
-from inference.findings import Findings, VertebraFinding
+from inference.findings import Findings
 from inference.geometry import Radiograph
 from node.results.capture import build_capture, picture
 from node.results.context import RADIOGRAPH, Result, ResultContext, ResultError
 from node.results.details import build_details
-from node.results.film_lines import drawn, relative_heights
+from node.results.film_lines import drawn
 from node.results.film_picture import film_picture
 from node.results.identity import Identity
 from node.results.report import build_report
@@ -40,18 +40,6 @@ class FilmAnswer:
     findings: Findings
     film: Radiograph | None = None
     labels: NDArray[np.uint8] | None = None
-
-
-def with_relative_heights(findings: Findings, film: Radiograph) -> Findings:
-    """The findings with every measured height over the posterior one as well, by the points on the film."""
-    vertebrae = tuple(_with_relative_heights(v, film) for v in findings.vertebrae)
-    return replace(findings, vertebrae=vertebrae)
-
-
-def _with_relative_heights(vertebra: VertebraFinding, film: Radiograph) -> VertebraFinding:
-    if vertebra.keypoints_px is None or vertebra.relative_heights is not None:
-        return vertebra
-    return replace(vertebra, relative_heights=relative_heights(vertebra, film.pixel_mm))
 
 
 def encode_film(

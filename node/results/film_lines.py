@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.findings import KEYPOINTS, Heights, VertebraFinding
+from inference.findings import KEYPOINTS, VertebraFinding
 from node.results import codes
 from node.results.context import ResultError
 from node.results.report import HEIGHT_DIGITS, Drawn
@@ -36,22 +36,6 @@ def outline(vertebra: VertebraFinding) -> NDArray[np.float64]:
     """(7, 2): the body as the polygon of its six points, closed."""
     points = height_ends(vertebra).reshape(6, 2)
     return points[[*RING, RING[0]]]
-
-
-def relative_heights(vertebra: VertebraFinding, pixel_mm: tuple[float, float]) -> Heights:
-    """Each height over the posterior one, with pixels of this (row, column) size, in whatever unit.
-
-    Raises
-    ------
-    ResultError
-        When a point is missing or the posterior height is none.
-    """
-    ends = height_ends(vertebra)
-    lengths = np.linalg.norm((ends[:, 0] - ends[:, 1]) * np.array(pixel_mm[::-1]), axis=1)
-    if not (np.isfinite(lengths).all() and lengths.min() > 0):
-        raise ResultError(f"{vertebra.name} has a height of {lengths.min()} pixels")
-    anterior, middle, _ = (float(v) for v in lengths / lengths[2])
-    return Heights(anterior, middle, 1.0)
 
 
 def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:

@@ -26,10 +26,21 @@ def compression(findings: Findings) -> str:
     if len(without) == len(those):
         return "No compression ratio (VCR): no measured vertebra has both neighbours measured." if those else ""
     said = (
-        "VCR: anterior height lost against the mean of both neighbours, in %; too small where these are deformed "
-        "themselves, negative where the vertebra is the taller one."
+        "VCR: anterior height lost against the mean of both neighbours, in %; negative where the vertebra is the "
+        "taller one."
     )
+    others = "; ".join(f"{v.name} with {text}" for v in those if (text := compared_text(v, findings)))
+    said += f" Where a neighbour was not healthy the next one was taken: {others}." if others else ""
     return said + (f" None without two neighbours: {wording.names_text(without)}." if without else "")
+
+
+def compared_text(vertebra: VertebraFinding, findings: Findings) -> str | None:
+    """With which vertebrae the compression ratio compares where these are not the neighbours: "V1 and V4"."""
+    pair = vertebra.compared_with
+    if pair is None or pair == (vertebra.ordinal - 1, vertebra.ordinal + 1):
+        return None
+    names = {v.ordinal: v.name for v in findings.vertebrae}
+    return " and ".join(names.get(ordinal, f"V{ordinal}") for ordinal in pair)
 
 
 def compression_text(vertebra: VertebraFinding) -> str | None:

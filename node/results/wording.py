@@ -155,6 +155,7 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
         keypoints_px=None,
         relative_heights=None,
         compression_ratio_percent=None,
+        compared_with=None,
         heights_mm=None,
         height_ratio=None,
         height_loss=None,

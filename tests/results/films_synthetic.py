@@ -24,7 +24,7 @@ from inference.findings import (
 )
 from inference.geometry import Radiograph
 from inference.grading import RULE
-from node.results import FilmAnswer, ResultContext, with_relative_heights
+from node.results import FilmAnswer, ResultContext
 from tests.films import Film
 
 ROWS, COLUMNS = 700, 500
@@ -91,7 +91,6 @@ def film_case(
         quality=() if calibrated else (Quality.UNCALIBRATED,),
         pixel_size=size,
     )
-    findings = with_relative_heights(findings, film)
     stored = np.rint(pixels * 4095).astype(np.int64)
     made = Film(stored=stored, sop_uid="1.2.826.0.1.3680043.8.498.7.7", study_uid="1.2.826.0.1.3680043.8.498.7")
     if sop_class is not None:
@@ -160,9 +159,11 @@ def _vertebra(
             name: (float(p[0]), float(p[1])) for name, p in zip(KEYPOINTS, points.reshape(6, 2), strict=True)
         },
         heights_mm=Heights(*(float(v) for v in lengths)) if film.spacing_mm is not None else None,
+        relative_heights=Heights(*(float(v) for v in lengths[:2] / lengths[2]), 1.0),
         height_ratio=float(lengths.min() / lengths.max()),
         height_loss=Heights(loss, loss / 2, 0.0),
         compression_ratio_percent=vcr,
+        compared_with=None if vcr is None else (n - 1, n + 1),
         grade=grade,
         rule=RULE,
     )

@@ -501,6 +501,19 @@ def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
     assert compression(alone) == "No compression ratio (VCR): no measured vertebra has both neighbours measured."
     middle = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[1:3])
     assert "None without" not in compression(middle)
+    assert "next one was taken" not in compression(middle)
+
+
+def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callable[[Result], str]) -> None:
+    third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
+    findings = replace(wedged.findings, vertebrae=(*wedged.findings.vertebrae[:2], third))
+    assert "the next one was taken: V3 with V1 and V4" in compression(findings)
+    details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
+    assert "compression ratio against V1 and V4" in dumped(details)
+    assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [
+        1,
+        4,
+    ]
 
 
 @pytest.mark.parametrize(("value", "said"), [(45.04, "45 %"), (-3.6, "-4 %"), (-0.3, "0 %"), (None, None)])
