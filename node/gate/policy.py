@@ -43,7 +43,7 @@ FILM_OTHER_PARTS = OTHER_BODY_PARTS | frozenset("CSPINE CERVICALSPINE CERVICAL C
 for a lumbar spine use them."""
 FILM_SPINE_WORDS = (
     r"\bspin(e|al)\b|spine\b|vertebra|lumb|lomb|\bdorsal|dorso ?lum|sacr|s[ck]olio|kypho|kyfo|wirbel|\b[bl]?ws\b"
-    r"|rachis|colonn|columna|rygg|wervel"
+    r"|rachis|colonn|columna|rygg|wervel|\b[bltd]wk\b"
 )
 FILM_CHEST_WORDS = r"\bchest|\blung|t[h]?orax|\bpulm|poumon|\bribs?\b|rippen"
 FILM_NECK_WORDS = r"\bcervi[ck]al\w*( spine| vertebra\w*)?|\bhws\b|\bc ?spine\b|halswirbel\w*"

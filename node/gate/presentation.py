@@ -3,6 +3,9 @@
 Modality LUT or rescale, then VOI LUT or window, then at most one inversion: MONOCHROME1 and the presentation LUT shape
 INVERSE are two ways of saying the same thing (C.8.11.3). Whatever of that is malformed is left out, and a picture that
 would be one even grey is spread over the range of its values instead.
+
+All of it depends on a pixel's stored value alone, so it is worked out once for each value that occurs, not for each
+pixel: a radiograph has ten million pixels, but at most 65,536 values.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from scipy import ndimage
 
 from node.gate.values import first_number, integer, item, items, numbers, text
 
@@ -22,8 +24,22 @@ RANGE = (0.5, 99.5)
 """Percentiles of the values between which an image without a usable window is shown."""
 EVEN = 0.02
 """An image whose values, but for 1 % at each end, lie closer together shows nothing."""
-SAMPLES = 1_000_000
-"""Pixels from which percentiles are taken."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Every stored value between the smallest and the largest, and how many pixels have it."""
+
+    stored: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+
+    def percentiles(self, shown: Floats, which: tuple[float, float]) -> tuple[float, float]:
+        """Of what the pixels show, where ``shown`` is that of each value."""
+        order = np.argsort(shown, kind="stable")
+        below = np.cumsum(self.pixels[order])
+        at = np.searchsorted(below, np.array(which) / 100 * below[-1])
+        low, high = shown[order][np.minimum(at, len(order) - 1)]
+        return float(low), float(high)
 
 
 def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bool = False) -> Floats:
@@ -33,19 +49,31 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
     turned so that less radiation is brighter, as far as its header tells.
     """
     outside = padding(stored, dataset)
-    inside = None if outside is None else ~outside
-    values = _modality(stored, dataset)
-    if for_processing:
-        shown = _spread(_logarithmic(values, dataset), inside)
-        inverted = _signal_is_bright_where_dark(dataset)
-    else:
-        shown = _windowed(values, dataset, inside)
-        inverted = is_inverted(dataset)
-    if inverted:
-        shown = 1 - shown
+    first = int(stored.min())
+    index = stored.astype(np.int32) - first
+    pixels = np.bincount((index if outside is None else index[~outside]).ravel(), minlength=int(index.max()) + 1)
+    values = _Values(np.arange(first, first + len(pixels)), pixels)
+    shown = _for_processing(values, dataset) if for_processing else _presented(values, dataset, stored.dtype)
+    image = shown.astype(np.float32)[index]
     if outside is not None:
-        shown[outside] = 0
-    return np.ascontiguousarray(shown, np.float32)
+        image[outside] = 0
+    return image
+
+
+def _presented(values: _Values, dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
+    shown = _windowed(_modality(values.stored, dataset, kind), values, dataset)
+    return 1 - shown if is_inverted(dataset) else shown
+
+
+def _for_processing(values: _Values, dataset: Dataset) -> Floats:
+    """C.8.11.3.1.2: linear in the intensity, or its logarithm; the sign says whether large values mean more of it."""
+    signal = values.stored.astype(np.float32)
+    if text(dataset, "PixelIntensityRelationship").upper() == "LIN":
+        signal = np.log1p(signal - min(float(signal.min()), 0.0))
+    shown = _spread(signal, values)
+    sign = integer(dataset, "PixelIntensityRelationshipSign")
+    turned = sign == 1 if sign in (1, -1) else is_inverted(dataset)
+    return 1 - shown if turned else shown
 
 
 def is_inverted(dataset: Dataset) -> bool:
@@ -57,7 +85,7 @@ def is_inverted(dataset: Dataset) -> bool:
 
 
 def padding(stored: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] | None:
-    """True where a pixel is padding (C.7.5.1.1.2) that reaches the image's border, or ``None``.
+    """True where a pixel is padding (C.7.5.1.1.2) that reaches the image's border in a straight line, or ``None``.
 
     Inside the image the same value is a measurement: saturated bone is not outside the collimator.
     """
@@ -67,15 +95,13 @@ def padding(stored: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] 
         return None
     values = sorted(v for v in given if v is not None)
     mask = (stored >= values[0]) & (stored <= values[-1])
-    pieces, count = ndimage.label(mask)
-    if not count:
+    if not any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) or mask.all():
         return None
-    border = np.zeros(count + 1, np.bool_)
-    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-        border[edge] = True
-    border[0] = False
-    found: NDArray[np.bool_] = border[pieces]
-    return found if found.any() and not found.all() else None
+    reached = np.zeros_like(mask)
+    for axis in (0, 1):
+        reached |= np.logical_and.accumulate(mask, axis=axis)
+        reached |= np.flip(np.logical_and.accumulate(np.flip(mask, axis), axis=axis), axis)
+    return reached
 
 
 def with_sign(value: int, kind: np.dtype[np.integer]) -> int | None:
@@ -88,8 +114,9 @@ def with_sign(value: int, kind: np.dtype[np.integer]) -> int | None:
 # modality LUT
 
 
-def _modality(stored: NDArray[np.integer], dataset: Dataset) -> Floats:
-    table = _table(item(dataset, "ModalityLUTSequence"), stored.dtype)
+def _modality(stored: NDArray[np.int64], dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
+    """What stored values of that type mean (C.11.1)."""
+    table = _table(item(dataset, "ModalityLUTSequence"), kind)
     if table is not None:
         return table.of(stored)
     slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
@@ -144,12 +171,14 @@ def _table(lut: Dataset, kind: np.dtype[np.integer] | None = None) -> _Table | N
 # VOI LUT and window
 
 
-def _windowed(values: Floats, dataset: Dataset, inside: NDArray[np.bool_] | None) -> Floats:
-    """The values by the first alternative that shows something: table, window, their own range."""
-    for shown in (_by_table(values, dataset), _by_window(values, dataset)):
-        if shown is not None and _shows_something(shown, inside):
-            return shown
-    return _spread(values, inside)
+def _windowed(meant: Floats, values: _Values, dataset: Dataset) -> Floats:
+    """What is shown by the first alternative that shows something: table, window, the values' own range."""
+    for shown in (_by_table(meant, dataset), _by_window(meant, dataset)):
+        if shown is not None:
+            low, high = values.percentiles(shown, (1, 99))
+            if high - low >= EVEN:
+                return shown
+    return _spread(meant, values)
 
 
 def _by_table(values: Floats, dataset: Dataset) -> Floats | None:
@@ -182,36 +211,9 @@ def _by_window(values: Floats, dataset: Dataset) -> Floats | None:
     return shown
 
 
-def _spread(values: Floats, inside: NDArray[np.bool_] | None) -> Floats:
-    low, high = np.percentile(_sample(values, inside), RANGE)
+def _spread(meant: Floats, values: _Values) -> Floats:
+    low, high = values.percentiles(meant, RANGE)
     if high <= low:
-        low, high = float(values.min()), float(values.max())
-    shown: Floats = np.clip((values - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
+        low, high = float(meant.min()), float(meant.max())
+    shown: Floats = np.clip((meant - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
     return shown
-
-
-def _shows_something(shown: Floats, inside: NDArray[np.bool_] | None) -> bool:
-    low, high = np.percentile(_sample(shown, inside), (1, 99))
-    return bool(high - low >= EVEN)
-
-
-def _sample(values: Floats, inside: NDArray[np.bool_] | None) -> Floats:
-    """Enough of the values, evenly taken, to know their percentiles."""
-    flat = values.ravel() if inside is None else values[inside]
-    return flat[:: max(1, flat.size // SAMPLES)]
-
-
-# images for processing (C.8.11.3.1.2)
-
-
-def _logarithmic(values: Floats, dataset: Dataset) -> Floats:
-    if text(dataset, "PixelIntensityRelationship").upper() != "LIN":
-        return values
-    logarithms: Floats = np.log1p(values - min(float(values.min()), 0.0))
-    return logarithms
-
-
-def _signal_is_bright_where_dark(dataset: Dataset) -> bool:
-    """Whether values have to be turned for bone to be bright: large ones mean more radiation."""
-    sign = integer(dataset, "PixelIntensityRelationshipSign")
-    return sign == 1 if sign in (1, -1) else is_inverted(dataset)

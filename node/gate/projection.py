@@ -85,7 +85,9 @@ def _magnification(dataset: Dataset) -> tuple[float | None, str]:
 
 # from which side (C.8.1.2, C.8.11.5; CID 4010)
 
-_LATERAL_POSITIONS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LLATERAL", "RLATERAL"})
+_LATERAL_POSITIONS = frozenset(
+    {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LLATERAL", "RLATERAL", "LEFTLATERAL", "RIGHTLATERAL"}
+)
 _OTHER_POSITIONS = frozenset("AP PA LLD RLD LLO RLO LAO RAO LPO RPO OBL OBLIQUE AX AXIAL FRONTAL".split())  # noqa: SIM905
 _LATERAL_CODES = frozenset(
     {"399067008", "399173006", "399198007", "30730003", "399352003", "399260004"}  # SNOMED CT

@@ -214,9 +214,11 @@ def _assess(headers: Sequence[InstanceHeader], policy: GatePolicy) -> FilmAssess
     where, told_by = region(first.dataset, policy)
     side = lateral(first.dataset)
     age = age_years(Slice(header, image) for header in headers for image in header.images)
-    refusal = _object_refusal(first, policy) or _view_refusal(where, told_by, side, policy)
-    if refusal is None and age is not None and age < policy.min_age_years:
-        refusal = Refusal(RefusalCode.AGE_BELOW_18)
+    refusal = (
+        _object_refusal(first, policy)
+        or _view_refusal(where, told_by, side, policy)
+        or _evaluation_refusal(first.dataset, age, policy)
+    )
     return FilmAssessment(tuple(headers), refusal, where is Region.SPINE, side, age)
 
 
@@ -224,7 +226,7 @@ def _object_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | Non
     """Why an object is no radiograph that may be looked at, whatever it shows."""
     dataset = header.dataset
     image_type = tuple(value.upper() for value in texts(dataset, "ImageType"))
-    frames, (rows, columns) = integer(dataset, "NumberOfFrames") or 1, _size(dataset)
+    frames = integer(dataset, "NumberOfFrames") or 1
     code: RefusalCode | None = None
     detail = ""
     if is_own_result(header, policy):
@@ -241,9 +243,15 @@ def _object_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | Non
         code, detail = RefusalCode.SEVERAL_FRAMES, f"({frames} frames.)"
     elif not has_valid_identifiers(header):
         code = RefusalCode.MISSING_IDENTIFIERS
-    elif rows < 1 or columns < 1 or rows * columns > policy.max_film_pixels:
-        code, detail = RefusalCode.PIXELS_UNREADABLE, f"(Declared as {rows} x {columns} pixels.)"
     return Refusal(code, detail) if code else None
+
+
+def _evaluation_refusal(dataset: Dataset, age: float | None, policy: GatePolicy) -> Refusal | None:
+    """Why a lateral view of the spine cannot be evaluated, as far as its header tells."""
+    rows, columns = _size(dataset)
+    if rows < 1 or columns < 1 or rows * columns > policy.max_film_pixels:
+        return Refusal(RefusalCode.PIXELS_UNREADABLE, f"(Declared as {rows} x {columns} pixels.)")
+    return Refusal(RefusalCode.AGE_BELOW_18) if age is not None and age < policy.min_age_years else None
 
 
 def _size(dataset: Dataset) -> tuple[int, int]:

@@ -143,7 +143,7 @@ def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
     """The image at its size on the picture, with outlines, heights and points drawn smoothly."""
     large = (view.size[0] * SUPERSAMPLE, view.size[1] * SUPERSAMPLE)
     part = pictures.grey(slice(view.first[1], view.last[1]), slice(view.first[0], view.last[0]))
-    grey = Image.fromarray(part).resize(large, Image.Resampling.BICUBIC).convert("RGB")
+    grey = Image.fromarray(part).resize(large, Image.Resampling.BICUBIC, reducing_gap=2.0).convert("RGB")
     canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)

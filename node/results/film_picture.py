@@ -76,7 +76,7 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
     rows, columns = film.pixels.shape
     size = (max(1, round(columns * float(stretch[0]))), max(1, round(rows * float(stretch[1]))))
     stretch = np.array(size) / (columns, rows)
-    image = _resized(np.rint(np.clip(film.pixels, 0, 1) * 255).astype(np.uint8), size, Image.Resampling.BICUBIC)
+    image = _resized((film.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8), size, Image.Resampling.BICUBIC)
     spacing_mm = None if film.spacing_mm is None else side
     return FilmPicture(
         image=image,

@@ -328,7 +328,7 @@ def verdict_sentence(findings: Findings) -> str:
     return "NO FLAG"
 
 
-ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING)
+ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING, Quality.UNCALIBRATED)
 
 
 def answer_quality(findings: Findings) -> tuple[Quality, ...]:

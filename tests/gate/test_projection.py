@@ -212,6 +212,7 @@ def test_a_header_that_contradicts_itself_says_nothing() -> None:
         ("CHEST", "BWS seitl", "", Region.SPINE),
         ("ABDOMEN", "lateral", "LWS in 2 Ebenen", Region.SPINE),
         ("", "Scoliosis lat", "", Region.SPINE),
+        ("", "LWK lateraal", "", Region.SPINE),
         ("", "cervicothoracic spine", "", Region.SPINE),
         ("CHEST", "lateral", "", Region.CHEST),
         ("", "Thorax seitl", "", Region.CHEST),

@@ -428,7 +428,7 @@ def test_a_capture_without_masks_and_with_names(monkeypatch: pytest.MonkeyPatch)
 
 
 def refusal(code: RefusalCode = RefusalCode.NOT_A_LATERAL_SPINE) -> FilmAnswer:
-    findings = film_case(count=3).findings
+    findings = film_case(count=3, calibrated=False).findings
     unjudged = replace(findings.patient, worst_grade=None, flag=None)
     return FilmAnswer(replace(findings, vertebrae=(), refusal=Refusal(code), patient=unjudged))
 
@@ -441,6 +441,7 @@ def test_a_film_that_is_not_evaluable_has_a_page_and_a_text(
     assert all(validation_errors(result) == [] for result in results.values())
     shown = dumped(results["report"])
     assert "NOT_A_LATERAL_SPINE" in shown
+    assert "UNCALIBRATED" not in shown, "of vertebrae, and there are none"
     assert "not a lateral view" in shown
     assert results["capture"].dataset.SeriesDescription == "AI spine: not evaluable film (research)"
 
