@@ -24,14 +24,18 @@ def compression(findings: Findings) -> str:
     those = wording.measured(findings)
     without = [v for v in those if v.compression_ratio_percent is None]
     if len(without) == len(those):
-        return "No compression ratio (VCR): no measured vertebra has both neighbours measured." if those else ""
+        return (
+            "No compression ratio (VCR): no measured vertebra has a sure, healthy one on both sides." if those else ""
+        )
     said = (
         "VCR: anterior height lost against the mean of both neighbours, in %; negative where the vertebra is the "
         "taller one."
     )
     others = "; ".join(f"{v.name} with {text}" for v in those if (text := compared_text(v, findings)))
     said += f" Where a neighbour was not healthy the next one was taken: {others}." if others else ""
-    return said + (f" None without two neighbours: {wording.names_text(without)}." if without else "")
+    return said + (
+        f" None without a sure, healthy one on both sides: {wording.names_text(without)}." if without else ""
+    )
 
 
 def compared_text(vertebra: VertebraFinding, findings: Findings) -> str | None:
