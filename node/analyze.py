@@ -19,7 +19,7 @@ from PIL import Image
 from inference.refusal import Outcome
 from inference.runtime import Models
 from node import gate
-from node.answering import BuiltAnswer, Identity, answer, gate_policy
+from node.answering import BuiltAnswer, FilmPipeline, Identity, answer, gate_policy, load
 from node.gate import SeriesDecision
 from node.results import png
 from node.settings import Settings
@@ -27,7 +27,10 @@ from node.settings import Settings
 
 @dataclass(frozen=True)
 class AnalyzedSeries:
-    """One line of ``series.json``; ``folder`` is set, and ``built`` there, where the series was answered."""
+    """One line of ``series.json``: a series, or a radiograph of it.
+
+    ``folder`` and ``built`` are set where it was answered.
+    """
 
     decision: SeriesDecision
     folder: Path | None = None
@@ -45,8 +48,11 @@ def analyze(
     models: Models,
     settings: Settings,
     progress: Callable[[str], None] | None = None,
+    films: FilmPipeline | None = None,
 ) -> list[AnalyzedSeries]:
     """Analyse every study below ``folder``; write ``out/<SeriesInstanceUID>/`` per answered series and ``series.json``.
+
+    A radiograph has a folder of its own in that of its series, named by its SOP instance UID.
 
     Raises
     ------
@@ -54,7 +60,7 @@ def analyze(
         ``out`` cannot be written.
     """
     started_at = datetime.now(UTC).replace(microsecond=0)
-    policy = gate_policy(settings)
+    policy = gate_policy(settings, films)
     headers, unreadable = gate.read_headers(dicom_files(folder))
     analyzed: list[AnalyzedSeries] = []
     for study_uid in dict.fromkeys(header.study_uid for header in headers):
@@ -63,14 +69,14 @@ def analyze(
             built, target = None, None
             if decision.outcome is Outcome.ANSWERED:
                 begun = time.perf_counter()
-                of_series = [header for header in of_study if header.series_uid == decision.series_uid]
                 if progress is not None:
                     progress("reading")
-                series = gate.load_volume(of_series, policy)
+                series = load(decision, of_study, policy)
                 identity = Identity(revision=1, started_at=started_at, run=started_at.isoformat())
                 gate_s = time.perf_counter() - begun
-                built = answer(series, models, settings, identity, gate_s=gate_s, progress=progress)
-                target = out / decision.series_uid
+                of_film = films if decision.sop_instance_uid else None
+                built = answer(series, models, settings, identity, films=of_film, gate_s=gate_s, progress=progress)
+                target = out / decision.series_uid / decision.sop_instance_uid
                 _write(target, built)
             analyzed.append(AnalyzedSeries(decision, target, built))
     out.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,7 @@ def _listed(decision: SeriesDecision) -> dict[str, Any]:
     return {
         "study_instance_uid": decision.study_uid,
         "series_instance_uid": row["series_uid"],
+        "sop_instance_uid": row["sop_instance_uid"] or None,
         "modality": row["modality"],
         "description": row["description"],
         "instances": row["instances"],

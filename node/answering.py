@@ -1,10 +1,10 @@
-"""One series to one answer: infer, then encode. The node and ``spine-node analyze`` share this code."""
+"""One series, or one radiograph, to one answer: infer, then encode. Node and ``spine-node analyze`` share this code."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +14,26 @@ import structlog
 
 import onnx_models
 from inference.ct import PIPELINE, PIPELINE_VERSION, CtAnswer, CtSettings, evaluate
-from inference.findings import Findings
+from inference.findings import Findings, Quality
+from inference.geometry import Radiograph
 from inference.grading import GradingRule, patient_finding
-from inference.refusal import Refusal
+from inference.refusal import Refusal, RefusalCode
 from inference.runtime import Models, load_models
 from inference.screening import ScreeningSettings
-from node import __version__
-from node.gate import GatePolicy, LoadedSeries, Unevaluable
-from node.results import EXPECTED, DocumentReference, Result, ResultContext, encode, findings_document
+from node import __version__, gate
+from node.gate import GatePolicy, InstanceHeader, LoadedFilm, LoadedSeries, SeriesDecision, Unevaluable
+from node.results import (
+    EXPECTED,
+    FILM,
+    DocumentReference,
+    FilmAnswer,
+    Result,
+    ResultContext,
+    encode,
+    encode_film,
+    findings_document,
+)
+from node.results.context import RADIOGRAPH
 from node.results.wording import as_answered
 from node.settings import Settings
 
@@ -65,11 +77,61 @@ class BuiltAnswer:
     document: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FilmPipeline:
+    """What analyses radiographs here.
+
+    Attributes
+    ----------
+    version
+        Of the pipeline.
+    models
+        Its networks, apart from those of the CT: another network for films must not make other results of a CT.
+    evaluate
+        Radiograph, age in years or ``None``, and whom to tell each step, to what was found. Nothing in an image makes
+        it raise.
+    parameters
+        (name, value) of every threshold in force.
+    """
+
+    version: str
+    models: Models
+    evaluate: Callable[[Radiograph, float | None, Callable[[str], None] | None], FilmAnswer]
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+Loaded = LoadedSeries | LoadedFilm | Unevaluable
+FILM_SERIES_NUMBERS = 9010
+"""Results of radiographs are numbered from here, apart from those of a CT in the same study."""
+WRONG_OBJECT = frozenset({RefusalCode.NOT_A_LATERAL_SPINE, RefusalCode.CHEST_FILM})
+"""What the pixels of a radiograph may turn out to be: its header would have kept such an image from being answered."""
+
+
+def film_pipeline(settings: Settings) -> FilmPipeline | None:
+    """The pipeline of radiographs; ``None``, since no network for them ships yet: they are not eligible."""
+    return None
+
+
+def load(decision: SeriesDecision, headers: Iterable[InstanceHeader], policy: GatePolicy) -> Loaded:
+    """The pixels of what was decided to be answered, or why they cannot be evaluated.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read; that may pass.
+    """
+    mine = [header for header in headers if decision.is_about(header)]
+    return gate.load_film(mine, policy) if decision.sop_instance_uid else gate.load_volume(mine, policy)
+
+
+def grading_rule(settings: Settings) -> GradingRule:
+    """The rule of every pipeline, with the cut-off of the flag that the site chose."""
+    return GradingRule(flag_loss=settings.screening.flag_loss)
+
+
 def ct_settings(settings: Settings) -> CtSettings:
     """The pipeline's thresholds, with what the site chose."""
-    screening = ScreeningSettings(
-        rule=GradingRule(flag_loss=settings.screening.flag_loss), screening_age_years=settings.study.screening_age
-    )
+    screening = ScreeningSettings(rule=grading_rule(settings), screening_age_years=settings.study.screening_age)
     return CtSettings(screening=screening)
 
 
@@ -97,18 +159,22 @@ def device_uid(settings: Settings) -> str:
     return f"2.25.{uuid.uuid5(NODE_NAMESPACE, f'device|{settings.site}').int}"
 
 
-def gate_policy(settings: Settings) -> GatePolicy:
-    """The gate's rules, with what the site chose."""
+def gate_policy(settings: Settings, films: FilmPipeline | None = None) -> GatePolicy:
+    """The gate's rules, with what the site chose; without a pipeline for them radiographs are not eligible."""
     return GatePolicy(
         all_series=settings.study.all_series,
         site_spine_words=settings.study.spine_expected_patterns,
         own_creator_uids=(device_uid(settings),),
+        films=films is not None,
+        lateral_chest=settings.study.lateral_chest,
     )
 
 
-def result_context(settings: Settings, series: LoadedSeries | Unevaluable, identity: Identity) -> ResultContext:
-    """The identity of the node and of this answer, as results carry it."""
-    return ResultContext(
+def result_context(
+    settings: Settings, series: Loaded, identity: Identity, films: FilmPipeline | None = None
+) -> ResultContext:
+    """The identity of the node and of this answer, as results carry it; with ``films`` that of a radiograph."""
+    context = ResultContext(
         site=settings.site,
         pipeline=PIPELINE,
         input_sha256=series.input_sha256,
@@ -123,46 +189,38 @@ def result_context(settings: Settings, series: LoadedSeries | Unevaluable, ident
         parameters=tuple(_flat(asdict(ct_settings(settings)))),
         run=identity.run,
     )
+    if films is None:
+        return context
+    return replace(context, pipeline=RADIOGRAPH, series_number_base=FILM_SERIES_NUMBERS, parameters=films.parameters)
 
 
 def answer(
-    series: LoadedSeries | Unevaluable,
+    series: Loaded,
     models: Models,
     settings: Settings,
     identity: Identity,
     *,
+    films: FilmPipeline | None = None,
     gate_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> BuiltAnswer:
-    """Analyse one series and build its results.
+    """Analyse one series, or with ``films`` one radiograph, and build its results.
 
-    ``gate_s`` is the time that reading the series took. Nothing about the images makes this raise: what cannot be
+    ``gate_s`` is the time that reading the images took. Nothing about the images makes this raise: what cannot be
     evaluated is answered so.
     """
     begun = time.perf_counter()
-    if isinstance(series, Unevaluable):
-        said = CtAnswer(_not_evaluable(series.refusal, models, settings))
+    if films is None:
+        said: CtAnswer | FilmAnswer = _ct_answer(series, models, settings, progress)
     else:
-        said = evaluate(
-            series.volume,
-            models,
-            ct_settings(settings),
-            series.age_years,
-            series.acquisition,
-            progress,
-            with_expected=any(EXPECTED.name in destination.kinds for destination in settings.destinations),
-        )
-        quality = tuple(dict.fromkeys((*series.quality, *said.findings.quality)))
-        said = replace(said, findings=replace(said.findings, quality=quality))
+        said = _film_answer(series, films, settings, progress)
     inferred = time.perf_counter()
     findings = as_answered(said.findings)
-    said = replace(said, findings=findings)
-    sent = findings.evaluable or series.spine_expected or findings.spine_found
-    context = result_context(settings, series, identity)
-    references = series.references if isinstance(series, LoadedSeries) else None
+    sent = _is_sent(series, findings)
+    context = result_context(settings, series, identity, films)
     if progress is not None:
         progress("results")
-    results = tuple(encode(series.datasets, said, context, references)) if sent else ()
+    results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
     timings_s = {
         **findings.timings_s,
         "gate": gate_s,
@@ -174,6 +232,60 @@ def answer(
     return BuiltAnswer(findings, sent, results, document)
 
 
+def _ct_answer(series: Loaded, models: Models, settings: Settings, progress: Callable[[str], None] | None) -> CtAnswer:
+    if isinstance(series, LoadedFilm):
+        raise TypeError("a radiograph needs a pipeline for radiographs")
+    if isinstance(series, Unevaluable):
+        return CtAnswer(_not_evaluable(series.refusal, models, PIPELINE, PIPELINE_VERSION, settings))
+    said = evaluate(
+        series.volume,
+        models,
+        ct_settings(settings),
+        series.age_years,
+        series.acquisition,
+        progress,
+        with_expected=any(EXPECTED.name in destination.kinds for destination in settings.destinations),
+    )
+    return replace(said, findings=_with_quality(said.findings, series.quality))
+
+
+def _film_answer(
+    series: Loaded, films: FilmPipeline, settings: Settings, progress: Callable[[str], None] | None
+) -> FilmAnswer:
+    if isinstance(series, LoadedSeries):
+        raise TypeError("a series of slices is no radiograph")
+    if isinstance(series, Unevaluable):
+        return FilmAnswer(_not_evaluable(series.refusal, films.models, RADIOGRAPH, films.version, settings))
+    said = films.evaluate(series.film, series.age_years, progress)
+    findings = replace(_with_quality(said.findings, series.quality), pixel_size=series.pixel_size)
+    return FilmAnswer(findings, series.film, said.labels)
+
+
+def _with_quality(findings: Findings, quality: Iterable[Quality]) -> Findings:
+    """The findings with what the gate has to say of the images first."""
+    return replace(findings, quality=tuple(dict.fromkeys((*quality, *findings.quality))))
+
+
+def _is_sent(series: Loaded, findings: Findings) -> bool:
+    """Whether an answer goes to the archive: "not evaluable" only where a spine was expected or found.
+
+    A radiograph whose pixels show another view is sent back only where its header calls it a lateral spine: else every
+    frontal view whose header says nothing would have a page of its own.
+    """
+    refusal = findings.refusal
+    if refusal is not None and refusal.code in WRONG_OBJECT:
+        claimed = isinstance(series, LoadedFilm) and series.film.lateral is True
+        return series.spine_expected and claimed
+    return refusal is None or series.spine_expected or findings.spine_found
+
+
+def _encoded(series: Loaded, said: CtAnswer | FilmAnswer, settings: Settings, context: ResultContext) -> list[Result]:
+    if isinstance(said, CtAnswer):
+        return encode(series.datasets, said, context, series.references if isinstance(series, LoadedSeries) else None)
+    wanted = not settings.destinations or any(FILM.name in destination.kinds for destination in settings.destinations)
+    return encode_film(series.datasets[0], said, context, with_segmentation=wanted)
+
+
 def _flat(thresholds: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in thresholds.items():
         if isinstance(value, dict):
@@ -182,12 +294,12 @@ def _flat(thresholds: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{name}", str(value)
 
 
-def _not_evaluable(refusal: Refusal, models: Models, settings: Settings) -> Findings:
+def _not_evaluable(refusal: Refusal, models: Models, pipeline: str, version: str, settings: Settings) -> Findings:
     return Findings(
-        pipeline=PIPELINE,
-        pipeline_version=PIPELINE_VERSION,
+        pipeline=pipeline,
+        pipeline_version=version,
         provider=models.provider,
         models=models.identities,
-        patient=patient_finding((), ct_settings(settings).screening.rule),
+        patient=patient_finding((), grading_rule(settings)),
         refusal=refusal,
     )

@@ -107,15 +107,15 @@ def analyze_command(
 ) -> None:
     """Analyse a folder without any network or database."""
     from node.analyze import analyze
-    from node.answering import pipeline_models
+    from node.answering import film_pipeline, pipeline_models
 
     settings = load_settings(config)
-    models = pipeline_models(settings)
+    models, films = pipeline_models(settings), film_pipeline(settings)
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err_console, transient=True
     ) as bar:
         task = bar.add_task("reading headers", total=None)
-        analyzed = analyze(dicom_dir, out, models, settings, lambda step: bar.update(task, description=step))
+        analyzed = analyze(dicom_dir, out, models, settings, lambda step: bar.update(task, description=step), films)
     if as_json:
         print((out / "series.json").read_text(encoding="utf-8"))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.answering import pipeline_models
+from node.answering import film_pipeline, pipeline_models
 from node.ledger import Database
 from node.queue import EVALUATE, run_worker
 from node.settings import Settings
@@ -13,7 +13,7 @@ def run(settings: Settings, dsn: str) -> None:
     """Answer studies until told to stop."""
     models = pipeline_models(settings)
     with Database(dsn) as database:
-        workflow = Workflow(settings, database, models)
+        workflow = Workflow(settings, database, models, film_pipeline(settings))
         run_worker(
             dsn,
             {EVALUATE: workflow.evaluate_study},

@@ -24,8 +24,8 @@ AETitle = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-Kind = Literal["reformat", "capture", "segmentation", "bodies", "expected", "report", "details"]
-ON_REQUEST: tuple[Kind, ...] = ("expected",)
+Kind = Literal["reformat", "capture", "segmentation", "bodies", "expected", "report", "details", "film_segmentation"]
+ON_REQUEST: tuple[Kind, ...] = ("expected", "film_segmentation")
 """Kinds that a destination gets only where it names them."""
 """Kinds of result (node.results)."""
 Pause = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -66,6 +66,8 @@ class Study(_Section):
     all_series: bool = False
     spine_expected_patterns: tuple[str, ...] = ()
     """Regular expressions over body part, study, series and protocol descriptions: here a spine is expected."""
+    lateral_chest: bool = False
+    """Whether lateral chest radiographs are analysed, too; those of the spine always are."""
     screening_age: float = Field(50.0, ge=18)
     """Younger patients are answered, and marked as outside the screening age."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from psycopg_pool import PoolTimeout
 from inference.refusal import Outcome, Refusal, RefusalCode
 from inference.runtime import Models
 from node import __version__, gate
-from node.answering import BuiltAnswer, Identity, answer, gate_policy
-from node.gate import InstanceHeader, LoadedSeries, SeriesDecision, Unevaluable
+from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
+from node.gate import InstanceHeader, SeriesDecision
 from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.queue import Queue
@@ -45,10 +45,14 @@ PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 class Workflow:
     """What a worker does with a study and with an answer."""
 
-    def __init__(self, settings: Settings, database: Database, models: Models) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, models: Models, films: FilmPipeline | None = None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._models = models
+        self._films = films
+        self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
         self._queue = Queue(database.dsn)
 
@@ -77,8 +81,8 @@ class Workflow:
             raise OSError("an image of the spool could not be read for the moment")
         headers = gate.latest(headers)
         decisions = [
-            _deleted(decision) if decision.series_uid in fragments else decision
-            for decision in gate.choose(headers, gate_policy(self._settings))
+            _deleted(decision) if decision.series_uid in fragments and not decision.sop_instance_uid else decision
+            for decision in gate.choose(headers, self._policy)
         ]
         self._record_outcomes(study_uid, decisions, len(unreadable))
         for decision in decisions:
@@ -110,26 +114,29 @@ class Workflow:
         names = self._spool.names_older_than(REGISTERED_WITHIN_S)
         return len(intake.registered(connection, names)) < len(names)
 
-    def _record_outcomes(self, study_uid: str, decisions: Iterable[SeriesDecision], unreadable: int) -> None:
+    def _record_outcomes(self, study_uid: str, decisions: Sequence[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:
             if unreadable:
                 intake.record_event(connection, "unreadable_images", study_uid, {"instances": unreadable})
+            by_image = {d.series_uid for d in decisions if d.sop_instance_uid}
+            by_series = {d.series_uid for d in decisions if not d.sop_instance_uid}
+            answers.forget_whole_series(connection, study_uid, by_image - by_series)
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
     def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader]) -> None:
-        """Gate to outbox for one series; nothing is done for an input that has its answer."""
+        """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")
-        mine = [header for header in headers if header.series_uid == decision.series_uid]
-        series = gate.load_volume(mine, gate_policy(self._settings))
+        series = load(decision, headers, self._policy)
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
             return
         identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
         gate_s = time.perf_counter() - begun
-        built = answer(series, self._models, self._settings, identity, gate_s=gate_s, progress=step)
+        films = self._films if decision.sop_instance_uid else None
+        built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
         step("outbox")
         rows = self._write_outbox(claimed, built)
         self._finish(study_uid, claimed, built, rows)
@@ -142,7 +149,7 @@ class Workflow:
             results=len(rows),
         )
 
-    def _claim(self, study_uid: str, decision: SeriesDecision, series: LoadedSeries | Unevaluable) -> Answer | None:
+    def _claim(self, study_uid: str, decision: SeriesDecision, series: Loaded) -> Answer | None:
         with self._database.transaction() as connection:
             return answers.claim_answer(
                 connection,
@@ -152,6 +159,7 @@ class Workflow:
                 series.input_sha256,
                 self._settings.configuration_sha256,
                 __version__,
+                sop_instance_uid=decision.sop_instance_uid,
                 per_series=self._settings.study.all_series,
             )
 
@@ -232,7 +240,7 @@ def _sync(path: Path) -> None:
 
 
 def _deleted(decision: SeriesDecision) -> SeriesDecision:
-    """A fragment of a series must not supersede the answer that the whole series had."""
+    """A fragment of a series must not supersede the answer that the whole series had; a radiograph is whole."""
     refusal = Refusal(RefusalCode.IMAGES_DELETED)
     return replace(decision, outcome=Outcome.NOT_ELIGIBLE, refusal=refusal, better_series_uid=None)
 

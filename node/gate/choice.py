@@ -1,6 +1,7 @@
-"""Which series of a study is answered: one per study and pipeline, decided from headers alone.
+"""What of a study is answered, decided from headers alone: one CT series, and every lateral radiograph of the spine.
 
 A chest CT comes as four to ten series (thin, thick, kernels, phases): an answer to each would flood the archive.
+Radiographs are decided one by one, because one series of them holds several views.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from node.gate.assessment import Assessment, assess
 from node.gate.eligibility import patient_refusal
 from node.gate.headers import InstanceHeader
 from node.gate.policy import GatePolicy
+from node.gate.radiograph import FilmAssessment, assess_films, is_film
 from node.gate.values import text
 
 PIPELINE_CT = "ct"
+PIPELINE_RADIOGRAPH = "radiograph"
 
 
 class SeriesRow(TypedDict):
     """A decision in plain values, as the ledger and lists hold it; what does not apply is ``None``."""
 
     series_uid: str
+    sop_instance_uid: str
     modality: str
     description: str
     instances: int
@@ -35,10 +39,12 @@ class SeriesRow(TypedDict):
 
 @dataclass(frozen=True)
 class SeriesDecision:
-    """What becomes of one series.
+    """What becomes of one series, or of one radiograph of it.
 
     Attributes
     ----------
+    sop_instance_uid
+        The radiograph; empty where the series is meant.
     refusal
         The reason of *not eligible* and *not chosen*. With *answered* it is ``None``, or what the headers already say
         against evaluating (the answer will be "not evaluable").
@@ -59,14 +65,24 @@ class SeriesDecision:
     instances: int
     pipeline: str | None
     study_uid: str = ""
+    sop_instance_uid: str = ""
     spine_expected: bool = False
     spacing_mm: float | None = None
     coverage_mm: float | None = None
+
+    def is_about(self, header: InstanceHeader) -> bool:
+        """Whether an instance belongs to what is decided here: to the series, or to the one radiograph."""
+        if header.series_uid != self.series_uid:
+            return False
+        if self.sop_instance_uid:
+            return header.sop_instance_uid == self.sop_instance_uid
+        return not is_film(header)
 
     def row(self) -> SeriesRow:
         """The decision in plain values."""
         return SeriesRow(
             series_uid=self.series_uid,
+            sop_instance_uid=self.sop_instance_uid,
             modality=self.modality,
             description=self.description,
             instances=self.instances,
@@ -80,10 +96,12 @@ class SeriesDecision:
 def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[SeriesDecision]:
     """Decide every series of one study (of several studies: each by itself), sorted by study and series UID.
 
-    The order of preference: a spine is expected; the headers allow an evaluation; primary images; spacing up to
-    1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand before
-    the quality of the images so that a thin head CT never silences the chest of the same study, nor a broken series
-    a whole one. The answer depends on the set of instances only, not on their order.
+    Radiographs follow, each by itself, whatever becomes of the series of a CT.
+
+    The order of preference among series: a spine is expected; the headers allow an evaluation; primary images; spacing
+    up to 1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand
+    before the quality of the images so that a thin head CT never silences the chest of the same study, nor a broken
+    series a whole one. The answer depends on the set of instances only, not on their order.
     """
     studies: dict[str, list[InstanceHeader]] = defaultdict(list)
     for header in headers:
@@ -93,8 +111,9 @@ def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[Series
 
 def _choose(headers: Sequence[InstanceHeader], policy: GatePolicy) -> list[SeriesDecision]:
     series: dict[str, list[InstanceHeader]] = defaultdict(list)
+    films: list[InstanceHeader] = []
     for header in headers:
-        series[header.series_uid].append(header)
+        (films if is_film(header) else series[header.series_uid]).append(header)
     patient = patient_refusal(headers, policy)
     assessments = {uid: assess(series[uid], policy) for uid in sorted(series)}
     eligible = [uid for uid, found in assessments.items() if found.eligible and patient is None]
@@ -110,7 +129,7 @@ def _choose(headers: Sequence[InstanceHeader], policy: GatePolicy) -> list[Serie
         else:
             refusal = Refusal(RefusalCode.BETTER_SERIES)
             decisions.append(_decision(uid, found, Outcome.NOT_CHOSEN, refusal, better=best))
-    return decisions
+    return [*decisions, *(_film_decision(film, patient) for film in assess_films(films, policy))]
 
 
 def _preference(found: Assessment, policy: GatePolicy) -> tuple[float, ...]:
@@ -144,4 +163,22 @@ def _decision(
         spine_expected=found.spine_expected,
         spacing_mm=found.grid.spacing_along_normal_mm if found.grid is not None else None,
         coverage_mm=found.grid.coverage_mm if found.grid is not None else None,
+    )
+
+
+def _film_decision(film: FilmAssessment, patient: Refusal | None) -> SeriesDecision:
+    header = film.header
+    answered = film.eligible and patient is None
+    return SeriesDecision(
+        series_uid=header.series_uid,
+        outcome=Outcome.ANSWERED if answered else Outcome.NOT_ELIGIBLE,
+        refusal=patient if film.eligible and patient is not None else film.refusal,
+        better_series_uid=None,
+        modality=header.modality,
+        description=text(header.dataset, "SeriesDescription"),
+        instances=1,
+        pipeline=PIPELINE_RADIOGRAPH if answered else None,
+        study_uid=header.study_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        spine_expected=film.spine_expected,
     )

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from pydicom.dataset import Dataset
+
 from inference.refusal import Refusal, RefusalCode
 from node.gate.headers import ENHANCED_CT, ImageHeader, InstanceHeader, has_valid_identifiers
 from node.gate.policy import GatePolicy
@@ -32,6 +34,12 @@ NOT_ELIGIBLE = frozenset(
         RefusalCode.COLOUR_IMAGE,
         RefusalCode.TOO_FEW_IMAGES,
         RefusalCode.NOT_AXIAL,
+        RefusalCode.SECONDARY_IMAGE,
+        RefusalCode.SEVERAL_FRAMES,
+        RefusalCode.NOT_A_LATERAL_SPINE,
+        RefusalCode.CHEST_FILM,
+        RefusalCode.FOR_PROCESSING_TWIN,
+        RefusalCode.NOT_INSTALLED,
         RefusalCode.PATIENT_MISMATCH,
         RefusalCode.NO_PATIENT_ID,
         RefusalCode.MISSING_IDENTIFIERS,
@@ -75,10 +83,10 @@ def instance_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | No
     elif header.sop_class_uid.startswith(SECONDARY_CAPTURE) and header.sop_class_uid not in CT_CLASSES:
         code = RefusalCode.SCREEN_CAPTURE
     elif header.modality not in ("CT", "") or (header.sop_class_uid and header.sop_class_uid not in CT_CLASSES):
-        code, detail = RefusalCode.UNSUPPORTED_MODALITY, f"(Modality {_word(header.modality)}.)"
+        code, detail = RefusalCode.UNSUPPORTED_MODALITY, f"(Modality {quotable(header.modality)}.)"
     elif not header.modality and not header.sop_class_uid:
         code, detail = RefusalCode.UNSUPPORTED_MODALITY, "(Modality and SOP class are missing.)"
-    elif (integer(dataset, "SamplesPerPixel") or 1) != 1 or not _is_grey(text(dataset, "PhotometricInterpretation")):
+    elif (integer(dataset, "SamplesPerPixel") or 1) != 1 or not is_grey(dataset):
         code = RefusalCode.COLOUR_IMAGE
     elif integer(dataset, "BitsAllocated") == 8 or text(dataset, "BurnedInAnnotation").upper() == "YES":
         code = RefusalCode.SCREEN_CAPTURE
@@ -87,23 +95,29 @@ def instance_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | No
     return Refusal(code, detail) if code else None
 
 
-def _word(value: str) -> str:
+def quotable(value: str) -> str:
     """A short code string as it may be quoted: capitals and digits only."""
     return re.sub(r"[^A-Z0-9]", "", value.upper())[:16] or "unknown"
 
 
-def _is_grey(photometric: str) -> bool:
-    return photometric.upper() in ("", "MONOCHROME1", "MONOCHROME2")
+def is_grey(dataset: Dataset) -> bool:
+    """Whether the photometric interpretation, where there is one, is that of a grey-scale image."""
+    return text(dataset, "PhotometricInterpretation").upper() in ("", "MONOCHROME1", "MONOCHROME2")
+
+
+def says_screen(image_type: Iterable[str]) -> bool:
+    """Whether Image Type, in capitals, says that this is a picture of a screen."""
+    return not _SCREEN.isdisjoint(word for value in image_type for word in (value, *re.split(r"[ _]+", value)))
 
 
 def image_refusal(header: InstanceHeader, image: ImageHeader, policy: GatePolicy) -> Refusal | None:
     """Why one image of a usable instance cannot be used, or ``None`` (Image Type: PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
-    words = {word for value in image.image_type for word in re.split(r"[ _]+", value)} | set(image.image_type)
+    words = {word for value in image.image_type for word in (value, *re.split(r"[ _]+", value))}
     description = text(header.dataset, "SeriesDescription")
     code: RefusalCode | None = None
     if "LOCALIZER" in words or "SCOUT" in words:
         code = RefusalCode.LOCALIZER
-    elif words & _SCREEN:
+    elif says_screen(image.image_type):
         code = RefusalCode.SCREEN_CAPTURE
     elif words & _REFORMATTED or any(re.search(p, description, re.IGNORECASE) for p in policy.projection_words):
         code = RefusalCode.REFORMATTED

@@ -32,8 +32,9 @@ from node.gate.values import integer, permissive, text
 NATIVE_LITTLE_ENDIAN = frozenset(
     {str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(DeflatedExplicitVRLittleEndian)}
 )
-ALLOCATED = 16
-"""Bits Allocated of every image that is read: eight bits cannot hold Hounsfield units."""
+ALLOCATED = (8, 16)
+"""Bits Allocated of the images that are read. Eight bits cannot hold Hounsfield units: radiographs only."""
+WIDE = 16
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 JPEG_EXTENDED = str(JPEGExtended12Bit)
 ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), JPEG_EXTENDED, str(JPEGLSNearLossless)})
@@ -69,7 +70,7 @@ def is_lossy(header: InstanceHeader) -> bool:
 
 
 def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
-    """Stored values of some images of one instance, each (rows, columns), int16 or uint16.
+    """Stored values of some images of one instance, each (rows, columns), int16 or uint16; of 8-bit ones int8 or uint8.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[ND
 
 
 def _is_wide_jpeg(header: InstanceHeader) -> bool:
-    return header.transfer_syntax_uid == JPEG_EXTENDED and integer(header.dataset, "BitsAllocated") == ALLOCATED
+    return header.transfer_syntax_uid == JPEG_EXTENDED and integer(header.dataset, "BitsAllocated") == WIDE
 
 
 def _single(header: InstanceHeader) -> NDArray[np.integer]:
@@ -124,12 +125,14 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
         raise PixelError("The instance has no pixel data")
     big = header.transfer_syntax_uid == BIG_ENDIAN or dataset.original_encoding[1] is False
     native = header.transfer_syntax_uid in NATIVE_LITTLE_ENDIAN or header.transfer_syntax_uid in ("", BIG_ENDIAN)
-    if native and integer(header.dataset, "BitsAllocated") == ALLOCATED:
+    allocated = integer(header.dataset, "BitsAllocated")
+    if native and (allocated == WIDE or (allocated == 8 and not big)):
         data = dataset["PixelData"].value
-        wanted = rows * columns * 2
+        kind: np.dtype[np.integer] = np.dtype("u1" if allocated == 8 else ">u2" if big else "<u2")
+        wanted = rows * columns * kind.itemsize
         if len(data) < wanted:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
-        return np.frombuffer(data, ">u2" if big else "<u2", rows * columns).reshape(rows, columns)
+        return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
     if _is_wide_jpeg(header):
         array: NDArray[np.integer] = _by_gdcm(header)[0]
     else:
@@ -156,15 +159,17 @@ def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:
 
 def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     """Only the stored bits, with their sign."""
-    if integer(dataset, "BitsAllocated") != ALLOCATED or array.dtype.itemsize != 2:
-        raise PixelError("Only 16 bits per pixel are read")
-    stored = integer(dataset, "BitsStored") or ALLOCATED
-    if not 1 <= stored <= ALLOCATED:
+    allocated = integer(dataset, "BitsAllocated")
+    if allocated not in ALLOCATED or array.dtype.itemsize * 8 != allocated:
+        raise PixelError("Only 8 or 16 bits per pixel are read")
+    stored = integer(dataset, "BitsStored") or allocated
+    if not 1 <= stored <= allocated:
         raise PixelError("Bits Stored is larger than Bits Allocated")
     high = integer(dataset, "HighBit")
-    unused, unused_above = ALLOCATED - stored, ALLOCATED - 1 - (high if high is not None else stored - 1)
+    unused, unused_above = allocated - stored, allocated - 1 - (high if high is not None else stored - 1)
     if not 0 <= unused_above <= unused:
         raise PixelError("High Bit lies outside the allocated bits")
     signed = integer(dataset, "PixelRepresentation") == 1
-    bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(np.int16 if signed else np.uint16)
+    kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
+    bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(kind)
     return np.right_shift(np.left_shift(bits, unused_above), unused) if unused else bits

@@ -33,6 +33,22 @@ SPINE_WORDS = (
 PROJECTION_WORDS = (r"(?<![a-z])(mip|minip)(?![a-z])",)
 """Series descriptions of projections whose ImageType does not say so."""
 
+FILM_SPINE_PARTS = frozenset(
+    """SPINE TSPINE LSPINE SSPINE TLSPINE LSSPINE DSPINE THORACICSPINE DORSALSPINE LUMBARSPINE WHOLESPINE FULLSPINE
+    LUMBOSACRALSPINE LUMBOSACSPINE THORACOLUMBARSPINE THORACOLUMBAR SPINECOLUMN""".split()
+)
+FILM_CHEST_PARTS = frozenset("CHEST THORAX LUNG RIB RIBS HEART STERNUM".split())
+FILM_OTHER_PARTS = OTHER_BODY_PARTS | frozenset("CSPINE CERVICALSPINE CERVICAL COCCYX".split())
+"""Values of Body Part Examined of a radiograph. An abdomen or a pelvis says nothing: consoles without a better word
+for a lumbar spine use them."""
+FILM_SPINE_WORDS = (
+    r"\bspin(e|al)\b|spine\b|vertebra|lumb|lomb|\bdorsal|dorso ?lum|sacr|s[ck]olio|kypho|kyfo|wirbel|\b[bl]?ws\b"
+    r"|rachis|colonn|columna|rygg|wervel|\b[bltd]wk\b"
+)
+FILM_CHEST_WORDS = r"\bchest|\blung|t[h]?orax|\bpulm|poumon|\bribs?\b|rippen"
+FILM_NECK_WORDS = r"\bcervi[ck]al\w*( spine| vertebra\w*)?|\bhws\b|\bc ?spine\b|halswirbel\w*"
+"""Searched in lower case, with spaces for punctuation; the neck's words are taken out before the spine's are sought."""
+
 
 @dataclass(frozen=True)
 class GatePolicy:
@@ -65,16 +81,21 @@ class GatePolicy:
         which it is refused.
     max_axial_angle_deg
         Largest angle between the slices' normal and the patient's long axis.
-    max_matrix, max_voxels
-        Larger images or volumes are refused before anything is allocated.
+    max_matrix, max_voxels, max_film_pixels
+        Larger images, volumes or radiographs are refused before anything is allocated.
+    films
+        Whether radiographs can be analysed here; else they are not eligible.
+    lateral_chest
+        Whether lateral chest radiographs are looked at, too.
     min_age_years
         Younger patients are not evaluated.
     own_manufacturers, own_creator_uids, own_description
         How our own results are known again (the last a regular expression of the series description), also after an
         archive changed their UIDs.
     spine_body_parts, other_body_parts, spine_words, site_spine_words, projection_words, kernel_rules
-        Word lists, see above. ``site_spine_words`` are a site's own regular expressions, searched in descriptions,
-        protocol names and body part; a hit always means that a spine is expected.
+        Word lists, see above; those that begin with ``film`` are of radiographs. ``site_spine_words`` are a site's own
+        regular expressions, searched in descriptions, protocol names and body part; a hit always means that a spine is
+        expected.
     """
 
     all_series: bool = False
@@ -94,6 +115,9 @@ class GatePolicy:
     max_axial_angle_deg: float = 45.0
     max_matrix: int = 4096
     max_voxels: int = 2_000_000_000
+    max_film_pixels: int = 120_000_000
+    films: bool = True
+    lateral_chest: bool = False
     min_age_years: float = 18.0
     own_manufacturers: tuple[str, ...] = ("spine-node",)
     own_creator_uids: tuple[str, ...] = ()
@@ -103,4 +127,10 @@ class GatePolicy:
     spine_words: tuple[str, ...] = SPINE_WORDS
     site_spine_words: tuple[str, ...] = ()
     projection_words: tuple[str, ...] = PROJECTION_WORDS
+    film_spine_parts: frozenset[str] = FILM_SPINE_PARTS
+    film_chest_parts: frozenset[str] = FILM_CHEST_PARTS
+    film_other_parts: frozenset[str] = FILM_OTHER_PARTS
+    film_spine_words: str = FILM_SPINE_WORDS
+    film_chest_words: str = FILM_CHEST_WORDS
+    film_neck_words: str = FILM_NECK_WORDS
     kernel_rules: tuple[KernelRule, ...] = KERNEL_RULES

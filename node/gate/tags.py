@@ -1,7 +1,7 @@
 """The elements that are kept of every header: what the gate decides from, and what results copy from their source.
 
 Grouped by the modules of PS3.3. Whole module tables of Patient, General Study and Patient Study are kept, because
-results carry them verbatim; of the image only what places and scales its pixels.
+results carry them verbatim; of the image only what places, scales and shows its pixels.
 """
 # ruff: noqa: SIM905 - word lists read better as words than as quoted literals
 
@@ -87,6 +87,16 @@ IMAGE = tuple(
     """.split()
 )
 
+PROJECTION = tuple(
+    """
+    ViewPosition ViewCodeSequence PatientOrientation ImagerPixelSpacing PixelSpacingCalibrationType PixelAspectRatio
+    EstimatedRadiographicMagnificationFactor DistanceSourceToDetector DistanceSourceToPatient PresentationLUTShape
+    PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction VOILUTSequence
+    AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID SourceImageSequence
+    """.split()
+)
+"""C.8.1, C.8.11, C.11.2, 10.7: how large a radiograph's pixels are, what it shows, and how it is to be shown."""
+
 HEADER_KEYWORDS: tuple[str, ...] = (
     *PATIENT,
     *STUDY,
@@ -96,4 +106,5 @@ HEADER_KEYWORDS: tuple[str, ...] = (
     *EQUIPMENT,
     *INSTANCE,
     *IMAGE,
+    *PROJECTION,
 )

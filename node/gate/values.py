@@ -117,6 +117,12 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     return clean if len(values) == len(clean) == count else None
 
 
+def first_number(dataset: Dataset, keyword: str) -> float | None:
+    """The element's first value as a finite number, for elements that offer alternatives."""
+    values = _values(dataset, keyword)
+    return _finite(values[0]) if values else None
+
+
 def integer(dataset: Dataset, keyword: str) -> int | None:
     """The element's only value as a whole number."""
     value = number(dataset, keyword)

@@ -24,6 +24,7 @@ from node.gate.headers import InstanceHeader
 from node.gate.identity import input_sha256, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
+from node.gate.presentation import with_sign
 from node.gate.values import integer
 
 AIR_HU = -1024
@@ -222,7 +223,7 @@ def _padding(stored: NDArray[np.integer], part: Slice) -> NDArray[np.bool_] | No
     """
     dataset = part.header.dataset
     limits = [integer(dataset, "PixelPaddingValue"), integer(dataset, "PixelPaddingRangeLimit")]
-    given = [_same_sign(v, stored.dtype) for v in limits if v is not None]
+    given = [with_sign(v, stored.dtype) for v in limits if v is not None]
     if limits[0] is None or any(v is None for v in given):
         return None
     values = sorted(v for v in given if v is not None)
@@ -231,16 +232,6 @@ def _padding(stored: NDArray[np.integer], part: Slice) -> NDArray[np.bool_] | No
     if low <= TISSUE_HU[1] and high >= TISSUE_HU[0]:
         return None
     return (stored >= values[0]) & (stored <= values[-1])
-
-
-def _same_sign(value: int, kind: np.dtype[np.integer]) -> int | None:
-    """A 16-bit value as the pixels' type holds it, or ``None`` where it cannot."""
-    info = np.iinfo(kind)
-    span = 1 << info.bits
-    for candidate in (value, value - span, value + span):
-        if info.min <= candidate <= info.max:
-            return candidate
-    return None
 
 
 def _compare_repeated(found: Assessment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -121,6 +122,7 @@ def record_outcome(
     study_uid: str,
     *,
     series_uid: str,
+    sop_instance_uid: str,
     modality: str,
     description: str,
     instances: int,
@@ -129,18 +131,37 @@ def record_outcome(
     reason: str | None,
     better_series_uid: str | None,
 ) -> None:
-    """What became of one series; a later decision replaces an earlier one."""
+    """What became of one series, or of one radiograph of it; a later decision replaces an earlier one."""
     connection.execute(
         """
-        INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
-                            better_series_uid, decided_at)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, now())
-        ON CONFLICT (study_uid, series_uid) DO UPDATE
+        INSERT INTO series (study_uid, series_uid, sop_instance_uid, modality, description, instances, outcome,
+                            reason_code, reason, better_series_uid, decided_at)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now())
+        ON CONFLICT (study_uid, series_uid, sop_instance_uid) DO UPDATE
            SET modality = excluded.modality, description = excluded.description, instances = excluded.instances,
                outcome = excluded.outcome, reason_code = excluded.reason_code, reason = excluded.reason,
                better_series_uid = excluded.better_series_uid, decided_at = excluded.decided_at
         """,
-        (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason, better_series_uid),
+        (
+            study_uid,
+            series_uid,
+            sop_instance_uid,
+            modality,
+            description,
+            instances,
+            outcome,
+            reason_code,
+            reason,
+            better_series_uid,
+        ),
+    )
+
+
+def forget_whole_series(connection: Connection, study_uid: str, series_uids: Collection[str]) -> None:
+    """Take back what an earlier version decided of series as a whole, now that their images are decided one by one."""
+    connection.execute(
+        "DELETE FROM series WHERE study_uid = %s AND sop_instance_uid = '' AND series_uid = ANY(%s)",
+        (study_uid, list(series_uids)),
     )
 
 
@@ -153,21 +174,23 @@ def claim_answer(
     configuration_sha256: str,
     software_version: str,
     *,
-    per_series: bool,
+    sop_instance_uid: str = "",
+    per_series: bool = False,
 ) -> Answer | None:
     """Claim the answer to this input; ``None`` when it was answered already.
 
     An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
     same UIDs and dates come out; its attempt number fences off the former worker. Revisions count what was sent: per
-    study, or ``per_series``.
+    study, or ``per_series``, or per radiograph where ``sop_instance_uid`` names one.
     """
     found = connection.execute(
         """
         SELECT id, revision, state, started_at, predecessor FROM answer
-         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND input_sha256 = %s AND state <> 'superseded'
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND sop_instance_uid = %s AND input_sha256 = %s
+           AND state <> 'superseded'
            FOR UPDATE
         """,
-        (study_uid, pipeline, series_uid, input_sha256),
+        (study_uid, pipeline, series_uid, sop_instance_uid, input_sha256),
     ).fetchone()
     if found is not None:
         if found["state"] == "done":
@@ -181,33 +204,36 @@ def claim_answer(
         ).fetchone()
         assert row is not None
         return Answer(found["id"], found["revision"], row["attempt"], found["started_at"], found["predecessor"])
-    scope = series_uid if per_series else None
+    scope = (series_uid if per_series or sop_instance_uid else None, sop_instance_uid)
     connection.execute(  # unfinished claims on inputs that no longer stand
         """
         UPDATE answer SET state = 'superseded'
          WHERE study_uid = %s AND pipeline = %s AND state = 'working' AND series_uid = coalesce(%s, series_uid)
+           AND sop_instance_uid = %s
         """,
-        (study_uid, pipeline, scope),
+        (study_uid, pipeline, *scope),
     )
     last = connection.execute(
         """
         SELECT max(revision) AS revision, max(id) AS predecessor FROM answer
-         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid) AND state = 'done' AND sent
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid) AND sop_instance_uid = %s
+           AND state = 'done' AND sent
         """,
-        (study_uid, pipeline, scope),
+        (study_uid, pipeline, *scope),
     ).fetchone()
     assert last is not None
     row = connection.execute(
         """
-        INSERT INTO answer (study_uid, pipeline, series_uid, revision, input_sha256, configuration_sha256,
-                            software_version, started_at, attempt, state, predecessor)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, date_trunc('second', now()), 1, 'working', %s)
+        INSERT INTO answer (study_uid, pipeline, series_uid, sop_instance_uid, revision, input_sha256,
+                            configuration_sha256, software_version, started_at, attempt, state, predecessor)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, date_trunc('second', now()), 1, 'working', %s)
         RETURNING id, revision, attempt, started_at, predecessor
         """,
         (
             study_uid,
             pipeline,
             series_uid,
+            sop_instance_uid,
             (last["revision"] or 0) + 1,
             input_sha256,
             configuration_sha256,

@@ -39,7 +39,7 @@ def study(connection: Connection, study_uid: str) -> dict[str, Any] | None:
     return {
         **head,
         "series": connection.execute(
-            "SELECT * FROM series WHERE study_uid = %s ORDER BY series_uid", (study_uid,)
+            "SELECT * FROM series WHERE study_uid = %s ORDER BY series_uid, sop_instance_uid", (study_uid,)
         ).fetchall(),
         "answers": connection.execute("SELECT * FROM answer WHERE study_uid = %s ORDER BY id", (study_uid,)).fetchall(),
         "deliveries": connection.execute(

@@ -1,4 +1,4 @@
-"""The part of the capture that shows anatomy: the reformat with outlines, heights and points, marks, scale bar.
+"""The part of the capture that shows anatomy: reformat or film with outlines, heights and points, marks, scale bar.
 
 No word lies on the image: marks and bar stand in the margins around it.
 """
@@ -16,14 +16,10 @@ from node.results import wording
 from node.results.contours import dashed, outlines
 from node.results.drawing import EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, WHITE, font
 from node.results.notes import shows_expected
-from node.results.pictures import Pictures
-from node.results.reformat import Ruler
-from node.results.report import height_lines
+from node.results.pictures import Shown
 
-WINDOW = (250.0, 1000.0)
-"""Centre and width in HU: narrower than the reformat's, a picture cannot be windowed by its reader."""
 FRONT_MM, BEHIND_MM, BEYOND_MM = 30.0, 45.0, 20.0
-"""Shown before and behind, above and below the vertebrae; the whole is in the reformat."""
+"""Shown before and behind, above and below the vertebrae; the whole is in the reformat, or on the film."""
 SUPERSAMPLE = 2
 """Lines on the image are drawn at twice the size and averaged: Pillow draws no smooth ones."""
 OUTLINE, EXPECTED_OUTLINE = 2, 3
@@ -37,16 +33,16 @@ LEFT_MARGIN, RIGHT_MARGIN, ABOVE, BELOW = 44, 28, 30, 32
 
 @dataclass(frozen=True)
 class View:
-    """A part of the reformat at a place on the picture.
+    """A part of the reformat, or of the film, at a place on the picture.
 
     Attributes
     ----------
     first, last
-        First (column, row) of the reformat that is shown, and the one after the last.
+        First (column, row) of the image that is shown, and the one after the last.
     left, top
         Of the image on the picture, in pixels.
     scale
-        Pixels of the picture per pixel of the reformat.
+        Pixels of the picture per pixel of the image.
     """
 
     first: NDArray[np.int64]
@@ -71,56 +67,64 @@ class View:
         """First row of the picture below the image."""
         return self.top + self.size[1]
 
-    def rows_of(self, findings: Findings, ruler: Ruler) -> list[float]:
+    def rows_of(self, findings: Findings, pictures: Shown) -> list[float]:
         """Row on the picture of each vertebra's centre."""
         if not findings.vertebrae:
             return []
-        centres = ruler.to_pixel(np.array([v.centroid_lps_mm for v in findings.vertebrae], np.float64))
+        centres = pictures.centres(findings.vertebrae)
         return [self.top + float(row - self.first[1]) * self.scale for row in centres[:, 1]]
 
 
-def crop(findings: Findings, pictures: Pictures) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def crop(findings: Findings, pictures: Shown) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First (column, row), and the one after the last, of the part that holds every vertebra and some room around."""
-    ruler = pictures.ruler
-    points = [np.array([v.centroid_lps_mm], np.float64) for v in findings.vertebrae]
-    points += [height_lines(v).reshape(-1, 3) for v in wording.measured(findings)]
-    pixels = ruler.to_pixel(np.concatenate(points))
+    points = [pictures.centres(findings.vertebrae)]
+    points += [pictures.heights(v).reshape(-1, 2) for v in wording.measured(findings)]
+    pixels = np.concatenate(points)
     if pictures.masks is not None and pictures.masks.any():
         rows, columns = (np.flatnonzero(pictures.masks.any(axis=axis)) for axis in (1, 0))
         corners = [[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]
         pixels = np.concatenate([pixels, np.array(corners, np.float64)])
-    limits = np.array([ruler.hu.shape[1], ruler.hu.shape[0]])
-    before = pixels.min(axis=0) - np.array([FRONT_MM, BEYOND_MM]) / ruler.spacing_mm
-    after = pixels.max(axis=0) + np.array([BEHIND_MM, BEYOND_MM]) / ruler.spacing_mm
+    limits = np.array(pictures.shape[::-1])
+    sides = {"A": FRONT_MM, "P": BEHIND_MM}
+    marks = pictures.marks
+    room_before = np.array([sides.get(marks.left, BEHIND_MM), sides.get(marks.above, BEYOND_MM)])
+    room_after = np.array([sides.get(marks.right, BEHIND_MM), sides.get(marks.below, BEYOND_MM)])
+    before = pixels.min(axis=0) - room_before * pictures.pixels_per_mm
+    after = pixels.max(axis=0) + room_after * pictures.pixels_per_mm
     first = np.clip(np.floor(before), 0, limits - 1).astype(np.int64)
     last = np.clip(np.ceil(after), first + 1, limits).astype(np.int64)
     return first, last
 
 
 def widened(
-    first: NDArray[np.int64], last: NDArray[np.int64], room: NDArray[np.float64], ruler: Ruler
+    first: NDArray[np.int64], last: NDArray[np.int64], room: NDArray[np.float64], pictures: Shown
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The part grown on all sides alike to ``room`` (columns, rows), as far as the reformat reaches."""
+    """The part grown on all sides alike to ``room`` (columns, rows), as far as the image reaches."""
     grow = np.maximum(room - (last - first), 0) / 2
-    limits = np.array([ruler.hu.shape[1], ruler.hu.shape[0]])
+    limits = np.array(pictures.shape[::-1])
     return np.maximum(first - grow.astype(np.int64), 0), np.minimum(last + grow.astype(np.int64), limits)
 
 
 def draw_anatomy(
-    image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, pictures: Pictures, view: View
+    image: Image.Image, draw: ImageDraw.ImageDraw, findings: Findings, pictures: Shown, view: View
 ) -> None:
     """The view with its outlines, lines, points, orientation marks and scale bar."""
     image.paste(_rendered(findings, pictures, view), (view.left, view.top))
     draw.rectangle((view.left - 1, view.top - 1, view.right, view.bottom), outline=FRAME)
     centre = ((view.left + view.right) // 2, (view.top + view.bottom) // 2)
-    for mark, at in (
-        ("A", (view.left - 34, centre[1] - 12)),
-        ("P", (view.right + 8, centre[1] - 12)),
-        ("H", (centre[0] - 8, view.top - 28)),
-        ("F", (centre[0] - 8, view.bottom + 3)),
+    for mark, at in zip(
+        pictures.marks,
+        (
+            (view.left - 34, centre[1] - 12),
+            (view.right + 8, centre[1] - 12),
+            (centre[0] - 8, view.top - 28),
+            (centre[0] - 8, view.bottom + 3),
+        ),
+        strict=True,
     ):
         draw.text(at, mark, TEXT, font(MARK_SIZE))
-    _scale_bar(draw, view, pictures.ruler.spacing_mm)
+    if pictures.spacing_mm is not None:
+        _scale_bar(draw, view, pictures.spacing_mm)
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, view: View, spacing_mm: float) -> None:
@@ -135,25 +139,17 @@ def _scale_bar(draw: ImageDraw.ImageDraw, view: View, spacing_mm: float) -> None
     draw.text((view.left - 34, bottom + 7), f"{length_mm} mm", TEXT, font(BAR_LABEL_SIZE))
 
 
-def windowed(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """HU to grey by `WINDOW` (linear, PS3.3 C.11.2.1.2)."""
-    centre, width = WINDOW
-    grey = (hu.astype(np.float32) - (centre - 0.5 - (width - 1) / 2)) / (width - 1)
-    return np.asarray(np.clip(grey, 0, 1) * 255 + 0.5, np.uint8)
-
-
-def _rendered(findings: Findings, pictures: Pictures, view: View) -> Image.Image:
-    """The reformat at its size on the picture, with outlines, heights and points drawn smoothly."""
-    ruler = pictures.ruler
+def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
+    """The image at its size on the picture, with outlines, heights and points drawn smoothly."""
     large = (view.size[0] * SUPERSAMPLE, view.size[1] * SUPERSAMPLE)
-    part = ruler.hu[view.first[1] : view.last[1], view.first[0] : view.last[0]]
-    grey = Image.fromarray(windowed(part)).resize(large, Image.Resampling.BICUBIC).convert("RGB")
+    part = pictures.grey(slice(view.first[1], view.last[1]), slice(view.first[0], view.last[0]))
+    grey = Image.fromarray(part).resize(large, Image.Resampling.BICUBIC, reducing_gap=2.0).convert("RGB")
     canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)
     for vertebra in wording.measured(findings):
         colour = GRADE_COLOURS[vertebra.grade]
-        lines = (ruler.to_pixel(height_lines(vertebra)) - view.first) * factor
+        lines = (pictures.heights(vertebra) - view.first) * factor
         for upper, lower in lines:
             draw.line((*upper, *lower), colour, 2 * SUPERSAMPLE)
         for x, y in lines.reshape(-1, 2):
@@ -162,7 +158,7 @@ def _rendered(findings: Findings, pictures: Pictures, view: View) -> Image.Image
     return canvas.resize(view.size, Image.Resampling.BOX)
 
 
-def _outlined(canvas: NDArray[np.uint8], findings: Findings, pictures: Pictures, view: View) -> NDArray[np.uint8]:
+def _outlined(canvas: NDArray[np.uint8], findings: Findings, pictures: Shown, view: View) -> NDArray[np.uint8]:
     """The canvas (rows, columns, RGB) with the outlines of the masks in the colours of their grades.
 
     Where the score is notable the expected body is dashed below them.

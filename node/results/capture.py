@@ -19,19 +19,17 @@ from node.results.common import (
     stamp,
     stamp_lossy,
 )
-from node.results.context import ResultContext
+from node.results.context import RADIOGRAPH, ResultContext
 from node.results.identity import Identity
 from node.results.notes import Caption
 from node.results.picture import draw_picture
-from node.results.pictures import Pictures
+from node.results.pictures import Shown
 
 
-def picture(
-    findings: Findings, pictures: Pictures | None, source: Sequence[Dataset], ctx: ResultContext
-) -> Image.Image:
+def picture(findings: Findings, pictures: Shown | None, source: Sequence[Dataset], ctx: ResultContext) -> Image.Image:
     """The capture as an image (`picture.draw_picture`), captioned from source and run."""
     caption = Caption(
-        source=source_text(source[0]),
+        source=source_text(source[0], ctx),
         software=f"spine-node {ctx.software_version}, {findings.pipeline} {findings.pipeline_version}",
         date=local_start(source[0], ctx).strftime("%Y-%m-%d %H:%M")
         + (f", revision {ctx.revision}" if ctx.revision > 1 else ""),
@@ -51,11 +49,11 @@ def build_capture(
 ) -> FileDataset:
     """The picture as a Secondary Capture Image (PS3.3 A.8.1).
 
-    Its modality is CT: with OT, viewers put a cine bar over the text.
+    Its modality is that of the source: with OT, viewers put a cine bar over the text.
     """
     file = new_file(SecondaryCaptureImageStorage, identity.instance_uid("capture"))
     stamp(file, "capture", source, findings, identity, ctx)
-    file.Modality = "CT"
+    file.Modality = "CT" if ctx.pipeline != RADIOGRAPH else source[0].get("Modality") or "DX"
     file.ConversionType = "WSD"
     file.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     file.PatientOrientation = ""

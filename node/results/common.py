@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from inference.findings import Findings
 from node.results import codes
-from node.results.context import ResultContext
+from node.results.context import RADIOGRAPH, ResultContext
 from node.results.identity import Identity
 from node.results.wording import ascii_text
 
@@ -267,8 +267,14 @@ def referenced_series(source: Sequence[Dataset]) -> list[Dataset]:
     return [series]
 
 
-def source_text(source: Dataset) -> str:
-    """Number and description of the source series in ASCII: "series 3, THORAX 1.0 B30f"."""
+def source_text(source: Dataset, ctx: ResultContext | None = None) -> str:
+    """Number and description of the source series in ASCII: "series 3, THORAX 1.0 B30f".
+
+    Where the context is that of a radiograph, the image's number too: "series 1, image 2, LWS seitl.".
+    """
     number, description = source.get("SeriesNumber"), str(source.get("SeriesDescription", "") or "").strip()
     named = f"series {number}" if number is not None and str(number) != "" else "series without a number"
+    if ctx is not None and ctx.pipeline == RADIOGRAPH:
+        image = source.get("InstanceNumber")
+        named += f", image {image}" if image is not None and str(image) != "" else ", image without a number"
     return f"{named}, {ascii_text(description)}" if description else named

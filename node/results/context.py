@@ -9,6 +9,9 @@ from datetime import datetime
 
 from pydicom.dataset import FileDataset
 
+RADIOGRAPH = "radiograph"
+"""The pipeline whose input is one image, not a series."""
+
 
 class ResultError(ValueError):
     """Findings that cannot be encoded as they are: the message names the object and what contradicts what."""
@@ -82,7 +85,8 @@ class ResultContext:
 class Result:
     """One built DICOM object.
 
-    ``kind`` is "reformat", "capture", "segmentation", "bodies", "expected", "report" or "details"; ``ordinal`` counts
+    ``kind`` is "reformat", "capture", "segmentation", "bodies", "expected", "report" or "details"; of a radiograph
+    "capture", "report", "details" or "film_segmentation". ``ordinal`` counts
     objects of one kind from 1; ``filename`` is the name promised for ``analyze``.
     """
 

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from inference.findings import Findings
-from node.results.anatomy import windowed
 from node.results.drawing import DIM, FRAME, TEXT, font, spread, text_width
-from node.results.pictures import Coronal
+from node.results.pictures import Coronal, windowed
 
 LETTERS = 16
 MARKS = 18

@@ -18,11 +18,12 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from inference.findings import Findings, VertebraFinding
-from node.results import codes
+from node.results import codes, film_notes
 from node.results.common import local_start, source_text
-from node.results.context import ResultContext
+from node.results.context import RADIOGRAPH, ResultContext
+from node.results.film_lines import drawn, outline
 from node.results.identity import Identity
-from node.results.report import HEIGHT_DIGITS, height_lines
+from node.results.report import HEIGHT_DIGITS, height_lines, measurements_along
 from node.results.rounding import loss_cut, ratio_cut
 from node.results.segmentation import BODIES, EXPECTED, WHOLE, Segmentation
 from node.results.structured import (
@@ -52,7 +53,11 @@ from node.results.wording import (
     seen_text,
 )
 
-Group = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+Group = (
+    hd.sr.MeasurementsAndQualitativeEvaluations
+    | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
+)
 
 RATIO_DIGITS = 4
 """Decimals of ratios, losses and probabilities."""
@@ -74,7 +79,9 @@ def build_details(
             one.kind.name: _segment(one, vertebra, source) for one in segmentations if vertebra.ordinal in one.numbers
         }
         groups.append(_numbers(vertebra, findings, segments.get(WHOLE.name), identity, ctx))
-        if is_measured(vertebra) and site:
+        if is_measured(vertebra) and ctx.pipeline == RADIOGRAPH:
+            groups += [_lines(vertebra, source[0], identity), _outline(vertebra, source[0], identity)]
+        elif is_measured(vertebra) and site:
             groups.append(_end_points(vertebra, site, identity))
         if BODIES.name in segments:
             groups.append(_body(vertebra, segments[BODIES.name], identity))
@@ -139,6 +146,8 @@ def _numbers(
         items.append(text(codes.NUMBERING, numbering))
     if vertebra.trabecular_mean_hu is not None:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
+    if (compared := film_notes.compared_text(vertebra, findings)) is not None:
+        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: a neighbour was not healthy"))
     for flag in vertebra.quality:
         items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
     return group
@@ -154,6 +163,10 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     if vertebra.height_loss is not None:
         losses = (loss_cut(loss, RATIO_DIGITS) for loss in vertebra.height_loss.as_tuple())
         rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
+    if vertebra.relative_heights is not None:
+        relative = vertebra.relative_heights.as_tuple()[:2]
+        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.RELATIVE_HEIGHTS, relative, strict=False)]
+    rows.append((codes.COMPRESSION_RATIO, vertebra.compression_ratio_percent, codes.PERCENT, 1))
     if vertebra.height_ratio is not None:
         ratio = ratio_cut(vertebra.height_ratio, RATIO_DIGITS)
         rows.append((codes.HEIGHT_RATIO, ratio, codes.NO_UNITS, RATIO_DIGITS))
@@ -165,8 +178,9 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
         rows.append((codes.ABNORMALITY_SCORE, score, codes.NO_UNITS, SCORE_DIGITS))
     rows.append((codes.CONFIDENCE, vertebra.confidence, codes.NO_UNITS, RATIO_DIGITS))
     rows.append((codes.LEVEL_CONFIDENCE, vertebra.level_confidence, codes.NO_UNITS, RATIO_DIGITS))
-    centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
-    rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
+    if vertebra.centroid_lps_mm is not None:
+        centre = zip(codes.CENTROID, vertebra.centroid_lps_mm, strict=True)
+        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in centre]
     measurements = [
         hd.sr.Measurement(name=name, value=round(float(value), digits), unit=unit)
         for name, value, unit, digits in rows
@@ -238,6 +252,26 @@ def _end_points(
     return hd.sr.MeasurementsAndQualitativeEvaluations(**group_head(vertebra, identity), measurements=measurements)
 
 
+def _lines(
+    vertebra: VertebraFinding, image: Dataset, identity: Identity
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """The numbers of a radiograph once more, each inferred from its line on the image."""
+    numbers = measurements_along(drawn(vertebra, short=False), image, vertebra.name)
+    return hd.sr.MeasurementsAndQualitativeEvaluations(**group_head(vertebra, identity), measurements=numbers)
+
+
+def _outline(vertebra: VertebraFinding, image: Dataset, identity: Identity) -> Group:
+    """The body as the polygon of its six points on the image (TID 1410)."""
+    region = hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_data=outline(vertebra),
+        source_image=hd.sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID),
+    )
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=region, **group_head(vertebra, identity, BODIES)
+    )
+
+
 def _verdict(findings: Findings) -> list[ContentItem]:
     """The patient's flag, worst grade, what was not looked at, and what the finding cannot tell."""
     flag = {True: codes.FLAG_RAISED, False: codes.FLAG_NOT_RAISED, None: codes.FLAG_NOT_GRADED}
@@ -252,6 +286,8 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.NUMBERING, numbering))
     if any(v.abnormality_score is not None for v in findings.vertebrae):
         items.append(text(codes.HOW_TO_READ, SCORE_SENTENCE))
+    if findings.pixel_size is not None and (said := film_notes.compression(findings)):
+        items.append(text(codes.HOW_TO_READ, said))
     if any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
         items.append(text(codes.HOW_TO_READ, DENSITY_SENTENCE))
     if findings.acquisition is not None:
@@ -275,11 +311,13 @@ def _provenance(
         text(codes.INPUT_HASH, ctx.input_sha256),
         UIDRefContentItem(name=codes.ALGORITHM_UID, value=identity.algorithm_uid(), relationship_type=CONTAINS),
         UIDRefContentItem(name=codes.SOURCE_SERIES_UID, value=source[0].SeriesInstanceUID, relationship_type=CONTAINS),
-        text(codes.SOURCE_SERIES_UID, source_text(source[0])),
+        text(codes.SOURCE_SERIES_UID, source_text(source[0], ctx)),
         number(codes.SOURCE_INSTANCES, len(source), codes.NO_UNITS, 0),
     ]
     if findings.spacing_along_spine_mm is not None:
         items.append(number(codes.SPACING, findings.spacing_along_spine_mm, codes.MILLIMETRE, 3))
+    if (calibration := film_notes.calibration(findings)) is not None:
+        items.append(text(codes.PIXEL_SIZE, calibration))
     items.append(text(codes.STARTED, local_start(source[0], ctx).isoformat(timespec="seconds")))
     for step, seconds in sorted(findings.timings_s.items()):
         items.append(text(codes.DURATION, f"{step} {seconds:.3f} s"))

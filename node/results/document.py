@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from inference.findings import FLAG_LOSS, Findings, Grade, Level, Quality, VertebraFinding
 from inference.refusal import RefusalCode
-from node.results.context import ResultContext
+from node.results.context import RADIOGRAPH, ResultContext
 from node.results.wording import answer_quality, as_answered
 
 SCHEMA_ID = "spine-node/findings/1"
@@ -41,10 +41,11 @@ class Software(_Part):
 
 
 class Input(_Part):
-    """The analysed series."""
+    """The analysed series, or the one radiograph of it that ``sop_instance_uid`` names."""
 
     study_instance_uid: str
     series_instance_uid: str
+    sop_instance_uid: str | None = None
     modality: str
     instances: int = Field(ge=1)
     input_sha256: str
@@ -131,6 +132,21 @@ class HeightsMm(_Part):
     posterior: Millimetres
 
 
+class RelativeHeights(_Part):
+    """Three heights over the posterior one, which is 1."""
+
+    anterior: Annotated[float, Field(gt=0)]
+    middle: Annotated[float, Field(gt=0)]
+    posterior: Annotated[float, Field(ge=1, le=1)]
+
+
+class PixelSizePart(_Part):
+    """Size of a radiograph's pixels in the plane of the spine, (row, column); null where it is not known."""
+
+    spacing_mm: tuple[Millimetres, Millimetres] | None
+    source: str
+
+
 class Losses(_Part):
     """1 - measured / expected per height; negative where a vertebra is taller than its neighbours let expect."""
 
@@ -145,14 +161,17 @@ class Vertebra(_Part):
     ordinal: int = Field(ge=1)
     level: Level | None
     level_confidence: Fraction | None
-    centroid_lps_mm: PointMm
+    centroid_lps_mm: PointMm | None
+    centroid_px: PointPx | None = None
     keypoints_lps_mm: KeypointsMm | None
     keypoints_px: KeypointsPx | None
     heights_mm: HeightsMm | None
     height_uncertainty_mm: Millimetres | None
     height_ratio: Annotated[float, Field(gt=0, le=1)] | None
+    relative_heights: RelativeHeights | None = None
     height_loss: Losses | None
     compression_ratio_percent: float | None
+    compared_with: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     grade: Grade | None
     rule: str | None
     mask_heights_mm: HeightsMm | None = None
@@ -179,6 +198,7 @@ class FindingsDocument(_Part):
     numbering: NumberingPart | None
     acquisition: AcquisitionPart | None = None
     spacing_along_spine_mm: Millimetres | None
+    pixel_size: PixelSizePart | None = None
     vertebrae: list[Vertebra]
     plan: None = None
     timings_s: dict[str, Annotated[float, Field(ge=0)]]
@@ -197,7 +217,7 @@ def findings_document(
     Parameters
     ----------
     source
-        Headers of the analysed series.
+        Headers of the analysed series, or the one of the radiograph.
     sent
         False where nothing was evaluable and no spine was expected, so that nothing goes to the archive.
     timings_s
@@ -211,6 +231,7 @@ def findings_document(
         input=Input(
             study_instance_uid=str(first.StudyInstanceUID),
             series_instance_uid=str(first.SeriesInstanceUID),
+            sop_instance_uid=str(first.SOPInstanceUID) if findings.pipeline == RADIOGRAPH else None,
             modality=str(first.get("Modality", "")),
             instances=len(source),
             input_sha256=context.input_sha256,
@@ -236,6 +257,7 @@ def findings_document(
         ),
         acquisition=None if findings.acquisition is None else AcquisitionPart(**asdict(findings.acquisition)),
         spacing_along_spine_mm=findings.spacing_along_spine_mm,
+        pixel_size=None if findings.pixel_size is None else PixelSizePart(**asdict(findings.pixel_size)),
         vertebrae=[_vertebra(v) for v in findings.vertebrae],
         timings_s={**findings.timings_s, **(timings_s or {})},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from node.results.details import build_details
 from node.results.identity import Identity
 from node.results.pictures import Coronal, Pictures
 from node.results.reformat import Ruler, build_reformat
-from node.results.report import build_report
+from node.results.report import build_report, on_reformat
 from node.results.segmentation import (
     BODIES,
     EXPECTED,
@@ -101,7 +102,7 @@ def encode(
 
     reformat = build_reformat(pictures.ruler, source, findings, identity, context)
     if measured(findings):
-        report = build_report(reformat, pictures.ruler, source, findings, identity, context)
+        report = build_report(reformat, partial(on_reformat, ruler=pictures.ruler), source, findings, identity, context)
     else:
         report = build_text_report(source, findings, identity, context)
     segmentations = (

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from inference.findings import Findings
-from node.results.context import ResultContext
+from node.results.context import RADIOGRAPH, ResultContext
 from node.results.wording import verdict
 
 NAMESPACE = uuid.UUID("5b0f2c1e-6f0a-5d0c-9a35-3f6b2a7d41c8")
 """Namespace of every derived UID of this project. Never changes."""
 
-SERIES_OFFSETS = {"capture": 1, "reformat": 2, "report": 3, "details": 4, "segmentation": 5, "bodies": 6, "expected": 7}
+SERIES_OFFSETS = {
+    "capture": 1,
+    "reformat": 2,
+    "report": 3,
+    "details": 4,
+    "segmentation": 5,
+    "bodies": 6,
+    "expected": 7,
+    "film_segmentation": 5,
+}
 """Added to the series number base: the capture's series comes first."""
 
 
@@ -40,6 +49,7 @@ class Identity:
     revision: int
     number_base: int
     verdict: str
+    of_film: bool
 
     @classmethod
     def of(cls, findings: Findings, context: ResultContext) -> Identity:
@@ -62,6 +72,7 @@ class Identity:
             revision=context.revision,
             number_base=context.series_number_base,
             verdict=verdict(findings),
+            of_film=context.pipeline == RADIOGRAPH,
         )
 
     def uid(self, kind: str, ordinal: int = 1) -> str:
@@ -97,7 +108,11 @@ class Identity:
         return self.number_base + SERIES_OFFSETS[kind] + 100 * (self.revision - 1)
 
     def series_description(self, kind: str) -> str:
-        """ASCII, at most 64 characters, the verdict first: "AI spine: FLAG report r2 (research)"."""
+        """ASCII, at most 64 characters, the verdict first: "AI spine: FLAG report r2 (research)".
+
+        Of a radiograph the word film follows the verdict.
+        """
         revised = f" r{self.revision}" if self.revision > 1 else ""
-        words = "" if kind == "capture" else f" {kind}"
+        words = "" if kind == "capture" else f" {kind.removeprefix('film_')}"
+        words = f" film{words}" if self.of_film else words
         return f"AI spine: {self.verdict}{words}{revised} (research)"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from inference.findings import Findings, Quality, VertebraFinding
-from node.results import wording
+from node.results import film_notes, wording
 from node.results.drawing import DIM, TEXT, Line, broken, lines_height
-from node.results.pictures import Pictures
+from node.results.pictures import Shown
 from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column, density_text
 
 LARGEST, SMALLEST = 20, 14
@@ -35,19 +35,22 @@ class Note(NamedTuple):
     bright: bool = False
 
 
-def notes(findings: Findings, pictures: Pictures, caption: Caption, columns: Sequence[Column] = COLUMNS) -> list[Note]:
+def notes(findings: Findings, pictures: Shown, caption: Caption, columns: Sequence[Column] = COLUMNS) -> list[Note]:
     """The paragraphs of the page, in ASCII; attenuation stands here where its column is not among ``columns``."""
     said = [Note(f"{wording.seen_text(findings)}; {wording.graded_text(findings)}.", True)]
     if (numbering := wording.numbering_text(findings)) is not None:
         said.append(Note(f"{numbering}.", True))
+    if (calibration := film_notes.calibration(findings)) is not None:
+        said.append(Note(f"{calibration}.", film_notes.is_uncalibrated(findings)))
     for paragraph in (
         _heights(findings),
+        film_notes.compression(findings) if findings.pixel_size is not None else "",
         _lines(findings, pictures),
         _density(findings, listed={DENSITY, UNSAFE_DENSITY}.isdisjoint(columns)),
         _answer(findings),
         _doubts(findings),
         wording.LIMITS_SENTENCE,
-        f"Source: {caption.source}. {caption.software}, {caption.date}.",
+        f"Source: {caption.source.rstrip('.')}. {caption.software}, {caption.date}.",
     ):
         if paragraph:
             said.append(Note(paragraph))
@@ -89,6 +92,8 @@ def _heights(findings: Findings) -> str:
         return ""
     uncertain = [v.height_uncertainty_mm for v in findings.vertebrae if v.height_uncertainty_mm is not None]
     heights = "Ha, Hm, Hp: anterior, middle, posterior height in mm"
+    if film_notes.is_uncalibrated(findings):
+        heights = film_notes.RELATIVE_HEIGHTS
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
     return (
@@ -97,7 +102,7 @@ def _heights(findings: Findings) -> str:
     )
 
 
-def _lines(findings: Findings, pictures: Pictures) -> str:
+def _lines(findings: Findings, pictures: Shown) -> str:
     """The legend of the outlines, and how to read the score."""
     said = []
     if pictures.masks is not None and pictures.masks.any():
@@ -141,6 +146,6 @@ def _answer(findings: Findings) -> str:
     whole = [
         wording.quality_sentence(flag)
         for flag in wording.answer_quality(findings)
-        if flag is not Quality.LEVELS_UNKNOWN and flag not in of_vertebrae
+        if flag not in (Quality.LEVELS_UNKNOWN, Quality.UNCALIBRATED) and flag not in of_vertebrae
     ]
     return f"Note: {'; '.join(whole)}." if whole else ""

@@ -1,9 +1,10 @@
 """The capture as a picture: what a radiologist reads in five seconds, without opening anything else.
 
-Above the verdict; left the reformat with outlines, measured points and heights, as large as the page allows; right of
-it the table, each row level with its vertebra; then the coronal view for the numbering and what was not seen, below or,
-beside a tall spine, at the right. Every colour stands beside its word, "not measured" is grey and never green, and no
-text lies on an image. 1280 x 1024 pixels; verdict and table can still be read when a viewer shows it 512 pixels wide.
+Above the verdict; left the reformat, or the radiograph as it was sent, with outlines, measured points and heights, as
+large as the page allows; right of it the table, each row level with its vertebra; then the coronal view for the
+numbering and what was not seen, below or, beside a tall spine, at the right. Every colour stands beside its word, "not
+measured" is grey and never green, and no text lies on an image. 1280 x 1024 pixels; verdict and table can still be read
+when a viewer shows it 512 pixels wide.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from node.results.drawing import (
     text_width,
 )
 from node.results.notes import Caption, note_lines, notes
-from node.results.pictures import Pictures
+from node.results.pictures import Shown
 from node.results.table import Table
 
 WIDTH, HEIGHT = 1280, 1024
@@ -74,7 +75,7 @@ class Layout:
         return self.view.right + anatomy.RIGHT_MARGIN + LEADERS
 
 
-def draw_picture(findings: Findings, pictures: Pictures | None, caption: Caption) -> Image.Image:
+def draw_picture(findings: Findings, pictures: Shown | None, caption: Caption) -> Image.Image:
     """The capture as an RGB image of `WIDTH` x `HEIGHT`."""
     image = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     draw = ImageDraw.Draw(image)
@@ -85,7 +86,7 @@ def draw_picture(findings: Findings, pictures: Pictures | None, caption: Caption
     layout = lay_out(findings, pictures, caption)
     view = layout.view
     anatomy.draw_anatomy(image, draw, findings, pictures, view)
-    wanted = view.rows_of(findings, pictures.ruler)
+    wanted = view.rows_of(findings, pictures)
     table.draw_table(
         draw,
         findings,
@@ -102,14 +103,14 @@ def draw_picture(findings: Findings, pictures: Pictures | None, caption: Caption
     return image
 
 
-def lay_out(findings: Findings, pictures: Pictures, caption: Caption) -> Layout:
+def lay_out(findings: Findings, pictures: Shown, caption: Caption) -> Layout:
     """The layout with the larger image: notes and coronal view below it, or at the right where the spine is tall."""
     below = _below(findings, pictures, caption)
     beside = _beside(findings, pictures, caption)
     return beside if beside.view.scale > below.view.scale * BESIDE_IS_BETTER else below
 
 
-def _below(findings: Findings, pictures: Pictures, caption: Caption) -> Layout:
+def _below(findings: Findings, pictures: Shown, caption: Caption) -> Layout:
     aside = CORONAL_WIDTH + 2 * MARGIN if pictures.coronal is not None else 0
     width = WIDTH - 2 * MARGIN - aside
     lines = note_lines(notes(findings, pictures, caption), width, BELOW_MOST)
@@ -121,7 +122,7 @@ def _below(findings: Findings, pictures: Pictures, caption: Caption) -> Layout:
     return Layout(view, laid, within, (MARGIN, top), lines)
 
 
-def _beside(findings: Findings, pictures: Pictures, caption: Caption) -> Layout:
+def _beside(findings: Findings, pictures: Shown, caption: Caption) -> Layout:
     left = WIDTH - MARGIN - BESIDE_WIDTH
     view, laid = _fitted(findings, pictures, LETTERS_BESIDE, left - 2 * MARGIN, HEIGHT - MARGIN)
     said = notes(findings, pictures, caption, laid.columns)
@@ -138,7 +139,7 @@ def _coronal_least(findings: Findings) -> int:
     return max(CORONAL_LEAST, names)
 
 
-def _fitted(findings: Findings, pictures: Pictures, letters: int, table_right: int, bottom: int) -> tuple[View, Table]:
+def _fitted(findings: Findings, pictures: Shown, letters: int, table_right: int, bottom: int) -> tuple[View, Table]:
     """View and table side by side up to ``table_right``; the least needed columns go where the view is too small."""
     first, last = anatomy.crop(findings, pictures)
     left, top = anatomy.LEFT_MARGIN, TOP + anatomy.ABOVE
@@ -152,7 +153,7 @@ def _fitted(findings: Findings, pictures: Pictures, letters: int, table_right: i
             break
         columns = tuple(c for c in columns if c is not dropped)
     scale = float(scales.min())
-    return View(*anatomy.widened(first, last, room / scale, pictures.ruler), left, top, scale), laid
+    return View(*anatomy.widened(first, last, room / scale, pictures), left, top, scale), laid
 
 
 # the verdict
@@ -175,7 +176,8 @@ def _subtitle(findings: Findings) -> str:
         return "Nothing was measured: this is neither a normal nor an abnormal result"
     graded = sum(v.grade is not None for v in findings.vertebrae)
     if findings.patient.flag:
-        return f"{wording.FLAG_SENTENCE}: please check on the reformat and the source images"
+        where = "the reformat and the source images" if findings.pixel_size is None else "the radiograph"
+        return f"{wording.FLAG_SENTENCE}: please check on {where}"
     if not wording.measured(findings):
         return wording.named_only_text(findings)
     if findings.patient.flag is None:

@@ -1,17 +1,19 @@
-"""``report.dcm``: what a reader checks. Every height is a line on the reformat.
+"""``report.dcm``: what a reader checks. Every height is a line on the reformat, or on the radiograph itself.
 
 Comprehensive 3D SR, Imaging Measurement Report (126000 DCM), one TID 1501 group per measured vertebra: a comment that
-starts with the vertebra's name, then Ha, Hm and Hp, each inferred from a two-point polyline on the reformat. Groups
+starts with the vertebra's name, then its numbers, each inferred from a two-point polyline on that image. Groups
 that raise the flag come first, worst first, because viewers open the first one. No group is without coordinates: one
 such group was seen to blank all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import highdicom as hd
 import numpy as np
+from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import Comprehensive3DSRStorage
@@ -26,6 +28,16 @@ from node.results.wording import comment, reading_order
 
 HEIGHT_DIGITS = 2
 """Decimals of a height in mm."""
+
+
+class Drawn(NamedTuple):
+    """A number and the line that it was measured along: (2, 2) as (superior, inferior; column, row)."""
+
+    name: CodedConcept
+    value: float
+    unit: CodedConcept
+    digits: int
+    ends: NDArray[np.float64]
 
 
 def height_lines(vertebra: VertebraFinding) -> NDArray[np.float64]:
@@ -43,16 +55,27 @@ def height_lines(vertebra: VertebraFinding) -> NDArray[np.float64]:
     )
 
 
+def on_reformat(vertebra: VertebraFinding, ruler: Ruler) -> list[Drawn]:
+    """The three heights of a vertebra as lines on the reformat that ``ruler`` maps to the patient."""
+    if vertebra.heights_mm is None:
+        raise ResultError(f"{vertebra.name} has no heights, so it cannot stand in the report")
+    lines = ruler.to_pixel(height_lines(vertebra))
+    return [
+        Drawn(name, value, codes.MILLIMETRE, HEIGHT_DIGITS, line)
+        for name, value, line in zip(codes.SHORT_HEIGHTS, vertebra.heights_mm.as_tuple(), lines, strict=True)
+    ]
+
+
 def build_report(
-    reformat_file: Dataset,
-    ruler: Ruler,
+    image: Dataset,
+    drawn: Callable[[VertebraFinding], Sequence[Drawn]],
     source: Sequence[Dataset],
     findings: Findings,
     identity: Identity,
     ctx: ResultContext,
 ) -> FileDataset:
-    """The report on ``reformat_file``, whose pixels ``ruler`` maps to the patient."""
-    groups = [_group(v, reformat_file, ruler, identity) for v in reading_order(findings)]
+    """The report whose lines lie on ``image``: the reformat, or the radiograph. ``drawn`` gives those of a vertebra."""
+    groups = [_group(v, drawn(v), image, identity) for v in reading_order(findings)]
     tree = hd.sr.MeasurementReport(
         observation_context=observation_context(ctx),
         procedure_reported=codes.PROCEDURE_REPORTED[ctx.pipeline],
@@ -63,7 +86,7 @@ def build_report(
         "report",
         Comprehensive3DSRStorage,
         tree[0],
-        [reformat_file],
+        [image],
         source,
         findings,
         identity,
@@ -72,33 +95,41 @@ def build_report(
     )
 
 
+def measurements_along(drawn: Sequence[Drawn], image: Dataset, whose: str) -> list[hd.sr.Measurement]:
+    """NUM items, each inferred from its line on the image (TID 1501, TID 320).
+
+    Raises
+    ------
+    ResultError
+        When an end of a line lies outside the image.
+    """
+    limits = np.array([image.Columns, image.Rows], np.float64)
+    region = hd.sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)
+    measurements = []
+    for number in drawn:
+        if not (np.isfinite(number.ends).all() and (number.ends >= 0).all() and (number.ends <= limits).all()):
+            raise ResultError(f"a point of {whose} lies outside the image, so its line cannot be drawn")
+        line = hd.sr.CoordinatesForMeasurement(
+            graphic_type=hd.sr.GraphicTypeValues.POLYLINE, graphic_data=number.ends, source_image=region
+        )
+        measurements.append(
+            hd.sr.Measurement(
+                name=number.name,
+                value=round(float(number.value), number.digits),
+                unit=number.unit,
+                referenced_coordinates=[line],
+            )
+        )
+    return measurements
+
+
 def _group(
-    vertebra: VertebraFinding, reformat_file: Dataset, ruler: Ruler, identity: Identity
+    vertebra: VertebraFinding, drawn: Sequence[Drawn], image: Dataset, identity: Identity
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """One vertebra: TID 1501 with the comment before its measurements."""
-    if vertebra.heights_mm is None:
-        raise ResultError(f"{vertebra.name} has no heights, so it cannot stand in the report")
-    pixels = ruler.to_pixel(height_lines(vertebra))
-    limits = np.array([reformat_file.Columns, reformat_file.Rows], np.float64)
-    if not (np.isfinite(pixels).all() and (pixels >= 0).all() and (pixels <= limits).all()):
-        raise ResultError(f"a point of {vertebra.name} lies outside the reformat, so its line cannot be drawn")
-    image = hd.sr.SourceImageForRegion(reformat_file.SOPClassUID, reformat_file.SOPInstanceUID)
-    measurements = [
-        hd.sr.Measurement(
-            name=name,
-            value=round(float(value), HEIGHT_DIGITS),
-            unit=codes.MILLIMETRE,
-            referenced_coordinates=[
-                hd.sr.CoordinatesForMeasurement(
-                    graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
-                    graphic_data=line,
-                    source_image=image,
-                )
-            ],
-        )
-        for name, value, line in zip(codes.SHORT_HEIGHTS, vertebra.heights_mm.as_tuple(), pixels, strict=True)
-    ]
-    group = hd.sr.MeasurementsAndQualitativeEvaluations(**group_head(vertebra, identity), measurements=measurements)
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        **group_head(vertebra, identity), measurements=measurements_along(drawn, image, vertebra.name)
+    )
     items = group[0].ContentSequence
     first_number = next(i for i, item in enumerate(items) if item.ValueType == "NUM")
     items.insert(first_number, text(codes.COMMENT, comment(vertebra)))

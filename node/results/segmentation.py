@@ -105,6 +105,17 @@ EXPECTED = Kind(
 )
 """Sent only where a destination asks for it by name."""
 
+FILM = Kind(
+    name="film_segmentation",
+    content_label="VERTEBRAL_BODIES",
+    content_description="Mid-sagittal section of the bodies",
+    label="{} body",
+    finding=codes.VERTEBRAL_BODY,
+    code=codes.vertebral_body,
+    tracking_uid=Identity.body_tracking_uid,
+)
+"""Of a radiograph. Sent only where a destination asks for it by name: some viewers cannot read it."""
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -249,6 +260,9 @@ def build_segmentation(
     file.SoftwareVersions = [ctx.software_version, f"{ctx.pipeline} {findings.pipeline_version}"]
     stamp_lossy(file, source)
     _pin_dimensions(file, identity.uid(f"{kind.name}:dimensions"))
+    if kind is FILM:
+        # required of a projection image, which has no plane in the patient (C.7.6.1.1.1)
+        file.PatientOrientation = source[0].get("PatientOrientation") or ""
     if "ContentCreatorName" not in file:
         file.ContentCreatorName = ""
     return Segmentation(kind, file, numbers)
@@ -280,6 +294,18 @@ def skeletons(source: Sequence[Dataset]) -> list[Dataset]:
         if hasattr(header, "file_meta"):
             skeleton.file_meta = header.file_meta
         bare.append(skeleton)
+    return bare
+
+
+_PLANE = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+
+
+def film_skeleton(header: Dataset) -> Dataset:
+    """The skeleton of a radiograph: a projection has no plane in the patient, whatever its header holds."""
+    (bare,) = skeletons([header])
+    for keyword in _PLANE:
+        if keyword in bare:
+            del bare[keyword]
     return bare
 
 

@@ -9,7 +9,7 @@ from PIL import ImageDraw
 
 from inference.findings import Findings, VertebraFinding
 from inference.grading import PUBLISHED_G
-from node.results import wording
+from node.results import film_notes, wording
 from node.results.drawing import DIM, FRAME, GRADE_COLOURS, TEXT, font, spread, text_width
 
 ROW_ROOM = 8
@@ -58,11 +58,23 @@ GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
 DENSITY = Column("HU", density_text)
 UNSAFE_DENSITY = replace(DENSITY, heading="HU*")
 """Where the acquisition makes every one of them unsafe to compare."""
+
+
+def _relative(vertebra: VertebraFinding, part: int) -> str:
+    """A height over the posterior one, where there are no millimetres."""
+    if vertebra.heights_mm is not None or vertebra.relative_heights is None:
+        return NOTHING
+    return f"{vertebra.relative_heights.as_tuple()[part]:.2f}"
+
+
 COLUMNS = (
     NAME,
     Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0]),
     Column("Hm", lambda v: wording.heights_text(v.heights_mm)[1]),
     Column("Hp", lambda v: wording.heights_text(v.heights_mm)[2]),
+    Column("Ha/Hp", lambda v: _relative(v, 0)),
+    Column("Hm/Hp", lambda v: _relative(v, 1)),
+    Column("VCR", lambda v: film_notes.compression_text(v) or NOTHING),
     RATIO,
     CUT_OFF,
     Column("loss", wording.loss_text),

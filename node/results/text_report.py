@@ -106,7 +106,7 @@ def _conclusions(source: Sequence[Dataset], findings: Findings, ctx: ResultConte
     said = (
         f"Vertebrae were {what}; this is neither a normal nor an abnormal result. "
         + (f"{DENSITY_SENTENCE} ({acquisition_text(findings.acquisition)}). " if densities else "")
-        + f"Source: {source_text(source[0])}, {len(source)} instances. {RESEARCH}. {LIMITS_SENTENCE}"
+        + f"Source: {source_text(source[0], ctx)}, {len(source)} instances. {RESEARCH}. {LIMITS_SENTENCE}"
     )
     return [
         text(codes.CONCLUSION, said),

@@ -63,6 +63,8 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
     Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
     Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
+    Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
+    Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
 }
 
 DENSITY_FLAGS = frozenset(
@@ -101,7 +103,9 @@ def quality_sentence(flag: Quality) -> str:
 def is_measured(vertebra: VertebraFinding) -> bool:
     """Whether heights and end points are there and the vertebra is whole: a partial one is not measured."""
     whole = Quality.PARTIAL not in vertebra.quality
-    return whole and vertebra.heights_mm is not None and vertebra.keypoints_lps_mm is not None
+    in_patient = vertebra.keypoints_lps_mm is not None and vertebra.heights_mm is not None
+    on_film = vertebra.keypoints_px is not None and vertebra.relative_heights is not None
+    return whole and (in_patient or on_film)
 
 
 def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
@@ -150,6 +154,10 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
     return replace(
         vertebra,
         keypoints_lps_mm=None,
+        keypoints_px=None,
+        relative_heights=None,
+        compression_ratio_percent=None,
+        compared_with=None,
         heights_mm=None,
         height_ratio=None,
         height_loss=None,
@@ -345,7 +353,7 @@ def verdict_sentence(findings: Findings) -> str:
     return "NO FLAG"
 
 
-ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING)
+ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING, Quality.UNCALIBRATED)
 
 
 def answer_quality(findings: Findings) -> tuple[Quality, ...]:

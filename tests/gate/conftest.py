@@ -15,11 +15,22 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from node.gate import GatePolicy, InstanceHeader, LoadedSeries, Unevaluable, load_volume, read_headers
+from node.gate import (
+    GatePolicy,
+    InstanceHeader,
+    LoadedFilm,
+    LoadedSeries,
+    Unevaluable,
+    load_film,
+    load_volume,
+    read_headers,
+)
+from tests.films import Film
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 Edit = Callable[[int, FileDataset], None]
 HeadersOf = Callable[..., list[InstanceHeader]]
+FilmsOf = Callable[..., list[InstanceHeader]]
 POLICY = GatePolicy()
 
 
@@ -163,3 +174,24 @@ def assert_field(result: LoadedSeries, within_hu: float = 0.75) -> None:
     index = np.stack(np.meshgrid(*map(np.arange, result.volume.hu.shape), indexing="ij"), axis=-1)
     expected = field_hu(result.volume.to_lps(index.astype(float)))
     assert np.abs(result.volume.hu - expected).max() <= within_hu
+
+
+@pytest.fixture
+def films_of(tmp_path: Path) -> Callable[..., list[InstanceHeader]]:
+    """Writes radiographs and reads their headers; every file must be readable."""
+
+    def write_and_read(*films: Film) -> list[InstanceHeader]:
+        already = len(list(tmp_path.iterdir()))
+        paths = [film.write(tmp_path / f"film_{already + n:03d}.dcm") for n, film in enumerate(films)]
+        headers, unreadable = read_headers(paths)
+        assert unreadable == []
+        return headers
+
+    return write_and_read
+
+
+def film_of(headers: list[InstanceHeader], policy: GatePolicy = POLICY) -> LoadedFilm:
+    """The one radiograph; fails with the refusal where there is none."""
+    result = load_film(headers, policy)
+    assert isinstance(result, LoadedFilm), getattr(result, "refusal", None)
+    return result

@@ -28,9 +28,13 @@ def test_multi_echo_or_other_modalities_are_not_eligible_yet(headers_of: Headers
 
 @pytest.mark.parametrize(
     ("sop_class", "modality"),
-    [("1.2.840.10008.5.1.4.1.1.1", "CR"), ("1.2.840.10008.5.1.4.1.1.1.1", "DX"), ("1.2.840.10008.5.1.4.1.1.128", "PT")],
+    [
+        ("1.2.840.10008.5.1.4.1.1.12.1", "XA"),
+        ("1.2.840.10008.5.1.4.1.1.1.2", "MG"),
+        ("1.2.840.10008.5.1.4.1.1.128", "PT"),
+    ],
 )
-def test_radiographs_and_pet_are_not_eligible_yet(headers_of: HeadersOf, sop_class: str, modality: str) -> None:
+def test_angiograms_mammograms_and_pet_are_not_eligible(headers_of: HeadersOf, sop_class: str, modality: str) -> None:
     def change(_: int, ds: FileDataset) -> None:
         ds.Modality, ds.SOPClassUID = modality, sop_class
 

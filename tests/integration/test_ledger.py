@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
 
 import psycopg
 import pytest
 
-from node.ledger import Database, DatabaseError, answers, deliveries, intake, migrate
+from node.ledger import Database, DatabaseError, answers, deliveries, intake, migrate, overview
 from tests import ledger
 from tests.dicom import SERIES, STUDY
 
@@ -85,3 +88,100 @@ def test_a_database_of_a_newer_program_is_refused(dsn: str) -> None:
 def test_a_database_that_is_not_there_is_said_so() -> None:
     with pytest.raises(DatabaseError, match="cannot be reached"):
         migrate("postgresql://nobody@127.0.0.1:1/none?connect_timeout=2")
+
+
+def claim_film(connection: psycopg.Connection[dict[str, Any]], sop_uid: str, digest: str) -> answers.Answer | None:
+    return answers.claim_answer(
+        connection, STUDY, "radiograph", SERIES, digest, "conf", "0", sop_instance_uid=sop_uid, per_series=False
+    )
+
+
+def done(connection: psycopg.Connection[dict[str, Any]], claimed: answers.Answer | None, uid: str) -> answers.Answer:
+    assert claimed is not None
+    ledger.finish(connection, claimed, [replace(ledger.ONE_RESULT, sop_instance_uid=uid)])
+    return claimed
+
+
+def test_each_film_of_a_series_has_an_answer_of_its_own_and_revisions_of_its_own(database: Database) -> None:
+    with database.transaction() as connection:
+        intake.register(connection, [instance("1", "1.2.3", "a")])
+        first = done(connection, claim_film(connection, "1.1", "a"), "9.1")
+        second = done(connection, claim_film(connection, "1.2", "a"), "9.2")
+        assert (first.revision, second.revision, second.predecessor) == (1, 1, None)
+        assert claim_film(connection, "1.1", "a") is None, "answered already"
+        corrected = done(connection, claim_film(connection, "1.1", "b"), "9.3")
+        assert (corrected.revision, corrected.predecessor) == (2, first.id)
+        assert claim_film(connection, "1.2", "a") is None
+
+
+def test_a_claim_on_one_film_does_not_supersede_the_work_on_another_nor_on_the_ct(database: Database) -> None:
+    with database.transaction() as connection:
+        intake.register(connection, [instance("1", "1.2.3", "a")])
+        ct, first = ledger.claim(connection), claim_film(connection, "1.1", "a")
+        done(connection, claim_film(connection, "1.2", "a"), "9.2")
+        done(connection, ct, "9.4")
+        done(connection, first, "9.1")
+        states = connection.execute("SELECT state FROM answer ORDER BY id").fetchall()
+    assert [row["state"] for row in states] == ["done"] * 3
+
+
+def outcome(connection: psycopg.Connection[dict[str, Any]], sop_uid: str, said: str) -> None:
+    answers.record_outcome(
+        connection,
+        STUDY,
+        series_uid=SERIES,
+        sop_instance_uid=sop_uid,
+        modality="CR",
+        description="",
+        instances=1,
+        outcome=said,
+        reason_code=None,
+        reason=None,
+        better_series_uid=None,
+    )
+
+
+def test_outcomes_of_the_films_of_one_series_stand_beside_each_other(database: Database) -> None:
+    with database.transaction() as connection:
+        intake.register(connection, [instance("1", "1.2.3", "a")])
+        outcome(connection, "", "not_eligible")
+        answers.forget_whole_series(connection, STUDY, [SERIES])
+        outcome(connection, "1.1", "answered")
+        outcome(connection, "1.2", "not_eligible")
+        outcome(connection, "1.2", "answered")
+        found = overview.study(connection, STUDY)
+    assert found is not None
+    assert [(row["sop_instance_uid"], row["outcome"]) for row in found["series"]] == [
+        ("1.1", "answered"),
+        ("1.2", "answered"),
+    ]
+
+
+def test_a_ledger_of_the_version_before_is_brought_up_to_date(database_server: str) -> None:
+    name = "before_films"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    dsn = psycopg.conninfo.make_conninfo(database_server, dbname=name)
+    script = files("node.ledger").joinpath("migrations", "0001_first_light.sql").read_bytes()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE schema_version"
+            " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        connection.execute(script)
+        connection.execute("INSERT INTO schema_version (version, name) VALUES (1, '0001_first_light.sql')")
+        connection.execute("INSERT INTO study (study_uid, last_instance_at) VALUES ('1.2', now())")
+        connection.execute(
+            "INSERT INTO answer (study_uid, pipeline, series_uid, revision, input_sha256, configuration_sha256,"
+            " software_version, started_at, state, sent)"
+            " VALUES ('1.2', 'ct', '1.3', 1, 'in', 'c', '0', now(), 'done', true)"
+        )
+    migrate(dsn)
+    with Database(dsn) as opened, opened.transaction() as connection:
+        again = answers.claim_answer(connection, "1.2", "ct", "1.3", "in", "c", "0", per_series=False)
+        late = answers.claim_answer(connection, "1.2", "ct", "1.3", "other", "c", "0", per_series=False)
+    assert again is None, "what was answered before the upgrade is not answered again"
+    assert late is not None
+    assert late.revision == 2
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -91,6 +91,7 @@ def validation_errors(program: Callable[[str], str], tmp_path: Path) -> Callable
             "capture": "SCImage",
             "segmentation": "Segmentation",
             "bodies": "Segmentation",
+            "film_segmentation": "Segmentation",
         }.get(result.kind, "SR")
         assert any(expected in line for line in plain), f"dciodvfy did not recognise the object: {plain}"
         return [line for line in lines if line.startswith("Error")]

@@ -12,14 +12,14 @@ from results_synthetic import Case, completed, context, make_case, refused
 
 from inference.findings import Grade, Level, Quality
 from node.results import ResultError, capture_png, encode
-from node.results.anatomy import crop, windowed
+from node.results.anatomy import crop
 from node.results.capture import picture
 from node.results.contours import dashed, outlines
 from node.results.coronal import image_box
 from node.results.drawing import BACKGROUND, EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, VERDICT_COLOURS, spread
 from node.results.notes import Caption, notes
 from node.results.picture import HEADER_HEIGHT, HEIGHT, WIDTH, Layout, lay_out
-from node.results.pictures import Pictures
+from node.results.pictures import Pictures, windowed
 from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY
 from node.results.wording import LIMITS_SENTENCE, as_answered
 
@@ -181,7 +181,7 @@ def test_a_row_is_level_with_its_vertebra(
     case = shaped(which, request)
     assert case.reformat is not None
     layout = laid_out(case)
-    centres = layout.view.rows_of(case.findings, case.reformat)
+    centres = layout.view.rows_of(case.findings, pictures(case))
     boxes = {text: box for text, box in drawn_words(monkeypatch, case) if abs(box[0] - layout.table_left) < 5}
     for vertebra, centre in zip(case.findings.vertebrae, centres, strict=True):
         _, upper, _, lower = boxes[vertebra.name]
@@ -402,7 +402,7 @@ def test_the_expected_body_is_dashed_where_the_score_is_notable_and_nowhere_else
     blue = _on_image(complete, EXPECTED_COLOUR)
     assert blue.sum() > 40
     view = laid_out(complete).view
-    rows = view.rows_of(complete.findings, complete.reformat)
+    rows = view.rows_of(complete.findings, pictures(complete))
     scored = [rows[5] - view.top, rows[7] - view.top]
     for row in np.flatnonzero(blue.any(axis=1)):
         assert min(abs(row - place) for place in scored) < 60

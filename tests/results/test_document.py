@@ -42,6 +42,7 @@ def test_the_promised_names_are_there(flagged: Case) -> None:
         "numbering",
         "acquisition",
         "spacing_along_spine_mm",
+        "pixel_size",
         "vertebrae",
         "plan",
         "timings_s",

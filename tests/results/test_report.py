@@ -145,7 +145,7 @@ def test_a_point_outside_the_reformat_is_an_error_and_not_a_wrong_line(flagged: 
     assert points is not None
     vertebrae[1] = replace(vertebrae[1], keypoints_lps_mm=replace(points, anterior_superior=(0.0, -900.0, 500.0)))
     findings = replace(flagged.findings, vertebrae=tuple(vertebrae))
-    with pytest.raises(ResultError, match="V2 lies outside the reformat"):
+    with pytest.raises(ResultError, match="V2 lies outside the image"):
         encode(flagged.source, replace(flagged, findings=findings), context())
 
 

@@ -1,0 +1,219 @@
+"""Stored values of a radiograph to what a reader sees: bone bright, air dark, 0 to 1 (PS3.3 C.11.1, C.11.2).
+
+Modality LUT or rescale, then VOI LUT or window, then at most one inversion: MONOCHROME1 and the presentation LUT shape
+INVERSE are two ways of saying the same thing (C.8.11.3). Whatever of that is malformed is left out, and a picture that
+would be one even grey is spread over the range of its values instead.
+
+All of it depends on a pixel's stored value alone, so it is worked out once for each value that occurs, not for each
+pixel: a radiograph has ten million pixels, but at most 65,536 values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from node.gate.values import first_number, integer, item, items, numbers, text
+
+Floats = NDArray[np.float32]
+
+RANGE = (0.5, 99.5)
+"""Percentiles of the values between which an image without a usable window is shown."""
+EVEN = 0.02
+"""An image whose values, but for 1 % at each end, lie closer together shows nothing."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Every stored value between the smallest and the largest, and how many pixels have it."""
+
+    stored: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+
+    def percentiles(self, shown: Floats, which: tuple[float, float]) -> tuple[float, float]:
+        """Of what the pixels show, where ``shown`` is that of each value."""
+        order = np.argsort(shown, kind="stable")
+        below = np.cumsum(self.pixels[order])
+        at = np.searchsorted(below, np.array(which) / 100 * below[-1])
+        low, high = shown[order][np.minimum(at, len(order) - 1)]
+        return float(low), float(high)
+
+
+def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bool = False) -> Floats:
+    """The image (rows, columns) as it is shown, 0 to 1; pixels that are padding are 0.
+
+    An image for processing has no presentation: it is the detector's signal, made logarithmic where it is linear and
+    turned so that less radiation is brighter, as far as its header tells.
+    """
+    outside = padding(stored, dataset)
+    first = int(stored.min())
+    index = stored.astype(np.int32) - first
+    pixels = np.bincount((index if outside is None else index[~outside]).ravel(), minlength=int(index.max()) + 1)
+    values = _Values(np.arange(first, first + len(pixels)), pixels)
+    shown = _for_processing(values, dataset) if for_processing else _presented(values, dataset, stored.dtype)
+    image = shown.astype(np.float32)[index]
+    if outside is not None:
+        image[outside] = 0
+    return image
+
+
+def _presented(values: _Values, dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
+    shown = _windowed(_modality(values.stored, dataset, kind), values, dataset)
+    return 1 - shown if is_inverted(dataset) else shown
+
+
+def _for_processing(values: _Values, dataset: Dataset) -> Floats:
+    """C.8.11.3.1.2: linear in the intensity, or its logarithm; the sign says whether large values mean more of it."""
+    signal = values.stored.astype(np.float32)
+    if text(dataset, "PixelIntensityRelationship").upper() == "LIN":
+        signal = np.log1p(signal - min(float(signal.min()), 0.0))
+    shown = _spread(signal, values)
+    sign = integer(dataset, "PixelIntensityRelationshipSign")
+    turned = sign == 1 if sign in (1, -1) else is_inverted(dataset)
+    return 1 - shown if turned else shown
+
+
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether small values are to be shown bright: said by the photometric interpretation or by the LUT shape."""
+    return (
+        text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
+        or text(dataset, "PresentationLUTShape").upper() == "INVERSE"
+    )
+
+
+def padding(stored: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] | None:
+    """True where a pixel is padding (C.7.5.1.1.2) that reaches the image's border in a straight line, or ``None``.
+
+    Inside the image the same value is a measurement: saturated bone is not outside the collimator.
+    """
+    limits = [integer(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    given = [with_sign(v, stored.dtype) for v in limits if v is not None]
+    if limits[0] is None or any(v is None for v in given):
+        return None
+    values = sorted(v for v in given if v is not None)
+    mask = (stored >= values[0]) & (stored <= values[-1])
+    if not any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) or mask.all():
+        return None
+    reached = np.zeros_like(mask)
+    for axis in (0, 1):
+        reached |= np.logical_and.accumulate(mask, axis=axis)
+        reached |= np.flip(np.logical_and.accumulate(np.flip(mask, axis), axis=axis), axis)
+    return reached
+
+
+def with_sign(value: int, kind: np.dtype[np.integer]) -> int | None:
+    """A value as the pixels' type holds it, whichever sign it was read with (US or SS); ``None`` where it cannot."""
+    info = np.iinfo(kind)
+    span = 1 << info.bits
+    return next((v for v in (value, value - span, value + span) if info.min <= v <= info.max), None)
+
+
+# modality LUT
+
+
+def _modality(stored: NDArray[np.int64], dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
+    """What stored values of that type mean (C.11.1)."""
+    table = _table(item(dataset, "ModalityLUTSequence"), kind)
+    if table is not None:
+        return table.of(stored)
+    slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
+    if slope is None or intercept is None or not 1e-6 <= abs(slope) <= 1e6 or abs(intercept) > 1e7:
+        return stored.astype(np.float32)
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A look-up table: ``entries[0]`` is shown for every value up to ``first``, the last one beyond the end."""
+
+    first: int
+    entries: Floats
+
+    def of(self, values: NDArray[np.integer] | Floats) -> Floats:
+        """The entries at the values."""
+        at = np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.entries) - 1)
+        return self.entries[at]
+
+
+def _table(lut: Dataset, kind: np.dtype[np.integer] | None = None) -> _Table | None:
+    """The table of one item (C.11.1.1.1): number of entries, first value mapped, bits; ``None`` where it is not whole.
+
+    Parameters
+    ----------
+    kind
+        Type of the values that are looked up where they are stored ones: the first value mapped has their sign.
+    """
+    descriptor, data = numbers(lut, "LUTDescriptor", 3), lut.get("LUTData")
+    if descriptor is None or data is None:
+        return None
+    count, first, bits = int(descriptor[0]) % 65536 or 65536, int(descriptor[1]), int(descriptor[2])
+    if isinstance(data, bytes):
+        narrow = bits <= 8 and len(data) < 2 * count
+        entries = np.frombuffer(data[: len(data) // 2 * 2], np.uint8 if narrow else "<u2")
+    else:
+        try:
+            entries = np.asarray(data, np.int64).reshape(-1) & 0xFFFF
+        except (TypeError, ValueError, OverflowError):
+            return None
+    if not 1 < count <= len(entries):
+        return None
+    if kind is not None:
+        known = with_sign(first, kind)
+        if known is None:
+            return None
+        first = known
+    return _Table(first, entries[:count].astype(np.float32))
+
+
+# VOI LUT and window
+
+
+def _windowed(meant: Floats, values: _Values, dataset: Dataset) -> Floats:
+    """What is shown by the first alternative that shows something: table, window, the values' own range."""
+    for shown in (_by_table(meant, dataset), _by_window(meant, dataset)):
+        if shown is not None:
+            low, high = values.percentiles(shown, (1, 99))
+            if high - low >= EVEN:
+                return shown
+    return _spread(meant, values)
+
+
+def _by_table(values: Floats, dataset: Dataset) -> Floats | None:
+    sequence = items(dataset, "VOILUTSequence")
+    table = _table(sequence[0]) if sequence else None
+    if table is None:
+        return None
+    low, high = float(table.entries.min()), float(table.entries.max())
+    if high <= low:
+        return None
+    if table.first > 32767 and float(values.min()) < 0:  # read as US where the values are signed
+        table = _Table(table.first - 65536, table.entries)
+    return (table.of(values) - np.float32(low)) / np.float32(high - low)
+
+
+def _by_window(values: Floats, dataset: Dataset) -> Floats | None:
+    """C.11.2.1.2 (LINEAR) and C.11.2.1.3 (LINEAR_EXACT, SIGMOID); an unknown function is LINEAR."""
+    centre, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
+    function = text(dataset, "VOILUTFunction").upper()
+    if centre is None or width is None or width <= 0 or (width < 1 and function not in ("SIGMOID", "LINEAR_EXACT")):
+        return None
+    shown: Floats
+    if function == "SIGMOID":
+        shown = 1 / (1 + np.exp(np.clip(-4 * (values - np.float32(centre)) / np.float32(width), -60, 60)))
+    elif function == "LINEAR_EXACT":
+        shown = np.clip((values - np.float32(centre)) / np.float32(width) + np.float32(0.5), 0, 1)
+    else:
+        span = max(width - 1, 1e-3)
+        shown = np.clip((values - np.float32(centre - 0.5)) / np.float32(span) + np.float32(0.5), 0, 1)
+    return shown
+
+
+def _spread(meant: Floats, values: _Values) -> Floats:
+    low, high = values.percentiles(meant, RANGE)
+    if high <= low:
+        low, high = float(meant.min()), float(meant.max())
+    shown: Floats = np.clip((meant - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
+    return shown

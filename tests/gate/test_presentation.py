@@ -1,0 +1,241 @@
+"""What a reader sees: look-up tables, windows, one inversion, odd bits, padding; and what is shown where these fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+
+from inference.findings import Quality
+from tests.films import DX_FOR_PROCESSING, RF, Film, shades
+from tests.gate.conftest import FilmsOf, film_of, raw
+
+BONE, GROUND, AIR = (40, 32), (40, 20), (40, 2)
+"""(row, column) in a body, beside it, and outside of the patient."""
+
+
+def seen(films_of: FilmsOf, film: Film) -> NDArray[np.float32]:
+    pixels = film_of(films_of(film)).film.pixels
+    assert pixels.dtype == np.float32
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    return pixels
+
+
+def assert_bone_is_bright(pixels: NDArray[np.float32]) -> None:
+    assert pixels[BONE] > pixels[GROUND] + 0.1 > pixels[AIR] + 0.2, "bone is bright and air dark"
+
+
+def inverse(film: NDArray[np.int64], bits: int = 12) -> NDArray[np.int64]:
+    return (1 << bits) - 1 - film
+
+
+def window(centre: float, width: float, function: str = "") -> object:
+    def edit(ds: FileDataset) -> None:
+        ds.WindowCenter, ds.WindowWidth = centre, width
+        if function:
+            ds.VOILUTFunction = function
+
+    return edit
+
+
+def test_without_any_window_the_range_of_the_values_is_shown(films_of: FilmsOf) -> None:
+    pixels = seen(films_of, Film())
+    assert_bone_is_bright(pixels)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape"),
+    [("MONOCHROME1", ""), ("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "INVERSE")],
+)
+def test_monochrome1_and_inverse_shape_invert_once_never_twice(films_of: FilmsOf, photometric: str, shape: str) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.PhotometricInterpretation = photometric
+        if shape:
+            ds.PresentationLUTShape = shape
+
+    straight = seen(films_of, Film())
+    turned = seen(films_of, Film(stored=inverse(shades()), edit=edit))
+    assert np.allclose(turned, straight, atol=1e-5)
+
+
+def test_identity_shape_inverts_nothing(films_of: FilmsOf) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.PresentationLUTShape = "IDENTITY"
+
+    assert_bone_is_bright(seen(films_of, Film(edit=edit)))
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "expected"),
+    [
+        ("", 2047.5, (2047.5 - 1999.5) / 999 + 0.5),  # C.11.2.1.2.1 with centre 2000, width 1000
+        ("LINEAR", 1800, (1800 - 1999.5) / 999 + 0.5),
+        ("LINEAR_EXACT", 1800, (1800 - 2000) / 1000 + 0.5),
+        ("SIGMOID", 1800, 1 / (1 + np.exp(-4 * (1800 - 2000) / 1000))),
+        ("NO_SUCH_FUNCTION", 1800, (1800 - 1999.5) / 999 + 0.5),
+    ],
+)
+def test_window_functions_are_those_of_the_standard(
+    films_of: FilmsOf, function: str, value: float, expected: float
+) -> None:
+    film = shades()
+    film[50, 50] = round(value)
+    expected += (round(value) - value) / (999 if function != "SIGMOID" else np.inf)
+    pixels = seen(films_of, Film(stored=film, edit=window(2000, 1000, function)))
+    assert pixels[50, 50] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_first_of_several_windows_counts(films_of: FilmsOf) -> None:
+    def several(ds: FileDataset) -> None:
+        ds.WindowCenter, ds.WindowWidth = [2000, 100], [1000, 50]
+
+    one = seen(films_of, Film(edit=window(2000, 1000)))
+    assert np.array_equal(seen(films_of, Film(edit=several)), one)
+
+
+@pytest.mark.parametrize("width", [0, -100, 0.5])
+def test_an_impossible_window_is_left_out(films_of: FilmsOf, width: float) -> None:
+    assert np.array_equal(seen(films_of, Film(edit=window(2000, width))), seen(films_of, Film()))
+
+
+def test_a_window_that_shows_nothing_is_left_out(films_of: FilmsOf) -> None:
+    assert np.array_equal(seen(films_of, Film(edit=window(60000, 100))), seen(films_of, Film()))
+
+
+def lut(descriptor: list[int], data: object, vr: str = "US") -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US" if descriptor[1] >= 0 else "SS", descriptor)
+    item.add_new("LUTData", vr, data)
+    return item
+
+
+def test_a_voi_table_comes_before_the_window(films_of: FilmsOf) -> None:
+    table = (np.arange(4096) ** 2 / 4095**2 * 65535).astype(int)
+
+    def edit(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([4096, 0, 16], table.tolist())])
+        ds.WindowCenter, ds.WindowWidth = 60, 50
+
+    pixels = seen(films_of, Film(edit=edit))
+    assert pixels[BONE] == pytest.approx((shades()[BONE] / 4095) ** 2, abs=1e-3)
+    assert_bone_is_bright(pixels)
+
+
+def test_a_voi_table_of_bytes_in_words_and_one_of_65536_entries(films_of: FilmsOf) -> None:
+    straight = np.arange(65536, dtype="<u2")
+
+    def long(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([0, 0, 16], straight.tobytes(), "OW")])
+
+    def narrow(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([256, 1000, 8], np.arange(256, dtype=np.uint8).tobytes(), "OW")])
+
+    assert seen(films_of, Film(edit=long))[BONE] == pytest.approx(shades()[BONE] / 65535, abs=1e-4)
+    film = shades()
+    film[50, 50] = 1100
+    assert seen(films_of, Film(stored=film, edit=narrow))[50, 50] == pytest.approx(100 / 255, abs=1e-3)
+
+
+def test_a_modality_table_comes_before_the_window(films_of: FilmsOf) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.ModalityLUTSequence = Sequence([lut([4096, 0, 16], np.arange(4095, -1, -1).tolist())])
+        ds.ModalityLUTSequence[0].ModalityLUTType = "US"
+        ds.WindowCenter, ds.WindowWidth = 2047.5, 4096
+
+    pixels = seen(films_of, Film(stored=inverse(shades()), edit=edit))
+    assert pixels[BONE] == pytest.approx(shades()[BONE] / 4095, abs=1e-3)
+
+
+def test_a_broken_table_is_left_out(films_of: FilmsOf) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([4096, 0, 16], [1, 2, 3])])
+
+    assert np.array_equal(seen(films_of, Film(edit=edit)), seen(films_of, Film()))
+
+
+def test_rescale_is_applied_before_the_window(films_of: FilmsOf) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.RescaleSlope, ds.RescaleIntercept = 2, -1000
+        ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = 3000, 8000, "LINEAR_EXACT"
+
+    pixels = seen(films_of, Film(edit=edit))
+    assert pixels[BONE] == pytest.approx((2 * shades()[BONE] - 4000) / 8000 + 0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 13, 14, 16])
+def test_odd_bits_stored_with_something_in_the_bits_above(films_of: FilmsOf, bits: int) -> None:
+    film = shades(bits=bits)
+    dirty = film | (1 << 15) if bits < 15 else film
+    clean, seen_dirty = seen(films_of, Film(stored=film, bits=bits)), seen(films_of, Film(stored=dirty, bits=bits))
+    assert np.array_equal(clean, seen_dirty)
+    assert_bone_is_bright(clean)
+
+
+def test_eight_bits_allocated(films_of: FilmsOf) -> None:
+    assert_bone_is_bright(seen(films_of, Film(stored=shades(95, 63, bits=8), bits=8, allocated=8)))
+
+
+def test_signed_values(films_of: FilmsOf) -> None:
+    film = Film(stored=shades() - 2048, signed=True, edit=window(0, 4096))
+    assert_bone_is_bright(seen(films_of, film))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_dark_whatever_the_presentation_but_only_at_the_border(films_of: FilmsOf, photometric: str) -> None:
+    film = shades() if photometric == "MONOCHROME2" else inverse(shades())
+    film[:10] = 4095
+    film[BONE] = 4095
+
+    def edit(ds: FileDataset) -> None:
+        ds.PhotometricInterpretation = photometric
+        ds.PixelPaddingValue = 4095
+
+    pixels = seen(films_of, Film(stored=film, edit=edit))
+    assert (pixels[:10] == 0).all()
+    assert pixels[BONE] == (1 if photometric == "MONOCHROME2" else 0), "a measurement, not padding"
+
+
+def test_a_padding_value_read_with_the_wrong_sign(films_of: FilmsOf) -> None:
+    film = shades() - 2048
+    film[:10] = -2000
+
+    def edit(ds: FileDataset) -> None:
+        raw(ds, "PixelPaddingValue", "US", (65536 - 2000).to_bytes(2, "little"))
+
+    assert (seen(films_of, Film(stored=film, signed=True, bits=16, edit=edit))[:10] == 0).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_image_for_processing_is_turned_by_the_sign_of_its_intensities(films_of: FilmsOf, sign: int) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.PresentationIntentType = "FOR PROCESSING"
+        ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", sign
+        ds.PhotometricInterpretation = "MONOCHROME2"
+
+    stored = shades() if sign == -1 else inverse(shades())
+    found = film_of(films_of(Film(sop_class=DX_FOR_PROCESSING, stored=stored, edit=edit)))
+    assert Quality.FOR_PROCESSING in found.quality
+    assert_bone_is_bright(found.film.pixels)
+
+
+def test_a_linear_image_for_processing_is_made_logarithmic(films_of: FilmsOf) -> None:
+    intensity = np.rint(16000 * np.exp(-4.0 * shades() / 4095)).astype(np.int64)  # Beer-Lambert
+
+    def edit(ds: FileDataset) -> None:
+        ds.PresentationIntentType = "FOR PROCESSING"
+        ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LIN", 1
+
+    pixels = seen(films_of, Film(sop_class=DX_FOR_PROCESSING, stored=intensity, bits=14, edit=edit))
+    assert_bone_is_bright(pixels)
+    assert np.corrcoef(pixels.ravel(), shades().ravel())[0, 1] > 0.97, "attenuation, not transmission"
+
+
+def test_a_fluoroscopic_spot_image_is_a_radiograph(films_of: FilmsOf) -> None:
+    assert_bone_is_bright(seen(films_of, Film(sop_class=RF, modality="RF")))
+
+
+def test_rows_and_columns_stay_as_they_were_sent(films_of: FilmsOf) -> None:
+    assert seen(films_of, Film(stored=shades(90, 70))).shape == (90, 70)

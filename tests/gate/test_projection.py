@@ -1,0 +1,236 @@
+"""What headers of radiographs say: millimetres honestly, the view, the region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from node.gate import GatePolicy
+from node.gate.projection import Region, aspect, lateral, orientation, pixel_size, region
+from tests.gate.conftest import POLICY
+
+
+def header(**values: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def coded(value: str, meaning: str = "") -> Sequence:
+    return Sequence([header(CodeValue=value, CodingSchemeDesignator="SCT", CodeMeaning=meaning)])
+
+
+# millimetres
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "said"),
+    [
+        pytest.param(
+            {"PixelSpacing": [0.12, 0.12], "PixelSpacingCalibrationType": "FIDUCIAL"},
+            (0.12, 0.12),
+            "calibrated (fiducial)",
+            id="calibrated by its type",
+        ),
+        pytest.param(
+            {"PixelSpacing": [0.12, 0.13], "ImagerPixelSpacing": [0.143, 0.143]},
+            (0.12, 0.13),
+            "differs from the detector's",
+            id="corrected: differs from the detector's",
+        ),
+        pytest.param(
+            {"ImagerPixelSpacing": [0.15, 0.12], "EstimatedRadiographicMagnificationFactor": 1.2},
+            (0.125, 0.1),
+            "Estimated Radiographic Magnification Factor",
+            id="detector's and the magnification factor",
+        ),
+        pytest.param(
+            {
+                "PixelSpacing": [0.14, 0.14],
+                "ImagerPixelSpacing": [0.14, 0.14],
+                "DistanceSourceToDetector": 1150,
+                "DistanceSourceToPatient": 920,
+            },
+            (0.112, 0.112),
+            "source to detector 1150 mm, source to patient 920 mm",
+            id="detector's and both distances",
+        ),
+    ],
+)
+def test_millimetres_are_told_where_they_are_known(
+    values: dict[str, Any], expected: tuple[float, float], said: str
+) -> None:
+    size = pixel_size(header(**values))
+    assert size.spacing_mm == pytest.approx(expected)
+    assert said in size.source
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        pytest.param({}, "states no pixel spacing", id="nothing"),
+        pytest.param({"PixelSpacing": [0.14, 0.14]}, "without a calibration", id="pixel spacing alone"),
+        pytest.param(
+            {"PixelSpacing": [0.14, 0.14], "ImagerPixelSpacing": [0.14, 0.14]},
+            "magnification not stated",
+            id="the same",
+        ),
+        pytest.param({"ImagerPixelSpacing": [0.14, 0.14]}, "magnification not stated", id="detector's alone"),
+        pytest.param(
+            {"ImagerPixelSpacing": [0.14, 0.14], "EstimatedRadiographicMagnificationFactor": 1},
+            "magnification not stated",
+            id="a factor of one is what consoles write for not known",
+        ),
+        pytest.param(
+            {"ImagerPixelSpacing": [0.14, 0.14], "DistanceSourceToDetector": 1150},
+            "magnification not stated",
+            id="one distance",
+        ),
+        pytest.param(
+            {"ImagerPixelSpacing": [0.14, 0.14], "DistanceSourceToDetector": 900, "DistanceSourceToPatient": 1000},
+            "magnification not stated",
+            id="a patient behind the detector",
+        ),
+        pytest.param(
+            {"PixelSpacing": [14, 14], "PixelSpacingCalibrationType": "FIDUCIAL"}, "states no", id="not plausible"
+        ),
+    ],
+)
+def test_no_millimetres_where_they_are_not(values: dict[str, Any], said: str) -> None:
+    size = pixel_size(header(**values))
+    assert size.spacing_mm is None
+    assert size.source.startswith("uncalibrated: ")
+    assert said in size.source
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"PixelSpacing": [0.3, 0.15]}, 2.0),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, 0.5),
+        ({"PixelAspectRatio": [4, 3]}, 4 / 3),
+        ({"PixelAspectRatio": [0, 3]}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_the_aspect_is_kept_without_millimetres(values: dict[str, Any], expected: float) -> None:
+    assert aspect(header(**values)) == pytest.approx(expected)
+
+
+# view
+
+
+@pytest.mark.parametrize("position", ["LL", "RL", "LATERAL"])
+def test_view_position_tells_a_lateral(position: str) -> None:
+    assert lateral(header(ViewPosition=position)) is True
+
+
+@pytest.mark.parametrize("position", ["AP", "PA", "LLD", "RLO", "OBL"])
+def test_view_position_tells_another_view(position: str) -> None:
+    assert lateral(header(ViewPosition=position)) is False
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("399067008", True),
+        ("399173006", True),
+        ("R-10232", True),
+        ("399348003", False),
+        ("R-10214", False),
+        ("7", None),
+    ],
+)
+def test_view_code(code: str, expected: bool | None) -> None:
+    assert lateral(header(ViewCodeSequence=coded(code))) is expected
+
+
+def test_a_view_code_that_is_not_known_is_read_by_its_meaning() -> None:
+    assert lateral(header(ViewCodeSequence=coded("LOCAL7", "Left lateral"))) is True
+
+
+@pytest.mark.parametrize(
+    ("directions", "expected"),
+    [
+        (["A", "F"], True),
+        (["P", "F"], True),
+        (["F", "A"], True),
+        (["AR", "FP"], True),
+        (["L", "F"], False),
+        (["L", "P"], False),
+    ],
+)
+def test_patient_orientation(directions: list[str], expected: bool) -> None:
+    assert lateral(header(PatientOrientation=directions)) is expected
+    assert orientation(header(PatientOrientation=directions)) == tuple(directions)
+
+
+@pytest.mark.parametrize("directions", [["A"], ["X", "F"], "", ["A", "F", "L"]])
+def test_a_malformed_orientation_says_nothing(directions: Any) -> None:
+    assert orientation(header(PatientOrientation=directions)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("LWS seitl.", True),
+        ("L-SPINE LAT", True),
+        ("Rachis lombaire profil", True),
+        ("colonna L/L", None),
+        ("BWS a.p.", False),
+        ("T-Spine_PA", False),
+        ("Lumbar oblique", False),
+        ("LWS ap + lat", None),
+        ("L spine lateral bending", None),
+        ("LWS Seitneigung", None),
+        ("L spine lat flexion", None),
+        ("Lumbar spine", None),
+    ],
+)
+def test_descriptions(words: str, expected: bool | None) -> None:
+    assert lateral(header(SeriesDescription=words)) is expected
+
+
+def test_a_header_that_contradicts_itself_says_nothing() -> None:
+    assert lateral(header(ViewPosition="AP", PatientOrientation=["A", "F"])) is None
+
+
+# region
+
+
+@pytest.mark.parametrize(
+    ("part", "series", "study", "expected"),
+    [
+        ("LSPINE", "", "", Region.SPINE),
+        ("TSPINE", "lat", "", Region.SPINE),
+        ("", "BWS seitl", "", Region.SPINE),
+        ("", "lat", "XR LUMBAR SPINE 2 VIEWS", Region.SPINE),
+        ("CHEST", "BWS seitl", "", Region.SPINE),
+        ("ABDOMEN", "lateral", "LWS in 2 Ebenen", Region.SPINE),
+        ("", "Scoliosis lat", "", Region.SPINE),
+        ("", "LWK lateraal", "", Region.SPINE),
+        ("", "cervicothoracic spine", "", Region.SPINE),
+        ("CHEST", "lateral", "", Region.CHEST),
+        ("", "Thorax seitl", "", Region.CHEST),
+        ("LSPINE", "Thorax seitl", "", Region.UNKNOWN),
+        ("CSPINE", "", "", Region.OTHER),
+        ("", "HWS seitl", "", Region.OTHER),
+        ("", "C-Spine lat", "", Region.OTHER),
+        ("HAND", "", "", Region.OTHER),
+        ("SKULL", "lat", "", Region.OTHER),
+        ("ABDOMEN", "lat", "", Region.UNKNOWN),
+        ("", "", "", Region.UNKNOWN),
+    ],
+)
+def test_regions(part: str, series: str, study: str, expected: Region) -> None:
+    found, _ = region(header(BodyPartExamined=part, SeriesDescription=series, StudyDescription=study), POLICY)
+    assert found is expected
+
+
+def test_a_sites_own_rule_comes_first() -> None:
+    policy = GatePolicy(site_spine_words=(r"unit 7",))
+    assert region(header(BodyPartExamined="HAND", StudyDescription="Unit 7"), policy)[0] is Region.SPINE

@@ -1,0 +1,566 @@
+"""Results of a radiograph: lines lie on the film, the capture shows it as it was sent, nothing is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from films_synthetic import SPACING_MM, FilmCase, film_case, film_context
+from numpy.typing import NDArray
+from PIL import ImageDraw
+from pydicom.dataset import Dataset
+from results_synthetic import context
+
+from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding
+from inference.refusal import Refusal, RefusalCode
+from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
+from node.results.anatomy import View
+from node.results.capture import picture
+from node.results.drawing import FRAME, GRADE_COLOURS
+from node.results.film_lines import height_ends, outline
+from node.results.film_notes import compression, compression_text
+from node.results.film_picture import film_picture, marks
+from node.results.notes import Caption
+from node.results.picture import lay_out
+from node.results.wording import as_answered, measured
+
+CAPTION = Caption("series 1, image 1, LWS", "spine-node 0.1.0, radiograph 1.0.0", "2026-11-20 23:30")
+CASES = {
+    "calibrated": {"calibrated": True},
+    "uncalibrated": {"calibrated": False},
+    "front to the right": {"calibrated": False, "front_left": False},
+    "pixels that are not square": {"calibrated": True, "aspect": 1.5},
+    "pixels that are not square and have no size": {"calibrated": False, "aspect": 0.8},
+}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> FilmCase:
+    """V2 severely wedged, V5 seen only."""
+    return film_case({2: 0.55, 4: 1.1}, unmeasured=(5,), **CASES[request.param])
+
+
+@pytest.fixture(scope="module")
+def wedged() -> FilmCase:
+    return film_case({2: 0.55, 4: 1.1}, unmeasured=(5,))
+
+
+@pytest.fixture(scope="module")
+def unsized() -> FilmCase:
+    return film_case({2: 0.55, 4: 1.1}, unmeasured=(5,), calibrated=False)
+
+
+def encoded(case: FilmCase, **more: Any) -> dict[str, Result]:
+    return {r.kind: r for r in encode_film(case.source, case.answer, film_context(), **more)}
+
+
+def items(node: Dataset, kind: str) -> Iterator[Dataset]:
+    """Every content item of that value type below a node."""
+    for child in node.get("ContentSequence", []):
+        if child.ValueType == kind:
+            yield child
+        yield from items(child, kind)
+
+
+def name(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+
+
+def numbers(group: Dataset) -> dict[str, tuple[float, str, NDArray[np.float64]]]:
+    """Name to (value, unit, ends) of each NUM of a group that is inferred from a line."""
+    found = {}
+    for item in items(group, "NUM"):
+        lines = [child for child in item.get("ContentSequence", []) if child.ValueType == "SCOORD"]
+        if not lines:
+            continue
+        (line,) = lines
+        assert (line.RelationshipType, line.GraphicType) == ("INFERRED FROM", "POLYLINE")
+        measured_value = item.MeasuredValueSequence[0]
+        unit = measured_value.MeasurementUnitsCodeSequence[0].CodeValue
+        found[name(item)] = (
+            float(measured_value.NumericValue),
+            unit,
+            np.array(line.GraphicData, np.float64).reshape(2, 2),
+        )
+    return found
+
+
+def groups(report: Dataset) -> list[Dataset]:
+    return [item for item in items(report, "CONTAINER") if name(item) == "Measurement Group"]
+
+
+# what is sent
+
+
+def test_capture_report_and_details_are_sent_and_the_segmentation_on_request(wedged: FilmCase) -> None:
+    assert list(encoded(wedged)) == ["capture", "report", "details"]
+    results = encoded(wedged, with_segmentation=True)
+    assert list(results) == ["capture", "report", "details", "film_segmentation"]
+    assert results["film_segmentation"].filename == "segmentation.dcm"
+
+
+def test_every_object_is_valid(case: FilmCase, validation_errors: Callable[[Result], list[str]]) -> None:
+    for result in encoded(case, with_segmentation=True).values():
+        assert validation_errors(result) == []
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality"), [("1.2.840.10008.5.1.4.1.1.1", "CR"), ("1.2.840.10008.5.1.4.1.1.12.2", "RF")]
+)
+def test_objects_of_other_kinds_of_film_with_a_senseless_plane_are_valid(
+    sop_class: str, modality: str, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    other = film_case({2: 0.6}, count=3, sop_class=sop_class)
+    other.source.Modality, other.source.FrameOfReferenceUID = modality, "1.2.3.4"
+    other.source.ImageOrientationPatient, other.source.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 0]
+    results = encoded(other, with_segmentation=True)
+    assert ("film_segmentation" in results) is (modality == "CR")
+    for result in results.values():
+        assert validation_errors(result) == []
+        assert result.dataset.Modality in (modality, "SR", "SEG")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PatientOrientation": None},
+        {"PatientOrientation": ""},
+        {"InstanceNumber": None, "SeriesNumber": None, "SeriesDescription": None},
+        {"LossyImageCompression": "01"},
+        {"Modality": None, "StudyID": None},
+        {"PatientName": "Müller^Jürgen", "SpecificCharacterSet": "ISO_IR 100"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_objects_are_valid_whatever_the_header_lacks(
+    change: dict[str, str | None], validation_errors: Callable[[Result], list[str]]
+) -> None:
+    case = film_case({2: 0.6}, count=3, calibrated=False)
+    for keyword, value in change.items():
+        if value is None:
+            del case.source[keyword]
+        else:
+            setattr(case.source, keyword, value)
+    for result in encoded(case, with_segmentation=True).values():
+        assert validation_errors(result) == []
+
+
+def test_dsrdump_reads_every_number(unsized: FilmCase, dumped: Callable[[Result], str]) -> None:
+    results = encoded(unsized)
+    shown = dumped(results["report"])
+    for said in ('"Ha/Hp")="0.55"', '"Hm/Hp")=', '"Hp/Hp")="1.0"', '"VCR")="45.0"', "DX image", "V2 severe, Ha -45 %"):
+        assert said in shown
+    assert "(mm," not in shown, "no millimetres where none are known"
+    assert "not measured" in dumped(results["details"])
+
+
+def test_dcmqi_reads_every_group(wedged: FilmCase, tid1500: Callable[[Result], list[dict[str, Any]]]) -> None:
+    found = tid1500(encoded(wedged)["report"])
+    assert len(found) == 4
+    meanings = [i["quantity"]["CodeMeaning"] for i in found[0]["measurementItems"]]
+    assert meanings == ["Ha", "Hm", "Hp", "VCR"]
+
+
+def test_the_same_answer_gives_the_same_bytes(wedged: FilmCase) -> None:
+    first, again = (encode_film(wedged.source, wedged.answer, film_context(), with_segmentation=True) for _ in "12")
+    assert [r.sha256() for r in first] == [r.sha256() for r in again]
+
+
+def test_descriptions_and_numbers_tell_a_film_from_a_ct(wedged: FilmCase) -> None:
+    results = encoded(wedged, with_segmentation=True)
+    assert [(r.dataset.SeriesNumber, r.dataset.SeriesDescription) for r in results.values()] == [
+        (9011, "AI spine: FLAG film (research)"),
+        (9013, "AI spine: FLAG film report (research)"),
+        (9014, "AI spine: FLAG film details (research)"),
+        (9015, "AI spine: FLAG film segmentation (research)"),
+    ]
+    for result in results.values():
+        assert result.dataset.StudyInstanceUID == wedged.source.StudyInstanceUID
+        assert result.dataset.PatientID == "P1"
+
+
+# the report
+
+
+def test_lines_of_the_report_are_the_points_on_the_original_image(case: FilmCase) -> None:
+    report = encoded(case)["report"].dataset
+    found = groups(report)
+    assert len(found) == len(measured(case.findings)) == 4
+    tracked = {next(items(g, "TEXT")).TextValue: numbers(g) for g in found}
+    for vertebra in measured(case.findings):
+        lines = tracked[f"spine-node {vertebra.name}"]
+        assert vertebra.keypoints_px is not None
+        for number, (upper, lower) in zip(lines.values(), np.arange(6).reshape(3, 2), strict=False):
+            expected = [vertebra.keypoints_px[KEYPOINTS[upper]], vertebra.keypoints_px[KEYPOINTS[lower]]]
+            assert np.allclose(number[2], expected, atol=1e-3)
+    (reference,) = {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in items(report, "IMAGE")}
+    assert reference == case.source.SOPInstanceUID
+
+
+def test_ends_of_the_lines_lie_on_the_end_plates_in_pixels(case: FilmCase) -> None:
+    """Two pixels inside the end of a line is bone, two pixels beyond it is not; columns and rows are not swapped."""
+    film = case.film.pixels
+    for group in groups(encoded(case)["report"].dataset):
+        for label, (_, _, (upper, lower)) in list(numbers(group).items())[:3]:
+            along = (lower - upper) / np.linalg.norm(lower - upper)
+            aside = np.array([0.0, 0.0])
+            if not label.startswith("Hm"):  # the walls: a little into the body
+                middle = height_ends_of(case, upper)
+                aside = 3 * (middle - upper) / np.linalg.norm(middle - upper)
+            for end, inward in ((upper, along), (lower, -along)):
+                inside, outside = end + 4 * inward + aside, end - 4 * inward
+                assert film[tuple(np.floor(inside[::-1]).astype(int))] == pytest.approx(0.75), "bone"
+                assert film[tuple(np.floor(outside[::-1]).astype(int))] < 0.5, "beyond the end plate"
+
+
+def height_ends_of(case: FilmCase, point: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The centre of the vertebra that a point belongs to."""
+    nearest = min(
+        measured(case.findings), key=lambda v: float(np.abs(height_ends(v).reshape(6, 2) - point).sum(1).min())
+    )
+    return np.array(nearest.centroid_px)
+
+
+def test_calibrated_heights_are_the_lengths_of_their_lines(wedged: FilmCase) -> None:
+    for group in groups(encoded(wedged)["report"].dataset):
+        found = numbers(group)
+        assert list(found)[:3] == ["Ha", "Hm", "Hp"]
+        for value, unit, (upper, lower) in list(found.values())[:3]:
+            assert unit == "mm"
+            assert value == pytest.approx(SPACING_MM[0] * np.linalg.norm(lower - upper), abs=0.01)
+
+
+@pytest.mark.parametrize("which", ["uncalibrated", "pixels that are not square and have no size"])
+def test_without_calibration_there_are_ratios_and_no_millimetres_anywhere(which: str) -> None:
+    case = film_case({2: 0.55}, **CASES[which])
+    for kind in ("report", "details"):
+        document = encoded(case)[kind].dataset
+        units = {
+            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue for item in items(document, "NUM")
+        }
+        assert units <= {"1", "%"}
+    found = [numbers(group) for group in groups(encoded(case)["report"].dataset)]
+    assert list(found[0]) == ["Ha/Hp", "Hm/Hp", "Hp/Hp", "VCR"]
+    assert found[0]["Ha/Hp"][0] == pytest.approx(0.55, abs=0.001)
+    assert found[0]["VCR"][:2] == (pytest.approx(45.0), "%")
+
+
+def test_end_vertebrae_have_no_compression_ratio_and_negative_ones_stay_negative(wedged: FilmCase) -> None:
+    by_name = {
+        str(next(items(g, "TEXT")).TextValue).split()[-1]: numbers(g) for g in groups(encoded(wedged)["report"].dataset)
+    }
+    assert "VCR" not in by_name["V1"]
+    assert by_name["V3"]["VCR"][0] == pytest.approx(100 * (1 - 1 / ((0.55 + 1.1) / 2)), abs=0.05)
+    assert by_name["V3"]["VCR"][0] < 0
+
+
+def test_the_flagged_vertebra_comes_first(wedged: FilmCase) -> None:
+    comments = [i.TextValue for i in items(encoded(wedged)["report"].dataset, "TEXT") if name(i) == "Comment"]
+    assert comments == ["V2 severe, Ha -45 %", "V1", "V3", "V4"]
+
+
+def test_a_point_outside_the_film_is_an_error(wedged: FilmCase) -> None:
+    first = wedged.findings.vertebrae[0]
+    assert first.keypoints_px is not None
+    moved = replace(first, keypoints_px={**first.keypoints_px, "anterior_superior": (-3.0, 10.0)})
+    spoilt = replace(wedged.findings, vertebrae=(moved, *wedged.findings.vertebrae[1:]))
+    with pytest.raises(ResultError, match="V1 lies outside the image"):
+        encode_film(wedged.source, replace(wedged.answer, findings=spoilt), film_context())
+
+
+def test_millimetres_on_a_film_that_has_none_are_an_error(unsized: FilmCase) -> None:
+    first = replace(unsized.findings.vertebrae[0], heights_mm=Heights(20.0, 18.0, 20.0))
+    spoilt = replace(unsized.findings, vertebrae=(first, *unsized.findings.vertebrae[1:]))
+    with pytest.raises(ResultError, match="size of the radiograph's pixels is not known"):
+        encode_film(unsized.source, replace(unsized.answer, findings=spoilt), film_context())
+
+
+def test_a_film_of_another_size_than_its_header_is_an_error(wedged: FilmCase) -> None:
+    other = replace(wedged.film, pixels=wedged.film.pixels[:-1])
+    with pytest.raises(ResultError, match="its header says"):
+        encode_film(wedged.source, replace(wedged.answer, film=other), film_context())
+
+
+def test_a_context_of_another_pipeline_is_an_error(wedged: FilmCase) -> None:
+    with pytest.raises(ResultError, match="pipeline ct"):
+        encode_film(wedged.source, wedged.answer, context())
+
+
+# details
+
+
+def test_details_hold_the_outline_the_lines_and_where_millimetres_come_from(wedged: FilmCase) -> None:
+    details = encoded(wedged)["details"].dataset
+    rings = [item for item in items(details, "SCOORD") if len(item.GraphicData) == 14]
+    assert len(rings) == 4
+    ring = np.array(rings[0].GraphicData, np.float64).reshape(7, 2)
+    assert np.allclose(ring, outline(wedged.findings.vertebrae[0]), atol=1e-3)
+    assert np.array_equal(ring[0], ring[-1])
+    texts = {name(i): i.TextValue for i in items(details, "TEXT")}
+    assert texts["Size of a pixel at the spine"] == (
+        "Millimetres: Pixel Spacing, calibrated (fiducial); 0.250 x 0.250 mm a pixel"
+    )
+    assert texts["Source series"] == "series 1, image 1, LWS seitl."
+
+
+# segmentation
+
+
+def test_the_segmentation_is_the_mask_on_the_films_own_grid(case: FilmCase) -> None:
+    segmentation = encoded(case, with_segmentation=True)["film_segmentation"].dataset
+    labels = case.answer.labels
+    assert labels is not None
+    assert (segmentation.Rows, segmentation.Columns) == labels.shape
+    assert "FrameOfReferenceUID" not in segmentation
+    assert list(segmentation.PatientOrientation) == list(case.source.PatientOrientation)
+    frames = segmentation.pixel_array.reshape(-1, *labels.shape)
+    for number, frame in enumerate(frames, start=1):
+        assert np.array_equal(frame > 0, labels == number)
+    assert [s.SegmentLabel for s in segmentation.SegmentSequence] == [f"V{n} body" for n in range(1, 6)]
+
+
+# the capture
+
+
+def drawn_page(case: FilmCase) -> tuple[NDArray[np.uint8], View]:
+    findings = as_answered(case.findings)
+    shown = film_picture(case.film, findings, case.answer.labels)
+    page = np.array(picture(findings, shown, [case.source], film_context()))
+    return page, lay_out(findings, shown, CAPTION).view
+
+
+def test_lines_and_points_of_the_capture_lie_on_the_anatomy(case: FilmCase) -> None:
+    page, _ = drawn_page(case)
+    findings = as_answered(case.findings)
+    shown = film_picture(case.film, findings, case.answer.labels)
+    caption_free = lay_out(findings, shown, caption_of(case))
+    view = caption_free.view
+    for vertebra in measured(findings):
+        for upper, lower in (shown.heights(vertebra) - view.first) * view.scale + (view.left, view.top):
+            middle = (upper + lower) / 2
+            place = page[round(middle[1]) - 2 : round(middle[1]) + 3, round(middle[0]) - 2 : round(middle[0]) + 3]
+            wanted = np.array(GRADE_COLOURS[vertebra.grade])
+            assert (np.abs(place.astype(int) - wanted).sum(axis=-1) < 60).any(), f"the line of {vertebra.name}"
+            for x, y in (upper, lower):
+                at = page[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3]
+                assert (at.min(axis=-1) > 200).any(), f"a point of {vertebra.name}"
+
+
+def caption_of(case: FilmCase) -> Caption:
+    return Caption("series 1, image 1, LWS seitl.", "spine-node 0.1.0, radiograph 1.0.0", "2026-11-20 23:30")
+
+
+def test_no_word_of_the_capture_lies_on_the_film(case: FilmCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes: list[tuple[str, tuple[float, ...]]] = []
+    original = ImageDraw.ImageDraw.text
+
+    def text(self, xy, text, fill=None, font=None, anchor=None, **more):  # type: ignore[no-untyped-def]
+        boxes.append((text, self.textbbox(xy, text, font=font, anchor=anchor)))
+        return original(self, xy, text, fill, font, anchor, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    _, view = drawn_page(case)
+    assert len(boxes) > 20
+    for word, (left, top, right, bottom) in boxes:
+        if word.strip():
+            outside = right <= view.left or left >= view.right or bottom <= view.top or top >= view.bottom
+            assert outside, f"{word!r} lies on the film"
+
+
+def said_on(case: FilmCase, monkeypatch: pytest.MonkeyPatch) -> str:
+    words: list[str] = []
+    original = ImageDraw.ImageDraw.text
+
+    def text(self, xy, text, *rest, **more):  # type: ignore[no-untyped-def]
+        words.append(text)
+        return original(self, xy, text, *rest, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    encode_film(case.source, case.answer, film_context())
+    return " ".join(words)
+
+
+def test_the_capture_says_uncalibrated_and_shows_no_scale(
+    unsized: FilmCase, wedged: FilmCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = said_on(unsized, monkeypatch)
+    assert "UNCALIBRATED: ratios only, no millimetres" in said
+    assert "50 mm" not in said
+    assert "height in mm" not in said
+    other = said_on(wedged, monkeypatch)
+    assert "UNCALIBRATED" not in other
+    assert "50 mm" in other
+    assert "Pixel Spacing, calibrated (fiducial)" in other
+
+
+def test_the_capture_says_which_vertebrae_have_no_compression_ratio(
+    wedged: FilmCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = said_on(wedged, monkeypatch)
+    assert "V1, V4." in said
+    assert "-21 %" in said, "a negative ratio is printed as it is"
+    assert "not measured" in said
+    assert "AI - research use only" in said
+    assert "please check on the radiograph" in said
+    assert "reformat" not in said
+
+
+def test_marks_follow_the_points_then_the_header(wedged: FilmCase, unsized: FilmCase) -> None:
+    assert marks(wedged.film, wedged.findings) == ("A", "P", "H", "F")
+    flipped = film_case(front_left=False)
+    assert marks(flipped.film, flipped.findings) == ("P", "A", "H", "F")
+    contradicting = replace(wedged.film, orientation=("L", "F"))
+    assert marks(contradicting, wedged.findings) == ("A", "P", "H", "F"), "what was measured counts"
+    nothing = replace(wedged.findings, vertebrae=())
+    assert marks(replace(wedged.film, orientation=("F", "A")), nothing) == ("H", "F", "P", "A")
+    assert marks(replace(wedged.film, orientation=None), nothing) == ("", "", "", "")
+
+
+def test_the_film_is_shown_with_square_pixels() -> None:
+    case = film_case(aspect=1.5)
+    shown = film_picture(case.film, case.findings, case.answer.labels)
+    rows, columns = case.film.pixels.shape
+    assert shown.shape == (round(1.5 * rows), columns)
+    assert shown.masks is not None
+    assert shown.masks.shape == shown.shape
+    ends = shown.heights(case.findings.vertebrae[2])
+    assert np.linalg.norm(ends[2, 1] - ends[2, 0]) == pytest.approx(90, abs=0.5), "as on a film with square pixels"
+
+
+def test_labels_of_another_shape_are_an_error(wedged: FilmCase) -> None:
+    assert wedged.answer.labels is not None
+    with pytest.raises(ResultError, match="labels have the shape"):
+        encode_film(wedged.source, replace(wedged.answer, labels=wedged.answer.labels[:-1]), film_context())
+
+
+def test_the_frame_stands_around_the_film(wedged: FilmCase) -> None:
+    page, view = drawn_page(wedged)
+    assert tuple(page[view.top - 1, (view.left + view.right) // 2]) == FRAME
+
+
+def test_a_capture_without_masks_and_with_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = film_case({2: 0.7}, first_level=Level.T11, calibrated=False)
+    bare = replace(named, answer=replace(named.answer, labels=None))
+    said = said_on(bare, monkeypatch)
+    assert "FLAG: T12 moderate" in said
+    assert "outlines" not in said
+
+
+# not evaluable
+
+
+def refusal(code: RefusalCode = RefusalCode.NOT_A_LATERAL_SPINE) -> FilmAnswer:
+    findings = film_case(count=3, calibrated=False).findings
+    unjudged = replace(findings.patient, worst_grade=None, flag=None)
+    return FilmAnswer(replace(findings, vertebrae=(), refusal=Refusal(code), patient=unjudged))
+
+
+def test_a_film_that_is_not_evaluable_has_a_page_and_a_text(
+    wedged: FilmCase, validation_errors: Callable[[Result], list[str]], dumped: Callable[[Result], str]
+) -> None:
+    results = {r.kind: r for r in encode_film(wedged.source, refusal(), film_context(), with_segmentation=True)}
+    assert list(results) == ["capture", "report"]
+    assert all(validation_errors(result) == [] for result in results.values())
+    shown = dumped(results["report"])
+    assert "NOT_A_LATERAL_SPINE" in shown
+    assert "UNCALIBRATED" not in shown, "of vertebrae, and there are none"
+    assert "not a lateral view" in shown
+    assert results["capture"].dataset.SeriesDescription == "AI spine: not evaluable film (research)"
+
+
+def test_vertebrae_that_were_only_seen_are_not_evaluable(wedged: FilmCase) -> None:
+    seen = film_case(unmeasured=(1, 2, 3, 4, 5))
+    results = encode_film(seen.source, seen.answer, film_context())
+    assert [r.kind for r in results] == ["capture", "report"]
+    assert results[0].dataset.SeriesDescription.startswith("AI spine: not evaluable")
+
+
+def test_named_vertebrae_without_heights_have_a_text_report(validation_errors: Callable[[Result], list[str]]) -> None:
+    seen = film_case(unmeasured=(1, 2, 3, 4, 5), first_level=Level.L1)
+    results = encode_film(seen.source, seen.answer, film_context())
+    assert [r.kind for r in results] == ["capture", "report", "details"]
+    assert results[1].dataset.SOPClassUID.name == "Basic Text SR Storage"
+    assert all(validation_errors(result) == [] for result in results)
+
+
+# the document
+
+
+def test_the_document_of_a_film(unsized: FilmCase) -> None:
+    made = findings_document([unsized.source], unsized.findings, film_context(), sent=True)
+    assert made["input"]["sop_instance_uid"] == unsized.source.SOPInstanceUID
+    assert made["input"]["instances"] == 1
+    assert made["pipeline"]["name"] == "radiograph"
+    assert made["quality"] == ["UNCALIBRATED", "LEVELS_UNKNOWN"]
+    assert made["pixel_size"] == {"spacing_mm": None, "source": "uncalibrated: no spacing"}
+    second = made["vertebrae"][1]
+    assert second["heights_mm"] is None
+    assert second["relative_heights"] == {
+        "anterior": pytest.approx(0.55),
+        "middle": pytest.approx(0.6975),
+        "posterior": 1.0,
+    }
+    assert second["centroid_lps_mm"] is second["keypoints_lps_mm"] is None
+    assert set(second["keypoints_px"]) == set(KEYPOINTS)
+    assert second["compression_ratio_percent"] == pytest.approx(45.0)
+    assert made["vertebrae"][0]["compression_ratio_percent"] is None
+    last = made["vertebrae"][4]
+    assert last["keypoints_px"] is last["relative_heights"] is None
+    assert last["quality"] == ["PARTIAL"]
+
+
+def test_the_document_of_a_calibrated_film(wedged: FilmCase) -> None:
+    made = findings_document([wedged.source], wedged.findings, film_context(), sent=True)
+    assert made["pixel_size"]["spacing_mm"] == list(SPACING_MM)
+    assert made["vertebrae"][1]["heights_mm"]["anterior"] == pytest.approx(0.55 * 90 * 0.25, abs=0.01)
+
+
+# words
+
+
+def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
+    assert compression(replace(wedged.findings, vertebrae=())) == ""
+    alone = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[:1])
+    assert (
+        compression(alone) == "No compression ratio (VCR): no measured vertebra has a sure, healthy one on both sides."
+    )
+    middle = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[1:3])
+    assert "None without" not in compression(middle)
+    assert "next one was taken" not in compression(middle)
+
+
+def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callable[[Result], str]) -> None:
+    third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
+    findings = replace(wedged.findings, vertebrae=(*wedged.findings.vertebrae[:2], third))
+    assert "the next one was taken: V3 with V1 and V4" in compression(findings)
+    details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
+    assert "compression ratio against V1 and V4" in dumped(details)
+    assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [
+        1,
+        4,
+    ]
+
+
+@pytest.mark.parametrize(("value", "said"), [(45.04, "45 %"), (-3.6, "-4 %"), (-0.3, "0 %"), (None, None)])
+def test_compression_ratios_in_words(value: float | None, said: str | None) -> None:
+    vertebra = VertebraFinding(ordinal=1, centroid_px=(1.0, 1.0), compression_ratio_percent=value)
+    assert compression_text(vertebra) == said
+
+
+def test_a_vertebra_has_one_centre() -> None:
+    with pytest.raises(ValueError, match="one centre"):
+        VertebraFinding(ordinal=1)
+    with pytest.raises(ValueError, match="one centre"):
+        VertebraFinding(ordinal=1, centroid_lps_mm=(0.0, 0.0, 0.0), centroid_px=(1.0, 1.0))
+
+
+def test_the_flags_of_a_film_have_sentences(wedged: FilmCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = replace(wedged.findings, quality=(Quality.FOR_PROCESSING, Quality.LOSSY_SOURCE))
+    said = said_on(replace(wedged, answer=replace(wedged.answer, findings=raw)), monkeypatch)
+    assert "not processed for reading" in said
+    assert "lossy compressed" in said
+    assert wedged.findings.pixel_size == PixelSize(SPACING_MM, "Pixel Spacing, calibrated (fiducial)")
+    assert wedged.findings.patient.worst_grade is Grade.SEVERE
