@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree, shortest_path
+from skimage.segmentation import watershed
 
 Floats = NDArray[np.float64]
 Map = NDArray[np.floating[Any]]
@@ -180,12 +181,10 @@ def _parted(
     for n, piece in enumerate(without):
         inside = ndimage.distance_transform_edt(pieces == piece)
         markers[np.unravel_index(int(inside.argmax()), mask.shape)] = len(seeds) + n + 1
-    markers[~mask] = -1
     # Gaps in the probability part bodies first, then the valley between their centres, then half the way.
     deep = ndimage.gaussian_filter(1 - body, 0.7) + 0.3 * (1 - ndimage.gaussian_filter(centre, 0.7))
-    levels = np.asarray(np.clip(deep / 1.3, 0, 1) * 255, np.uint8)
-    labels = ndimage.watershed_ift(levels, markers, structure=np.ones((3, 3), int))
-    return np.asarray(np.where(mask, np.maximum(labels, 0), 0), np.int32), [True] * len(seeds) + [False] * len(without)
+    labels = watershed(deep, markers, mask=mask, connectivity=2)
+    return np.asarray(labels, np.int32), [True] * len(seeds) + [False] * len(without)
 
 
 def _centres(mask: NDArray[np.bool_], body: Floats, centre: Floats, settings: BodySettings) -> list[NDArray[np.intp]]:

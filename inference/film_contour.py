@@ -29,7 +29,7 @@ MIDDLE = (0.4, 0.6)
 """Parts of the depth between which the middle points lie."""
 MIDDLE_BAND = 0.06
 """Columns this part of the depth to each side of the middle points are averaged."""
-LEAST_CONCAVE = 0.03
+LEAST_CONCAVE = 0.08
 """A body whose plates are less deep than this part of its depth has its middle points in its middle."""
 STEP = 0.25
 """Pixels between samples along and between columns."""

@@ -2,7 +2,7 @@
 
 A network sees squares: pixels as high as wide, whatever those of the film are. Index coordinates are (row, column) with
 pixel centres at whole numbers, on the grid as on the film. Image coordinates of findings are (column, row), the centre
-of the first pixel being (0.5, 0.5) as in SCOORD (PS3.3 C.10.5): `image_points` is the only place where one becomes the
+of the first pixel being (0.5, 0.5) as in SCOORD (PS3.3 C.18.6): `image_points` is the only place where one becomes the
 other.
 """
 

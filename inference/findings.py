@@ -1,7 +1,8 @@
 """What a pipeline found, in the field's own terms. Frozen: a finding is a statement, not a workspace.
 
 Lengths end in ``_mm``, volumes in ``_ml``, attenuation in ``_hu``, times in ``_s``. Points are patient coordinates
-(LPS: +x to the patient's left, +y to the back, +z to the head), in mm. What was not measured is ``None``, never 0.
+(LPS: +x to the patient's left, +y to the back, +z to the head), in mm; those of a radiograph are pixels of its image,
+and end in ``_px``. What was not measured is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from inference.refusal import Refusal
 
 Point = tuple[float, float, float]
 """(x, y, z) in mm, LPS."""
+PointPx = tuple[float, float]
+"""(column, row) on a radiograph as it was sent; the first pixel's centre is (0.5, 0.5), as in SCOORD (PS3.3 C.18.6)."""
 
 
 class Level(StrEnum):
@@ -115,6 +118,10 @@ class Quality(StrEnum):
     """Mean and median of the trabecular core differ: a bone island, sclerosis or a streak moves the mean."""
     FOREIGN_MATERIAL = "FOREIGN_MATERIAL"
     """Cement or metal in the body: no attenuation."""
+    UNCALIBRATED = "UNCALIBRATED"
+    """The size of a radiograph's pixels at the spine is not known: ratios only, no millimetres."""
+    FOR_PROCESSING = "FOR_PROCESSING"
+    """A radiograph as the detector gave it, without the maker's processing for reading."""
 
 
 KEYPOINTS = (
@@ -185,20 +192,26 @@ class VertebraFinding:
         1 for the uppermost vertebra found.
     level, level_confidence
         Anatomical level and its probability; ``None`` when not known.
-    centroid_lps_mm
-        Centre of the vertebral body.
-    keypoints_lps_mm
-        ``None`` when the vertebra was seen but not measured.
+    centroid_lps_mm, centroid_px
+        Centre of the vertebral body; of a volume the former, of a radiograph the latter: exactly one of them.
+    keypoints_lps_mm, keypoints_px
+        The six end plate points, of a radiograph by their names (`KEYPOINTS`); ``None`` when the vertebra was seen but
+        not measured.
     heights_mm
         Distances between the superior and inferior point of each pair.
     height_ratio
         G = min / max of the three heights (Pisov et al. 2020, eq. 1).
+    relative_heights
+        Heights of a radiograph over the own posterior height (which is 1): what can be said without millimetres.
     height_loss
         1 - measured / expected from the neighbours, per part (rule ``height-loss/1`` of `inference.grading`).
     height_uncertainty_mm
         Stated error (one standard deviation) of each height at this spacing.
     grade, rule
         The grade and the rule that gave it; grade ``None`` where nothing may be said.
+    compression_ratio_percent
+        Of a radiograph: 1 - anterior height / mean anterior height of both neighbours, in per cent; negative where the
+        vertebra is the taller one, ``None`` without two neighbours.
     mask_heights_mm
         Heights of the body's mask: a second opinion beside the six points, never graded.
     abnormality_score
@@ -212,7 +225,7 @@ class VertebraFinding:
     """
 
     ordinal: int
-    centroid_lps_mm: Point
+    centroid_lps_mm: Point | None = None
     keypoints_lps_mm: Keypoints | None = None
     heights_mm: Heights | None = None
     height_ratio: float | None = None
@@ -222,7 +235,9 @@ class VertebraFinding:
     rule: str | None = None
     level: Level | None = None
     level_confidence: float | None = None
-    keypoints_px: dict[str, tuple[float, float]] | None = None
+    centroid_px: PointPx | None = None
+    keypoints_px: dict[str, PointPx] | None = None
+    relative_heights: Heights | None = None
     compression_ratio_percent: float | None = None
     mask_heights_mm: Heights | None = None
     abnormality_score: float | None = None
@@ -231,6 +246,10 @@ class VertebraFinding:
     trabecular_mean_hu: float | None = None
     confidence: float = 0.0
     quality: tuple[Quality, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.centroid_lps_mm is None) == (self.centroid_px is None):
+            raise ValueError(f"vertebra {self.ordinal} has one centre: in the patient, or on a radiograph")
 
     @property
     def name(self) -> str:
@@ -273,6 +292,22 @@ class Numbering:
 
 
 @dataclass(frozen=True)
+class PixelSize:
+    """How large a radiograph's pixels are in the plane of the spine.
+
+    Attributes
+    ----------
+    spacing_mm
+        (row, column); ``None`` where it is not known.
+    source
+        Where it comes from, or why it is not known, in words.
+    """
+
+    spacing_mm: tuple[float, float] | None
+    source: str
+
+
+@dataclass(frozen=True)
 class ModelIdentity:
     """A model as an auditor needs it."""
 
@@ -283,7 +318,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class Findings:
-    """The answer of one pipeline to one series.
+    """The answer of one pipeline to one series, or to one radiograph.
 
     ``refusal`` is set exactly when the answer is "not evaluable"; then ``vertebrae`` is empty and the flag ``None``.
     """
@@ -300,6 +335,7 @@ class Findings:
     acquisition: Acquisition | None = None
     quality: tuple[Quality, ...] = ()
     spacing_along_spine_mm: float | None = None
+    pixel_size: PixelSize | None = None
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -33,6 +33,12 @@ class RefusalCode(StrEnum):
     COLOUR_IMAGE = "COLOUR_IMAGE"
     TOO_FEW_IMAGES = "TOO_FEW_IMAGES"
     NOT_AXIAL = "NOT_AXIAL"
+    SECONDARY_IMAGE = "SECONDARY_IMAGE"
+    SEVERAL_FRAMES = "SEVERAL_FRAMES"
+    NOT_A_LATERAL_SPINE = "NOT_A_LATERAL_SPINE"
+    CHEST_FILM = "CHEST_FILM"
+    FOR_PROCESSING_TWIN = "FOR_PROCESSING_TWIN"
+    NOT_INSTALLED = "NOT_INSTALLED"
     PATIENT_MISMATCH = "PATIENT_MISMATCH"
     NO_PATIENT_ID = "NO_PATIENT_ID"
     MISSING_IDENTIFIERS = "MISSING_IDENTIFIERS"
@@ -73,6 +79,16 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.COLOUR_IMAGE: "This is a colour image; only grey-scale images carry attenuation values.",
     RefusalCode.TOO_FEW_IMAGES: "The series has too few images to hold a spine.",
     RefusalCode.NOT_AXIAL: "The images of this series are not axial.",
+    RefusalCode.SECONDARY_IMAGE: (
+        "This radiograph was made from another image, not by an exposure (ImageType value 2 is SECONDARY)."
+    ),
+    RefusalCode.SEVERAL_FRAMES: "This is a series of exposures (several frames); only single radiographs are analysed.",
+    RefusalCode.NOT_A_LATERAL_SPINE: "This is not a lateral view of the thoracic or lumbar spine.",
+    RefusalCode.CHEST_FILM: "This is a chest radiograph.",
+    RefusalCode.FOR_PROCESSING_TWIN: (
+        "This is the detector's own image; the same exposure was sent as it is read, and that image is analysed."
+    ),
+    RefusalCode.NOT_INSTALLED: "The networks that analyse images of this kind are not installed here.",
     RefusalCode.PATIENT_MISMATCH: "Images of one study carry different patient IDs; nothing was analysed.",
     RefusalCode.NO_PATIENT_ID: "The images carry no patient ID, so a result could not be filed safely.",
     RefusalCode.MISSING_IDENTIFIERS: "A study, series or instance UID is missing or malformed: no result can name it.",
