@@ -109,6 +109,11 @@ class FilmBodies:
     sacrum: NDArray[np.bool_]
     sacrum_probability: float
 
+    @property
+    def has_sacrum(self) -> bool:
+        """Whether S1 was seen below the last body."""
+        return self.sacrum_probability > 0
+
     def alone(self, label: int, body: Map) -> NDArray[np.float32]:
         """The probability ``body`` without the other bodies, and without what is not joined to this one."""
         mine = self.labels == label

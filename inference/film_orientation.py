@@ -1,9 +1,9 @@
 """How a film stands: where the head is, and to which side the patient's front lies.
 
-Films come mirrored, upside down and lying on their side, with a header that says so, says nothing, or is wrong. The film
-is turned by quarter turns until the head is up; results are laid back on the image as it was sent. The front is to the
-left or to the right of what then stands upright: the network's own opinion on every body, the header, and the sacrum,
-which runs backward, each speak with a weight.
+Films come mirrored, upside down and lying on their side, with a header that says so, says nothing, or is wrong. The
+film is turned by quarter turns until the head is up; results are laid back on the image as it was sent. The front is to
+the left or to the right of what then stands upright: the network's own opinion on every body, the header, and the
+sacrum, which runs backward, each speak with a weight.
 """
 
 from __future__ import annotations

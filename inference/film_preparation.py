@@ -66,6 +66,12 @@ class PreparedFilm:
         seen = FilmGrid(grid.shape, (smooth.shape[0], smooth.shape[1]), matrix, grid.step).from_film(smooth)
         return np.asarray(np.where(self.measured_on(grid), seen.clip(0, 1), 0), np.float32)
 
+    def at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The film at points (..., 2), film index as (row, column)."""
+        index = (points - (self.block - 1) / 2) / self.block
+        seen = ndimage.map_coordinates(self.picture, index.reshape(-1, 2).T, order=1, mode="nearest", output=np.float64)
+        return np.asarray(seen.reshape(points.shape[:-1]))
+
     def measured_on(self, grid: FilmGrid) -> NDArray[np.bool_]:
         """Which points of ``grid`` lie on the film and within its field."""
         points = grid.to_film(pixel_centres(grid.shape))

@@ -5,17 +5,17 @@ The vertebral compression ratio compares the anterior height with the mean of th
     VCR = [1 - V2 / ((V1 + V3) / 2)] x 100 %            (eq. 2 of the method)
 
 A neighbour that is fractured itself would hide a fracture, so the next healthy vertebra takes its place, and that is
-said. Where the two then lie at different distances, the expected height is taken at the vertebra's place on the straight
-line between them, which is the mean where they do not. Without one on each side there is no VCR. A vertebra taller than
-its neighbours has a negative one. VCR alone misses a vertebra whose back wall fell with the front and one beside
-fractures; so its heights stand also against its own posterior one, and all three against both neighbours'
-(``height-loss/1``).
+said. Where the two then lie at different distances, the expected height is taken at the vertebra's place on the line
+between them, which is the mean where they do not. Without one on each side there is no VCR. A vertebra taller than its
+neighbours has a negative one. VCR alone misses a vertebra whose back wall fell with the front and one beside fractures;
+so its heights stand also against its own posterior one, and all three against both neighbours' (``height-loss/1``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from inference import grading
 from inference.findings import Heights, Quality, VertebraFinding
@@ -70,7 +70,7 @@ def compression_ratios(
     """
     if not len(heights) == len(places) == len(healthy):
         raise ValueError("heights, places and references must have the same length")
-    if any(b <= a for a, b in zip(places, places[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(places)):
         raise ValueError("places must rise from the head")
     anterior = [h.anterior if h is not None else None for h in heights]
     out: list[Compression | None] = []
@@ -116,6 +116,8 @@ def graded(
 ) -> tuple[tuple[VertebraFinding, ...], list[Compression | None]]:
     """Vertebrae of a film, from the head, with their ratios and grades; and how each was compared.
 
+    A compression ratio is told where all three vertebrae are sure, that is not flagged ``LOW_CONFIDENCE``.
+
     Parameters
     ----------
     vertebrae
@@ -141,7 +143,13 @@ def graded(
     said = grading.grade(in_one_unit, spacing, rule, positions)
     whole = [h if Quality.PARTIAL not in v.quality else None for v, h in zip(said, heights, strict=True)]
     may_refer = [grading.may_be_reference(v.level) and Quality.METAL not in v.quality for v in said]
-    compressed = compression_ratios(whole, places, healthy_ones(whole, positions, may_refer, rule))
+    sure = [Quality.LOW_CONFIDENCE not in v.quality for v in said]
+    healthy = healthy_ones(whole, positions, may_refer, rule)
+    compressed = compression_ratios(
+        [h if s else None for h, s in zip(whole, sure, strict=True)],
+        places,
+        [h and s for h, s in zip(healthy, sure, strict=True)],
+    )
     return tuple(
         replace(
             after,

@@ -125,6 +125,13 @@ def test_cement_is_no_reference() -> None:
     assert compressed[2] is not None and compressed[2].references == (1, 4) and compressed[2].replaced
 
 
+def test_what_is_unsure_has_no_compression_ratio_and_gives_none() -> None:
+    vertebrae, compressed = film(*[HEALTHY] * 5, quality={1: Quality.LOW_CONFIDENCE})
+    assert compressed[1] is None and vertebrae[1].compression_ratio_percent is None
+    assert vertebrae[1].grade is Grade.NORMAL
+    assert compressed[2] is not None and compressed[2].references == (1, 4)
+
+
 def test_own_ratios_stand_against_the_posterior_height() -> None:
     assert relative_heights(Heights(15.0, 12.0, 20.0)) == Heights(0.75, 0.6, 1.0)
 

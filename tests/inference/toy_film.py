@@ -10,6 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+from toy_spine import ToySession
+
+from inference.film_grid import whole_film
+from inference.film_preparation import prepare
+from inference.findings import ModelIdentity
+from inference.geometry import Radiograph
+from inference.radiograph import SIZE
+from inference.runtime import Models
 
 FINE = 5
 """Samples a pixel and axis, by which a mask knows its partial pixels."""
@@ -103,3 +112,95 @@ def spine(
 def drawn(bodies: Sequence[Body], shape: tuple[int, int] = (256, 256)) -> np.ndarray:
     """Part of each pixel that lies within one of the bodies, (rows, columns)."""
     return np.clip(sum(b.covers(shape) for b in bodies), 0, 1)
+
+
+@dataclass(frozen=True)
+class ToyFilm:
+    """A film of drawn bodies with what a perfect network would see on it, all in the film's own pixels.
+
+    ``points`` (bodies, 6, 2) are true six points as (row, column) index; ``front`` is the direction of the patient's
+    front on the film as (row, column).
+    """
+
+    pixels: np.ndarray
+    body: np.ndarray
+    centre: np.ndarray
+    sacrum: np.ndarray
+    points: np.ndarray
+    front: tuple[int, int]
+
+    def laid(self, how: str) -> ToyFilm:
+        """The same film mirrored, upside down, or lying on its side."""
+        rows, columns = self.pixels.shape
+        turn, point, direction = {
+            "upright": (lambda a: a, lambda r, c: (r, c), lambda r, c: (r, c)),
+            "mirrored": (np.fliplr, lambda r, c: (r, columns - 1 - c), lambda r, c: (r, -c)),
+            "head down": (np.flipud, lambda r, c: (rows - 1 - r, c), lambda r, c: (-r, c)),
+            "turned half": (lambda a: np.rot90(a, 2), lambda r, c: (rows - 1 - r, columns - 1 - c), lambda r, c: (-r, -c)),
+            "turned left": (np.rot90, lambda r, c: (columns - 1 - c, r), lambda r, c: (-c, r)),
+            "turned right": (lambda a: np.rot90(a, 3), lambda r, c: (c, rows - 1 - r), lambda r, c: (c, -r)),
+        }[how]
+        moved = np.stack(point(self.points[..., 0], self.points[..., 1]), axis=-1)
+        maps = (np.ascontiguousarray(turn(a)) for a in (self.pixels, self.body, self.centre, self.sacrum))
+        return ToyFilm(*maps, moved, direction(*self.front))
+
+    @property
+    def heights(self) -> np.ndarray:
+        """(bodies, 3) in pixels, which are square."""
+        return np.linalg.norm(self.points[:, 0::2] - self.points[:, 1::2], axis=-1)
+
+
+def filmed(bodies: Sequence[Body], s1: Body | None = None, shape: tuple[int, int] = (512, 360), seed: int = 0) -> ToyFilm:
+    """A film of bright bodies on an uneven ground, with noise."""
+    row, column = np.indices(shape)
+    body = np.clip(sum(b.covers(shape, 3) for b in bodies), 0, 1)
+    centre = np.zeros(shape)
+    for b in bodies:
+        d2 = (row - b.centre[0]) ** 2 + (column - b.centre[1]) ** 2
+        centre = np.maximum(centre, np.exp(-d2 / (2 * 4.0**2)))
+    sacrum = s1.covers(shape, 3) if s1 is not None else np.zeros(shape)
+    rng = np.random.default_rng(seed)
+    ground = 0.25 + 0.1 * np.sin(row / 90) * np.cos(column / 70)
+    pixels = ground + 0.4 * np.maximum(body, sacrum) + rng.normal(0, 0.02, shape)
+    front = (0, bodies[0].front)
+    points = np.array([b.points for b in bodies])
+    return ToyFilm(pixels.clip(0, 1).astype(np.float32), body, centre, sacrum, points, front)
+
+
+MAPS = ("body", "centre", "sacrum", "front", "view")
+VIEW = {"lateral spine": 0, "AP spine": 1, "lateral chest": 2, "chest": 3, "other": 4, "blank": 5}
+
+
+def network(
+    film: ToyFilm, view: str = "lateral spine", sure: float = 0.95, front: float = 0.95, spacing: float = 1.0
+) -> ToySession:
+    """A network that knows ``film``: it recognises by how many quarter turns it was turned, and tells the truth."""
+    radiograph = Radiograph(film.pixels, spacing_mm=(spacing, spacing))
+    prepared = prepare(radiograph)
+    grids = [whole_film(film.pixels.shape, (spacing, spacing), SIZE, turn) for turn in range(4)]
+    pictures = [prepared.on(grid) for grid in grids]
+    told: dict[int, dict[str, np.ndarray]] = {}
+
+    def answer(inputs):
+        turn = int(np.argmin([np.abs(p - inputs["film"][0, 0]).mean() for p in pictures]))
+        return told[turn] if turn in told else told.setdefault(turn, truth(turn))
+
+    def truth(turn):
+        step = 0.5 * max(film.pixels.shape) / SIZE
+        maps = {n: gaussian_filter(getattr(film, n), step) for n in ("body", "centre", "sacrum")}
+        seen = {n: grids[turn].from_film(m).clip(0, 1)[None, None] for n, m in maps.items()}
+        seen["centre"] /= max(float(seen["centre"].max()), 1e-6)
+        direction = film.front
+        for _ in range(turn):
+            direction = (-direction[1], direction[0])
+        left = {-1: front, 0: 0.5, 1: 1 - front}[direction[1]]
+        seen["front"] = np.full_like(seen["body"], left)
+        seen["view"] = np.full((1, 6), (1 - sure) / 5, np.float32)
+        seen["view"][0, VIEW[view]] = sure
+        return seen
+
+    return ToySession({n: (lambda inputs, n=n: answer(inputs)[n]) for n in MAPS})
+
+
+def models(session: ToySession) -> Models:
+    return Models({"film": session}, (ModelIdentity("film", "0", "0" * 64),), "CPUExecutionProvider")
