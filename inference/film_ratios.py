@@ -131,8 +131,8 @@ def graded(
 
     Returns
     -------
-    The vertebrae with ``height_ratio``, ``height_loss``, ``grade``, ``rule``, ``compression_ratio_percent`` and
-    ``relative_heights`` set; and of each its `Compression`.
+    The vertebrae with ``height_ratio``, ``height_loss``, ``grade``, ``rule``, ``compression_ratio_percent``,
+    ``compared_with`` and ``relative_heights`` set; and of each its `Compression`.
 
     Raises
     ------
@@ -156,6 +156,7 @@ def graded(
             heights_mm=before.heights_mm,
             relative_heights=relative_heights(h) if h is not None else None,
             compression_ratio_percent=c.percent if c is not None else None,
+            compared_with=c.references if c is not None else None,
         )
         for before, after, h, c in zip(vertebrae, said, whole, compressed, strict=True)
     ), compressed

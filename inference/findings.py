@@ -209,9 +209,10 @@ class VertebraFinding:
         Stated error (one standard deviation) of each height at this spacing.
     grade, rule
         The grade and the rule that gave it; grade ``None`` where nothing may be said.
-    compression_ratio_percent
+    compression_ratio_percent, compared_with
         Of a radiograph: 1 - anterior height / mean anterior height of both neighbours, in per cent; negative where the
-        vertebra is the taller one, ``None`` without two neighbours.
+        vertebra is the taller one, ``None`` without two neighbours. And the ordinals of the two: where a neighbour is
+        deformed itself the next healthy vertebra takes its place.
     mask_heights_mm
         Heights of the body's mask: a second opinion beside the six points, never graded.
     abnormality_score
@@ -239,6 +240,7 @@ class VertebraFinding:
     keypoints_px: dict[str, PointPx] | None = None
     relative_heights: Heights | None = None
     compression_ratio_percent: float | None = None
+    compared_with: tuple[int, int] | None = None
     mask_heights_mm: Heights | None = None
     abnormality_score: float | None = None
     vertebra_volume_ml: float | None = None

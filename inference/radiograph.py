@@ -356,7 +356,9 @@ class _Run:
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), spacing, self.settings.rule)
         said = screening.safely_graded(said)
         if self.orientation is not None and self.orientation.confidence < self.settings.sure_front:
-            return tuple(replace(v, compression_ratio_percent=None, relative_heights=None) for v in said), []
+            return tuple(
+                replace(v, compression_ratio_percent=None, compared_with=None, relative_heights=None) for v in said
+            ), []
         return said, compressed
 
     def _vertebra(self, grid: FilmGrid, measured: _Measured) -> Vertebra:

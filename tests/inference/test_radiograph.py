@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_film import Body, ToyFilm, filmed, models, network, spine
+from toy_film import MAPS, Body, ToyFilm, filmed, models, network, spine
 from toy_spine import ToySession
 
 from inference.findings import KEYPOINTS, Grade, Level, Quality
@@ -80,6 +80,7 @@ def test_the_wedge_is_compared_and_graded(film: ToyFilm) -> None:
     assert wedge.height_ratio == pytest.approx(h[2].min() / h[2].max(), abs=0.03)
     assert wedge.relative_heights.anterior == pytest.approx(h[2, 0] / h[2, 2], abs=0.03)
     assert answer.findings.patient.flag is True
+    assert wedge.compared_with == (2, 4)
     assert answer.compressions[3].references == (2, 4) and not answer.compressions[3].replaced
     assert answer.compressions[2].references == (1, 4) and answer.compressions[2].replaced
     ends = [answer.findings.vertebrae[n] for n in (0, -1)]
@@ -133,8 +134,12 @@ def test_pixels_that_are_no_squares_do_not_bend_ratios(film: ToyFilm) -> None:
         **{n: getattr(film, n)[::2] for n in ("pixels", "body", "centre", "sacrum")},
         points=film.points * [0.5, 1],
     )
+    known = network(film)
     session = ToySession(
-        {n: (lambda inputs, n=n: network(film).run([n], inputs)[0]) for n in ("body", "centre", "sacrum", "front", "view")}
+        {
+            n: (lambda inputs, n=n: network(film).run([n], inputs)[0])
+            for n in ("body", "centre", "sacrum", "front", "view")
+        }
     )
     answer = evaluate(Radiograph(flat.pixels, aspect=2.0), models(session), age_years=70)
     square = answered(film, spacing=None)
@@ -250,7 +255,7 @@ def test_no_image_and_no_map_raises_anything(shape: tuple[int, int], level: floa
         return np.full((1, 1, 256, 256), level, np.float32)
 
     view = np.eye(6, dtype=np.float32)[:1]
-    everywhere = ToySession({n: even for n in ("body", "centre", "sacrum", "front")} | {"view": lambda inputs: view})
+    everywhere = ToySession(dict.fromkeys(MAPS[:4], even) | {"view": lambda inputs: view})
     for given in (pixels, np.full(shape, level, np.float32)):
         answer = evaluate(Radiograph(given), models(everywhere), age_years=70)
         assert answer.findings.refusal is not None

@@ -131,14 +131,18 @@ class ToyFilm:
 
     def laid(self, how: str) -> ToyFilm:
         """The same film mirrored, upside down, or lying on its side."""
-        rows, columns = self.pixels.shape
+        last_row, last_column = self.pixels.shape[0] - 1, self.pixels.shape[1] - 1
         turn, point, direction = {
             "upright": (lambda a: a, lambda r, c: (r, c), lambda r, c: (r, c)),
-            "mirrored": (np.fliplr, lambda r, c: (r, columns - 1 - c), lambda r, c: (r, -c)),
-            "head down": (np.flipud, lambda r, c: (rows - 1 - r, c), lambda r, c: (-r, c)),
-            "turned half": (lambda a: np.rot90(a, 2), lambda r, c: (rows - 1 - r, columns - 1 - c), lambda r, c: (-r, -c)),
-            "turned left": (np.rot90, lambda r, c: (columns - 1 - c, r), lambda r, c: (-c, r)),
-            "turned right": (lambda a: np.rot90(a, 3), lambda r, c: (c, rows - 1 - r), lambda r, c: (c, -r)),
+            "mirrored": (np.fliplr, lambda r, c: (r, last_column - c), lambda r, c: (r, -c)),
+            "head down": (np.flipud, lambda r, c: (last_row - r, c), lambda r, c: (-r, c)),
+            "turned half": (
+                lambda a: np.rot90(a, 2),
+                lambda r, c: (last_row - r, last_column - c),
+                lambda r, c: (-r, -c),
+            ),
+            "turned left": (np.rot90, lambda r, c: (last_column - c, r), lambda r, c: (-c, r)),
+            "turned right": (lambda a: np.rot90(a, 3), lambda r, c: (c, last_row - r), lambda r, c: (c, -r)),
         }[how]
         moved = np.stack(point(self.points[..., 0], self.points[..., 1]), axis=-1)
         maps = (np.ascontiguousarray(turn(a)) for a in (self.pixels, self.body, self.centre, self.sacrum))
@@ -150,7 +154,7 @@ class ToyFilm:
         return np.linalg.norm(self.points[:, 0::2] - self.points[:, 1::2], axis=-1)
 
 
-def filmed(bodies: Sequence[Body], s1: Body | None = None, shape: tuple[int, int] = (512, 360), seed: int = 0) -> ToyFilm:
+def filmed(bodies: Sequence[Body], s1: Body | None = None, shape: tuple[int, int] = (512, 360)) -> ToyFilm:
     """A film of bright bodies on an uneven ground, with noise."""
     row, column = np.indices(shape)
     body = np.clip(sum(b.covers(shape, 3) for b in bodies), 0, 1)
@@ -159,7 +163,7 @@ def filmed(bodies: Sequence[Body], s1: Body | None = None, shape: tuple[int, int
         d2 = (row - b.centre[0]) ** 2 + (column - b.centre[1]) ** 2
         centre = np.maximum(centre, np.exp(-d2 / (2 * 4.0**2)))
     sacrum = s1.covers(shape, 3) if s1 is not None else np.zeros(shape)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     ground = 0.25 + 0.1 * np.sin(row / 90) * np.cos(column / 70)
     pixels = ground + 0.4 * np.maximum(body, sacrum) + rng.normal(0, 0.02, shape)
     front = (0, bodies[0].front)
