@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 Map = NDArray[np.floating[Any]]
 
 
+MOST_CENTRES = 64
+"""Peaks beyond these many, the highest first, are not looked at: no film shows more vertebrae."""
+
+
 @dataclass(frozen=True)
 class BodySettings:
     """Thresholds of the way from maps to bodies.
@@ -150,7 +154,7 @@ def find_bodies(
     mask = (body >= chosen.body) & measured & ~taken
     mask = _without_small(ndimage.binary_fill_holes(mask) & ~taken, chosen.smallest)
     labels, seeded = _parted(mask, np.asarray(body, np.float64), np.asarray(centre, np.float64), chosen)
-    labels, seeded = _worth_keeping(labels, seeded, body, chosen)
+    labels, seeded = _worth_keeping(labels, seeded, chosen)
     centres = np.array([np.argwhere(labels == n + 1).mean(axis=0) for n in range(len(seeded))]).reshape(-1, 2)
     chain = _chain(centres, chosen)
     places = _places(centres[chain], chosen)
@@ -176,16 +180,21 @@ def _without_small(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
 def _parted(
     mask: NDArray[np.bool_], body: Floats, centre: Floats, settings: BodySettings
 ) -> tuple[NDArray[np.int32], list[bool]]:
-    """Labels from 1 of bodies that touch no other, and whether each has a centre."""
+    """Labels from 1 of single bodies, and whether each has a centre; what has none and is not sure is left out."""
     seeds = _centres(mask, body, centre, settings)
     markers = np.zeros(mask.shape, np.int32)
     for n, at in enumerate(seeds):
         markers[tuple(at)] = n + 1
     pieces, count = ndimage.label(mask)
-    without = [p for p in range(1, count + 1) if not markers[pieces == p].any()]
-    for n, piece in enumerate(without):
-        inside = ndimage.distance_transform_edt(pieces == piece)
-        markers[np.unravel_index(int(inside.argmax()), mask.shape)] = len(seeds) + n + 1
+    seeded = np.bincount(pieces[markers > 0], minlength=count + 1) > 0
+    sure = ndimage.mean(body, pieces, np.arange(1, count + 1)) >= settings.unseeded
+    area = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    without = [int(p) + 1 for p in np.argsort(-area, kind="stable") if sure[p] and not seeded[p + 1]][:MOST_CENTRES]
+    deepest = ndimage.maximum_position(ndimage.distance_transform_edt(mask), pieces, without) if without else []
+    for n, at in enumerate(deepest):
+        markers[at] = len(seeds) + n + 1
+    seeded[without] = True
+    mask = mask & seeded[pieces]
     # Gaps in the probability part bodies first, then the valley between their centres, then half the way.
     deep = ndimage.gaussian_filter(1 - body, 0.7) + 0.3 * (1 - ndimage.gaussian_filter(centre, 0.7))
     labels = watershed(deep, markers, mask=mask, connectivity=2)
@@ -196,9 +205,11 @@ def _centres(mask: NDArray[np.bool_], body: Floats, centre: Floats, settings: Bo
     """Peaks of the map of centres within bodies, one for each."""
     smooth = ndimage.gaussian_filter(centre, 0.7)
     peaks = (smooth == ndimage.maximum_filter(smooth, size=3)) & (smooth >= settings.centre) & mask
-    candidates = sorted(np.argwhere(peaks), key=lambda at: -smooth[tuple(at)])
+    plateaus, count = ndimage.label(peaks, np.ones((3, 3)))
+    tops = ndimage.maximum_position(smooth, plateaus, range(1, count + 1))
+    candidates = sorted((np.array(at) for at in tops), key=lambda at: -smooth[tuple(at)])
     kept: list[NDArray[np.intp]] = []
-    for at in candidates:
+    for at in candidates[:MOST_CENTRES]:
         if not any(_same(at, other, smooth, body, settings) for other in kept):
             kept.append(at)
     return kept
@@ -216,17 +227,13 @@ def _same(at: NDArray[np.intp], higher: NDArray[np.intp], centre: Floats, body: 
 
 
 def _worth_keeping(
-    labels: NDArray[np.int32], seeded: list[bool], body: Map, settings: BodySettings
+    labels: NDArray[np.int32], seeded: list[bool], settings: BodySettings
 ) -> tuple[NDArray[np.int32], list[bool]]:
-    """Without what is too small beside the others, and what has no centre and is not sure; labels from 1."""
+    """Without what is too small beside the others; labels from 1."""
     area = np.bincount(labels.ravel(), minlength=len(seeded) + 1)[1:]
     usual = float(np.median(area[area > 0])) if (area > 0).any() else 0.0
     smallest = max(settings.smallest, settings.smallest_part * usual)
-    keep = [
-        n
-        for n in range(len(seeded))
-        if area[n] >= smallest and (seeded[n] or float(body[labels == n + 1].mean()) >= settings.unseeded)
-    ]
+    keep = [n for n in range(len(seeded)) if area[n] >= smallest]
     renamed = np.zeros(len(seeded) + 1, np.int32)
     for new, old in enumerate(keep):
         renamed[old + 1] = new + 1

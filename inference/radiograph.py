@@ -5,6 +5,7 @@
                   -> head up, front to the left or right          (`film_orientation`)
                   -> small ones out, voids filled, parted, chain  (`film_bodies`)
                   -> six points from the outline                  (`film_contour`, `film_checks`)
+                  -> six points from a network on each body       (`film_points`; their disagreement is a flag)
                   -> names, compression ratios, grades            (`film_names`, `film_ratios`, `grading`)
 
 What is shown lies on the film as it was sent, whichever way it was turned to be read. Without a pixel spacing in the
@@ -23,11 +24,12 @@ from skimage.measure import find_contours
 
 from inference import grading, screening
 from inference.film_bodies import BodySettings, FilmBodies, FilmBody, find_bodies
-from inference.film_checks import has_double_contour
+from inference.film_checks import disagreement, has_double_contour
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import TURNS, FilmGrid, whole_film
 from inference.film_names import FilmNames, NameSettings, named
 from inference.film_orientation import FilmOrientation, front_side, head_is_up, header_turn
+from inference.film_points import PointSettings, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
 from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality
@@ -56,6 +58,8 @@ class RadiographSettings:
         Name in the manifest of the network that sees the whole film.
     bodies
         From its maps to bodies.
+    points
+        The network that sees each body alone. Its points are told then, and the outline's heights stand beside them.
     names
         Names where the sacrum is seen.
     rule
@@ -79,6 +83,7 @@ class RadiographSettings:
 
     network: str = "film"
     bodies: BodySettings = field(default_factory=BodySettings)
+    points: PointSettings | None = None
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
     lateral: float = 0.5
@@ -94,7 +99,7 @@ class RadiographSettings:
     @property
     def networks(self) -> tuple[str, ...]:
         """Names in the manifest of the networks that these stages run."""
-        return (self.network,)
+        return (self.network,) if self.points is None else (self.network, self.points.network)
 
 
 @dataclass(frozen=True)
@@ -204,11 +209,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One body with its six points."""
+    """One body with its six points: those that are told, and those of the outline where both were measured."""
 
     body: FilmBody
     alone: NDArray[np.float32]
     six: SixPoints | None
+    outlined: SixPoints | None = None
+    disagrees: bool = False
 
 
 @dataclass
@@ -242,6 +249,10 @@ class _Run:
 
         with self.step("points"):
             measured = [self._measured(seen, n) for n in range(len(seen.found.bodies))]
+
+        if self.settings.points is not None:
+            with self.step("second points"):
+                measured = self._measured_again(prepared, seen, measured, self.settings.points)
 
         with self.step("names"):
             names = self._named(seen.found)
@@ -333,6 +344,24 @@ class _Run:
         side = self.orientation.front if self.orientation is not None else -1
         return _Measured(body, alone, None if body.partial else six_points(alone, seen.found.up(n), side))
 
+    def _measured_again(
+        self, film: PreparedFilm, seen: _Seen, measured: list[_Measured], settings: PointSettings
+    ) -> list[_Measured]:
+        """Bodies with the network's points in place of the outline's, which stay beside them."""
+        outlined = [m.six for m in measured if m.six is not None]
+        said = iter(network_points(film, seen.grid, outlined, self.models, settings))
+        again = []
+        for m in measured:
+            second = next(said) if m.six is not None else None
+            if m.six is None:
+                again.append(m)
+            elif second is None:
+                again.append(replace(m, disagrees=True))
+            else:
+                apart = disagreement(m.six, second) > settings.agreement
+                again.append(replace(m, six=second, outlined=m.six, disagrees=apart))
+        return again
+
     def _named(self, found: FilmBodies) -> FilmNames:
         if self.settings.names is None:
             nothing = (None,) * len(found.bodies)
@@ -370,18 +399,22 @@ class _Run:
         if measured.six is None:
             return replace(vertebra, quality=(Quality.NO_END_PLATES,))
         points = grid.image_points(measured.six.points)
+        outlined = measured.outlined or measured.six
         unsure = (
             measured.body.probability < self.settings.sure_body
-            or measured.six.misfit > self.settings.worst_misfit
+            or outlined.misfit > self.settings.worst_misfit
             or (self.orientation is not None and self.orientation.confidence < self.settings.sure_front)
         )
+        flags = ((Quality.LOW_CONFIDENCE, unsure), (Quality.MASK_DISAGREES, measured.disagrees))
         calibrated = self.film.spacing_mm is not None
+        beside = measured.outlined.heights if measured.outlined is not None and calibrated else None
         return replace(
             vertebra,
             keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
             heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
             height_uncertainty_mm=height_uncertainty_mm(grid.step) if calibrated else None,
-            quality=(Quality.LOW_CONFIDENCE,) if unsure else (),
+            mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
+            quality=tuple(flag for flag, so in flags if so),
         )
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:

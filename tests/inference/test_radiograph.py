@@ -9,6 +9,9 @@ import pytest
 from toy_film import MAPS, Body, ToyFilm, filmed, models, network, spine
 from toy_spine import ToySession
 
+from inference.film_contour import SixPoints
+from inference.film_grid import whole_film
+from inference.film_points import PointSettings, crop_grid
 from inference.findings import KEYPOINTS, Grade, Level, Quality
 from inference.geometry import Radiograph
 from inference.radiograph import RadiographAnswer, RadiographSettings, evaluate
@@ -136,10 +139,7 @@ def test_pixels_that_are_no_squares_do_not_bend_ratios(film: ToyFilm) -> None:
     )
     known = network(film)
     session = ToySession(
-        {
-            n: (lambda inputs, n=n: network(film).run([n], inputs)[0])
-            for n in ("body", "centre", "sacrum", "front", "view")
-        }
+        {n: (lambda inputs, n=n: known.run([n], inputs)[0]) for n in MAPS},
     )
     answer = evaluate(Radiograph(flat.pixels, aspect=2.0), models(session), age_years=70)
     square = answered(film, spacing=None)
@@ -170,6 +170,59 @@ def test_a_body_cut_by_the_collimator_is_marked_and_not_measured(film: ToyFilm) 
     assert first.quality == (Quality.PARTIAL,) and first.grade is None
     assert first.keypoints_px is None and first.heights_mm is None and first.height_ratio is None
     assert second.compression_ratio_percent is None and second.heights_mm is not None
+
+
+def points_network(film: ToyFilm, off_px: float = 0.0) -> ToySession:
+    """A network that knows the film's points in every crop; the upper front point is ``off_px`` of the film too low."""
+    found = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), models(network(film)), age_years=70).findings
+
+    def answer(inputs):
+        seen = [n for n, v in enumerate(found.vertebrae) if v.keypoints_px is not None]
+        assert inputs["crops"].shape == (len(seen), 1, 64, 64)
+        assert inputs["crops"][:, 0, 24:40, 24:40].mean() > inputs["crops"].mean()  # the body is in the middle
+        out = []
+        for n in seen:
+            grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
+            crop = crop_grid(grid, SixPoints(grid.to_grid(film.points[n]), axes_of(film.points[n])))
+            points = crop.to_grid(film.points[n])
+            points[0, 0] += off_px * SPACING / crop.step
+            out.append(points)
+        return np.array(out, np.float32)
+
+    return ToySession({"points": answer})
+
+
+def axes_of(points: np.ndarray) -> np.ndarray:
+    """To the back and to the head, from six points of a body."""
+    up = (points[0::2] - points[1::2]).mean(axis=0)
+    up /= np.linalg.norm(up)
+    back = points[4:].mean(axis=0) - points[:2].mean(axis=0)
+    back -= (back @ up) * up
+    return np.stack([back / np.linalg.norm(back), up])
+
+
+@pytest.mark.parametrize(("off_px", "disagree"), [(0.0, False), (6.0, True)])
+def test_points_of_a_second_network_are_told_and_compared(film: ToyFilm, off_px: float, disagree: bool) -> None:
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": points_network(film, off_px)})
+    settings = RadiographSettings(points=PointSettings())
+    assert settings.networks == ("film", "film_points")
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, settings, 70)
+    alone = answered(film).findings
+    for second, first, h in zip(answer.findings.vertebrae, alone.vertebrae, film.heights, strict=True):
+        assert (Quality.MASK_DISAGREES in second.quality) is disagree
+        assert second.mask_heights_mm == first.heights_mm
+        assert second.heights_mm.anterior == pytest.approx(SPACING * (h[0] - off_px), abs=0.5)
+        assert second.heights_mm.posterior == pytest.approx(SPACING * h[2], abs=0.5)
+
+
+def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> None:
+    nonsense = ToySession({"points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32)})
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": nonsense})
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, RadiographSettings(points=PointSettings()), 70)
+    assert_points_lie_on(film, answer)
+    assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
 
 
 def test_an_unknown_side_is_not_guessed(film: ToyFilm) -> None:

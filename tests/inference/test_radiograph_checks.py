@@ -50,6 +50,6 @@ def test_noise_alone_is_no_contour() -> None:
 
 def test_two_measurements_are_compared_by_their_heights() -> None:
     first = SixPoints(BODY.points, BODY.axes)
-    assert disagreement(first, SixPoints(BODY.points + [3.0, -2.0], BODY.axes)) == pytest.approx(0)
+    assert disagreement(first, SixPoints(BODY.points + np.array([3.0, -2.0]), BODY.axes)) == pytest.approx(0)
     lower = Body(BODY.centre, (54.0, 56.0, 62.0), BODY.depth, BODY.tilt)
     assert disagreement(first, SixPoints(lower.points, lower.axes)) == pytest.approx(6 / 62)

@@ -108,3 +108,36 @@ def test_a_streak_is_not_measured(size: tuple[float, float]) -> None:
 
 def test_an_empty_mask_is_not_measured() -> None:
     assert six_points(np.zeros((20, 20), np.float32), np.array([-1.0, 0.0]), -1) is None
+
+
+def random_spine(rng: np.random.Generator) -> list[Body]:
+    """Six bodies that grow towards the feet, two of them fractured in one of three ways, on a curve."""
+    heights = []
+    for n in range(6):
+        posterior = 14.0 * 1.037**n * rng.normal(1, 0.02)
+        heights.append([posterior * rng.normal(0.93, 0.04), posterior * rng.normal(0.86, 0.03), posterior])
+    for n, kind in zip(rng.choice(6, 2, replace=False), rng.integers(3, size=2), strict=True):
+        left = rng.uniform(0.5, 0.85)
+        factors = [(left, (1 + left) / 2, 1.0), (0.97, left, 1.0), (left, left, (1 + left) / 2)][kind]
+        heights[n] = [h * f for h, f in zip(heights[n], factors, strict=True)]
+    shape = {"waist": rng.uniform(0, 0.07), "lean": rng.uniform(0.3, 0.7), "front": int(rng.choice([-1, 1]))}
+    top = (20 + rng.uniform(), 110 + rng.uniform())
+    bodies = [(h[0], min(h[1], 0.97 * (h[0] + h[2]) / 2), h[2]) for h in heights]
+    return spine(bodies, top, bend=rng.uniform(-0.12, 0.12), disc=4.0, depth=21.0, tilt=rng.uniform(-0.3, 0.3), **shape)
+
+
+def test_compression_ratios_of_perfect_masks_are_those_of_the_truth() -> None:
+    rng = np.random.default_rng(20)
+    told = []
+    for _ in range(10):
+        bodies = random_spine(rng)
+        found = measured(bodies, drawn(bodies, (200, 220)))
+        for n in range(1, 5):
+            pair = [1 - h[n, 0] / ((h[n - 1, 0] + h[n + 1, 0]) / 2) for h in (
+                true_heights(bodies), np.array([f.heights for f in found]))]  # fmt: skip
+            told.append(pair)
+    true, seen = 100 * np.array(told).T
+    difference = seen - true
+    assert np.corrcoef(true, seen)[0, 1] > 0.999
+    assert abs(difference.mean()) < 0.2 and 1.96 * difference.std() < 1.5  # points; limits of agreement
+    assert np.polyfit(true, seen, 1)[0] == pytest.approx(1, abs=0.02)
