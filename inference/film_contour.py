@@ -40,6 +40,8 @@ SOFTEST, SHARPEST = 3.0, 0.25
 """Standard deviation in pixels of the edge of a mask."""
 STIFFNESS = 0.02
 """Weight of a pixel's bulge of a side against the fit of the mask, which decides where the mask does not."""
+CORNER, FARTHEST_PULL = 0.1, 0.3
+"""What a mask shows at a sharp, blurred corner at least; and the part of the way to the middle a corner moves at most."""
 MARGIN = 3
 """Pixels around the mask that take part in the fit."""
 
@@ -103,6 +105,7 @@ def six_points(body: NDArray[np.float32], up: Floats, front: int) -> SixPoints |
     if fitted is None:
         return None
     corners, misfit = fitted
+    corners = _pulled(corners, part, centre, axes)
     local = np.concatenate([corners[:2], plates.middle(corners), corners[2:]])
     return SixPoints(local @ axes + centre + origin, axes, misfit)
 
@@ -191,6 +194,17 @@ def _fitted(part: Floats, centre: Floats, axes: Floats, corners: Floats) -> tupl
         return None
     misfit = float(np.abs(_covered(found.x, x, y) - wanted).sum() / wanted.sum())
     return corners, misfit
+
+
+def _pulled(corners: Floats, part: Floats, centre: Floats, axes: Floats) -> Floats:
+    """Corners moved towards the middle of the body until the mask has `CORNER` there: sides that meet beyond a corner
+    that is round by itself, not by blur, do not reach past the bone."""
+    moves = np.linspace(0, FARTHEST_PULL, 31)
+    at = corners[:, None] + moves[None, :, None] * (corners.mean(axis=0) - corners)[:, None]
+    index = at @ axes + centre
+    seen = ndimage.map_coordinates(part, index.reshape(-1, 2).T, order=1, mode="grid-constant").reshape(at.shape[:2])
+    reached = (seen >= CORNER).argmax(axis=1)
+    return np.asarray(at[np.arange(4), reached])
 
 
 def _covered(p: Floats, x: Floats, y: Floats) -> Floats:
