@@ -41,7 +41,7 @@ SOFTEST, SHARPEST = 3.0, 0.25
 STIFFNESS = 0.02
 """Weight of a pixel's bulge of a side against the fit of the mask, which decides where the mask does not."""
 CORNER, FARTHEST_PULL = 0.1, 0.3
-"""What a mask shows at a sharp, blurred corner at least; and the part of the way to the middle a corner moves at most."""
+"""What a mask shows at a sharp, blurred corner at least; part of the way to the middle that a corner moves at most."""
 MARGIN = 3
 """Pixels around the mask that take part in the fit."""
 

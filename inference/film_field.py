@@ -1,10 +1,10 @@
 """The exposed field of a film: what lies within the straight, perhaps rotated edges of the collimator.
 
 Outside them a film is even (black, white, or grey by scatter), and text may be written there. Each side of the image is
-looked at alone: from its rim inward the picture stays even up to a point; where most of these points lie on one line,
-and the picture steps there, the line is an edge. Nothing is cut where no line is found: a border that was missed costs
-little, anatomy that is masked cannot be measured. The round field of an image intensifier is not looked for. Markers
-within the field stay: they look like screws and cement, and the networks are trained with them.
+looked at alone: from its rim inward the picture stays even up to a point; where many of these points lie on one line at
+which the picture steps, and hardly any before it, the line is an edge. Nothing is cut where no line is found: a border
+that was missed costs little, anatomy that is masked cannot be measured. The round field of an image intensifier is not
+looked for. Markers within the field stay: they look like screws and cement, and the networks are trained with them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ STEP = 0.06
 """Least median step at an edge."""
 TOLERANCE = 1.5
 """Distance in pixels of the searched picture at which a point still lies on a line."""
-ON_LINE, OF_SIDE = 0.6, 0.3
-"""Shares of the points found, and of the side's pixels, that must lie on it."""
+ON_LINE, BEFORE = 0.4, 0.25
+"""Share of the side's pixels whose points must lie on it, and share of all points that may lie before it (text does);
+behind it they may: the picture is even there too."""
 STEEPEST = np.tan(np.radians(20.0))
 DEEPEST = 0.45
 """Part of the picture that a border on one side takes at most."""
@@ -121,7 +122,7 @@ def _edge_below_rim(picture: NDArray[np.float32]) -> tuple[float, float] | None:
     uneven = np.abs(picture[: deepest + 4] - rim) > EVEN
     begins = uneven.argmax(axis=0).astype(float)
     found = np.flatnonzero(uneven.any(axis=0) & (begins >= 2) & (begins < deepest))
-    if len(found) < OF_SIDE * columns:
+    if len(found) < ON_LINE * columns:
         return None
     x, y = found.astype(float), begins[found]
     chosen = np.linspace(0, len(found) - 1, min(40, len(found))).astype(int)
@@ -131,9 +132,11 @@ def _edge_below_rim(picture: NDArray[np.float32]) -> tuple[float, float] | None:
     slope, level = slope[np.abs(slope) <= STEEPEST], level[np.abs(slope) <= STEEPEST]
     if not len(slope):
         return None
-    near = np.abs(y - level[:, None] - slope[:, None] * x) <= TOLERANCE
-    on = near[int(near.sum(axis=1).argmax())]
-    if on.sum() < max(ON_LINE * len(found), OF_SIDE * columns):
+    behind = y - level[:, None] - slope[:, None] * x
+    near = np.abs(behind) <= TOLERANCE
+    best_line = int(near.sum(axis=1).argmax())
+    on = near[best_line]
+    if on.sum() < ON_LINE * columns or (behind[best_line] < -TOLERANCE).sum() > BEFORE * len(found):
         return None
     best = np.polyfit(x[on], y[on], 1)
     at = found[on]
