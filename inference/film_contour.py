@@ -3,10 +3,11 @@
 The frame: up is the direction given (that of the neighbours' centres), twice turned by the mean slope of the two end
 plates, which are followed along columns some part in from the walls. In this frame an outline of four curved sides (two
 end plates, two walls, each a parabola between two corners) is fitted to the mask by least squares, its edge as soft as
-the mask's. Its corners are the anterior and posterior points. So blurred and rounded corners, concave walls and plates
-and partial pixels cost little: reading heights off at columns 7 % in from the walls makes a wedge of 40 % one of 35 %,
-and continuing the plates' course from there to the walls has three times the error. The middle points lie on the mask's
-own edge where the plates are deepest below the chord of their corners, or in the middle of a body that is not concave.
+the mask's. Its corners are the anterior and posterior points. So blurred corners, concave walls and plates and partial
+pixels cost little: on masks that are the projected sections of rendered phantoms (84 vertebrae) compression ratios from
+it have limits of agreement of 2 points, from columns 7 % in from the walls 4, and the latter flatten wedges. The middle
+points lie on the mask's own edge where the plates are deepest below the chord of their corners, or in the middle of a
+body that is not concave.
 
 A rectangle around the body is never used: on wedges it has nothing to do with the corners.
 """
@@ -40,8 +41,9 @@ SOFTEST, SHARPEST = 3.0, 0.25
 """Standard deviation in pixels of the edge of a mask."""
 STIFFNESS = 0.02
 """Weight of a pixel's bulge of a side against the fit of the mask, which decides where the mask does not."""
-CORNER, FARTHEST_PULL = 0.1, 0.3
-"""What a mask shows at a sharp, blurred corner at least; part of the way to the middle that a corner moves at most."""
+CORNER, FARTHEST_PULL = 0.04, 0.3
+"""Where a mask shows less than the former lies no corner (a quarter at a sharp, blurred right angle); and the part of the
+way to the body's middle that a corner moves at most."""
 MARGIN = 3
 """Pixels around the mask that take part in the fit."""
 

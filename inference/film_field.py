@@ -18,8 +18,8 @@ from inference.film_grid import pixel_centres
 
 EVEN = 0.04
 """Grey levels (of 0 to 1) by which an even border may vary along a line into the picture."""
-STEP = 0.06
-"""Least median step at an edge."""
+STEP = 0.12
+"""Least median step at an edge, over three pixels: what shades off more slowly is none."""
 TOLERANCE = 1.5
 """Distance in pixels of the searched picture at which a point still lies on a line."""
 ON_LINE, BEFORE = 0.4, 0.25
@@ -140,7 +140,7 @@ def _edge_below_rim(picture: NDArray[np.float32]) -> tuple[float, float] | None:
         return None
     best = np.polyfit(x[on], y[on], 1)
     at = found[on]
-    outside = picture[np.maximum(begins[at].astype(int) - 2, 0), at]
+    outside = picture[np.maximum(begins[at].astype(int) - 1, 0), at]
     within = picture[np.minimum(begins[at].astype(int) + 2, rows - 1), at]
     if np.median(np.abs(within - outside)) < STEP:
         return None
