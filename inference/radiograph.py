@@ -1,0 +1,450 @@
+"""The radiograph pipeline: every vertebral body of a lateral film outlined, measured and compared with its neighbours.
+
+    exposed field -> CLAHE -> Gaussian -> shrink, zero padding    (`film_field`, `film_preparation`, `film_grid`)
+                  -> network on the whole film                    (bodies, centres, S1, front, view)
+                  -> head up, front to the left or right          (`film_orientation`)
+                  -> small ones out, voids filled, parted, chain  (`film_bodies`)
+                  -> six points from the outline                  (`film_contour`, `film_checks`)
+                  -> six points from a network on each body       (`film_points`; their disagreement is a flag)
+                  -> names, compression ratios, grades            (`film_names`, `film_ratios`, `grading`)
+
+What is shown lies on the film as it was sent, whichever way it was turned to be read. Without a pixel spacing in the
+plane of the spine there are ratios and no millimetres. What cannot be said is refused or flagged, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.draw import polygon
+from skimage.measure import find_contours
+
+from inference import grading, screening
+from inference.film_bodies import BodySettings, FilmBodies, FilmBody, find_bodies
+from inference.film_checks import disagreement, has_double_contour
+from inference.film_contour import SixPoints, six_points
+from inference.film_grid import TURNS, FilmGrid, whole_film
+from inference.film_names import FilmNames, NameSettings, named
+from inference.film_orientation import FilmOrientation, front_side, head_is_up, header_turn
+from inference.film_points import PointSettings, network_points
+from inference.film_preparation import PreparedFilm, prepare
+from inference.film_ratios import Compression, graded
+from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality
+from inference.findings import VertebraFinding as Vertebra
+from inference.geometry import Radiograph
+from inference.grading import GradingRule, height_uncertainty_mm
+from inference.refusal import Refusal, RefusalCode
+from inference.runtime import ModelRunError, Models
+from inference.steps import Steps
+
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.0.0"
+ADULT_YEARS = 18.0
+SIZE = 256
+"""Rows and columns of the grid on which the network sees the whole film."""
+VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
+"""What the network's output "view" tells, in its order."""
+
+
+@dataclass(frozen=True)
+class RadiographSettings:
+    """Every threshold of the pipeline; a stage that is ``None`` is left out, and what it gives is not said.
+
+    Attributes
+    ----------
+    network
+        Name in the manifest of the network that sees the whole film.
+    bodies
+        From its maps to bodies.
+    points
+        The network that sees each body alone. Its points are told then, and the outline's heights stand beside them.
+    names
+        Names where the sacrum is seen.
+    rule
+        Cut-offs of losses and of G.
+    lateral, lateral_by_header
+        Least probability of a lateral spine; where the header says that the view is lateral the latter is enough.
+    chest_films
+        Whether lateral chest films are measured too.
+    least_vertebrae
+        Fewer whole bodies in a chain are not evaluated.
+    sure_body, worst_misfit
+        Below this mean probability, or above this part of its area between a body and its fitted outline:
+        ``LOW_CONFIDENCE``.
+    sure_front
+        Below this probability of the side of the front no anterior height is told from a posterior one.
+    upright
+        Cosine of the angle between the chain and the rows' direction from which on a film stands upright.
+    screening_age_years
+        Younger patients are answered and flagged ``OUTSIDE_SCREENING_AGE``.
+    """
+
+    network: str = "film"
+    bodies: BodySettings = field(default_factory=BodySettings)
+    points: PointSettings | None = None
+    names: NameSettings | None = field(default_factory=NameSettings)
+    rule: GradingRule = field(default_factory=GradingRule)
+    lateral: float = 0.5
+    lateral_by_header: float = 0.2
+    chest_films: bool = False
+    least_vertebrae: int = 3
+    sure_body: float = 0.85
+    worst_misfit: float = 0.15
+    sure_front: float = 0.75
+    upright: float = 0.7
+    screening_age_years: float = 50.0
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names in the manifest of the networks that these stages run."""
+        return (self.network,) if self.points is None else (self.network, self.points.network)
+
+
+@dataclass(frozen=True)
+class RadiographAnswer:
+    """Findings, and what is drawn on the film as it was sent.
+
+    Attributes
+    ----------
+    findings
+        Always there; ``findings.refusal`` says why where nothing could be evaluated.
+    labels
+        uint8, (rows, columns) of the film: 0, or the ordinal of the vertebral body; ``None`` when nothing was found.
+    outlines_px
+        By ordinal: (n, 2) float64, (column, row) as `VertebraFinding.keypoints_px`, closed.
+    sacrum_px
+        The same of S1, where it was seen below the last vertebra.
+    compressions
+        By ordinal: with which vertebrae a compression ratio compares, and whether a neighbour was replaced.
+    double_contours
+        Ordinals of bodies with an end plate that shows twice: it was met obliquely.
+    orientation
+        How the film stands; ``None`` when that was not reached.
+    view
+        Probability of each of `VIEWS`; empty when that was not reached.
+    """
+
+    findings: Findings
+    labels: NDArray[np.uint8] | None = None
+    outlines_px: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    sacrum_px: NDArray[np.float64] | None = None
+    compressions: dict[int, Compression] = field(default_factory=dict)
+    double_contours: tuple[int, ...] = ()
+    orientation: FilmOrientation | None = None
+    view: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    film: Radiograph,
+    models: Models,
+    settings: RadiographSettings | None = None,
+    age_years: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> RadiographAnswer:
+    """Evaluate one film.
+
+    Parameters
+    ----------
+    film
+        As a reader sees it, and as it was sent.
+    models
+        Holds ``settings.networks``.
+    age_years
+        ``None`` where unknown.
+    progress
+        Called with a few words before each step.
+
+    Returns
+    -------
+    The answer, also where nothing could be evaluated: the content of an image raises nothing.
+    """
+    run = _Run(models, settings or RadiographSettings(), film, Steps(progress))
+    try:
+        return run.evaluate(age_years)
+    except _RefusedError as reason:
+        return run.refused(reason.refusal)
+    except ModelRunError as error:
+        return run.refused(Refusal(RefusalCode.MODEL_FAILED, f"({error})"))
+
+
+class _RefusedError(Exception):
+    """Nothing can be said of this film."""
+
+    def __init__(self, code: RefusalCode, detail: str = "") -> None:
+        super().__init__(code)
+        self.refusal = Refusal(code, detail)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the network sees on the film after some quarter turns."""
+
+    turn: int
+    grid: FilmGrid
+    maps: dict[str, NDArray[np.float32]]
+    found: FilmBodies
+    view: dict[str, float]
+    head_up: float
+
+    @property
+    def whole(self) -> tuple[FilmBody, ...]:
+        return tuple(b for b in self.found.bodies if not b.partial)
+
+    @property
+    def upright(self) -> float:
+        """Cosine of the angle between the chain of bodies and the direction of rows."""
+        if len(self.found.bodies) < 2:
+            return 0.0
+        along = self.found.bodies[-1].centre - self.found.bodies[0].centre
+        return float(along[0] / np.linalg.norm(along))
+
+    @property
+    def evidence(self) -> float:
+        """How much of an upright spine this is."""
+        sure = sum(b.probability for b in self.whole[:6]) / 6
+        return (self.view[VIEWS[0]] + self.view[VIEWS[2]] + sure) * max(self.upright, 0.0) + 0.5 * self.head_up
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One body with its six points: those that are told, and those of the outline where both were measured."""
+
+    body: FilmBody
+    alone: NDArray[np.float32]
+    six: SixPoints | None
+    outlined: SixPoints | None = None
+    disagrees: bool = False
+
+
+@dataclass
+class _Run:
+    """One evaluation under way: what every answer carries, and the clock."""
+
+    models: Models
+    settings: RadiographSettings
+    film: Radiograph
+    step: Steps
+    quality: tuple[Quality, ...] = ()
+    spine_found: bool = False
+    numbering: Numbering | None = None
+    orientation: FilmOrientation | None = None
+    view: dict[str, float] = field(default_factory=dict)
+
+    def evaluate(self, age_years: float | None) -> RadiographAnswer:
+        self._look_at_headers(age_years)
+
+        with self.step("prepare"):
+            prepared = prepare(self.film)
+
+        with self.step("film"):
+            seen = self._upright(prepared)
+        self.view = seen.view
+        self._need_lateral_spine(seen)
+
+        with self.step("orientation"):
+            front, body = seen.maps["front"], seen.maps["body"]
+            self.orientation = front_side(front, body, seen.found, self.film.orientation, seen.turn)
+
+        with self.step("points"):
+            measured = [self._measured(seen, n) for n in range(len(seen.found.bodies))]
+
+        if self.settings.points is not None:
+            with self.step("second points"):
+                measured = self._measured_again(prepared, seen, measured, self.settings.points)
+
+        with self.step("names"):
+            names = self._named(seen.found)
+        self.numbering = names.numbering
+
+        with self.step("grade"):
+            vertebrae, compressed = self._graded(seen, measured, names)
+
+        with self.step("pictures"):
+            outlines = {m.body.label: _outline(m.alone, seen.grid) for m in measured}
+            answer = RadiographAnswer(
+                findings=self._findings(grading.patient_finding(vertebrae), vertebrae),
+                labels=_drawn(outlines, seen.grid.film_shape),
+                outlines_px=outlines,
+                sacrum_px=_outline(seen.found.sacrum.astype(np.float32), seen.grid) if seen.found.has_sacrum else None,
+                compressions={n + 1: c for n, c in enumerate(compressed) if c is not None},
+                double_contours=tuple(
+                    m.body.label
+                    for m in measured
+                    if m.six is not None and has_double_contour(prepared, seen.grid, m.six)
+                ),
+                orientation=self.orientation,
+                view=self.view,
+            )
+        return replace(answer, findings=replace(answer.findings, timings_s=dict(self.step.timings_s)))
+
+    def refused(self, refusal: Refusal) -> RadiographAnswer:
+        """The answer "not evaluable"."""
+        findings = self._findings(PatientFinding(None, None, grading.RULE), ())
+        return RadiographAnswer(replace(findings, refusal=refusal), orientation=self.orientation, view=self.view)
+
+    def _look_at_headers(self, age_years: float | None) -> None:
+        if age_years is None:
+            self.quality += (Quality.AGE_UNKNOWN,)
+        elif age_years < ADULT_YEARS:
+            raise _RefusedError(RefusalCode.AGE_BELOW_18)
+        elif age_years < self.settings.screening_age_years:
+            self.quality += (Quality.OUTSIDE_SCREENING_AGE,)
+        if self.film.spacing_mm is None:
+            self.quality += (Quality.UNCALIBRATED,)
+
+    def _upright(self, film: PreparedFilm) -> _Seen:
+        """The film with its head up: as the header says where that looks right, else the turn that looks best."""
+        first = self._seen(film, header_turn(self.film.orientation) or 0)
+        if self._stands(first):
+            return first
+        others = [self._seen(film, turn) for turn in range(TURNS) if turn != first.turn]
+        return max([first, *others], key=lambda seen: seen.evidence)
+
+    def _stands(self, seen: _Seen) -> bool:
+        enough = len(seen.whole) >= self.settings.least_vertebrae
+        return enough and seen.upright >= self.settings.upright and seen.head_up >= -0.3 and self._is_lateral(seen)
+
+    def _seen(self, film: PreparedFilm, turn: int) -> _Seen:
+        grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
+        outputs = self.models.run(self.settings.network, {"film": film.on(grid)[None, None]})
+        maps = {name: outputs[name][0, 0] for name in ("body", "centre", "sacrum", "front")}
+        measured = film.measured_on(grid)
+        found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.settings.bodies)
+        view = {name: float(p) for name, p in zip(VIEWS, outputs["view"][0], strict=True)}
+        return _Seen(turn, grid, maps, found, view, head_is_up(found, maps["sacrum"]))
+
+    def _is_lateral(self, seen: _Seen) -> bool:
+        said = seen.view[VIEWS[0]] + (seen.view[VIEWS[2]] if self.settings.chest_films else 0.0)
+        return said >= (self.settings.lateral_by_header if self.film.lateral else self.settings.lateral)
+
+    def _need_lateral_spine(self, seen: _Seen) -> None:
+        """The view, told from the pixels and the header; then bodies enough in a chain that stands upright."""
+        likeliest = max(seen.view, key=lambda name: seen.view[name])
+        told = f"(It looks like: {likeliest}, {seen.view[likeliest]:.2f}.)"
+        if not self._is_lateral(seen):
+            if likeliest == "blank":
+                raise _RefusedError(RefusalCode.NO_SPINE_FOUND)
+            chest = likeliest in {"chest", "lateral chest"}
+            raise _RefusedError(RefusalCode.CHEST_FILM if chest else RefusalCode.NOT_A_LATERAL_SPINE, told)
+        if self.film.lateral is False:
+            raise _RefusedError(RefusalCode.NOT_A_LATERAL_SPINE, "(The header says that the view is not lateral.)")
+        if not seen.found.bodies:
+            raise _RefusedError(RefusalCode.NO_SPINE_FOUND)
+        self.spine_found = True
+        if len(seen.whole) < self.settings.least_vertebrae or seen.upright < self.settings.upright:
+            code = RefusalCode.TOO_LITTLE_SPINE if seen.whole else RefusalCode.NO_VERTEBRA_FOUND
+            raise _RefusedError(code, f"({len(seen.whole)} whole vertebral bodies were seen in a row.)")
+
+    def _measured(self, seen: _Seen, n: int) -> _Measured:
+        """One body with its six points; none where it is cut."""
+        body = seen.found.bodies[n]
+        alone = seen.found.alone(body.label, seen.maps["body"])
+        side = self.orientation.front if self.orientation is not None else -1
+        return _Measured(body, alone, None if body.partial else six_points(alone, seen.found.up(n), side))
+
+    def _measured_again(
+        self, film: PreparedFilm, seen: _Seen, measured: list[_Measured], settings: PointSettings
+    ) -> list[_Measured]:
+        """Bodies with the network's points in place of the outline's, which stay beside them."""
+        outlined = [m.six for m in measured if m.six is not None]
+        said = iter(network_points(film, seen.grid, outlined, self.models, settings))
+        again = []
+        for m in measured:
+            second = next(said) if m.six is not None else None
+            if m.six is None:
+                again.append(m)
+            elif second is None:
+                again.append(replace(m, disagrees=True))
+            else:
+                apart = disagreement(m.six, second) > settings.agreement
+                again.append(replace(m, six=second, outlined=m.six, disagrees=apart))
+        return again
+
+    def _named(self, found: FilmBodies) -> FilmNames:
+        if self.settings.names is None:
+            nothing = (None,) * len(found.bodies)
+            return FilmNames(nothing, nothing, None)
+        return named(found, self.settings.names)
+
+    def _graded(
+        self, seen: _Seen, measured: list[_Measured], names: FilmNames
+    ) -> tuple[tuple[Vertebra, ...], list[Compression | None]]:
+        """Vertebrae with heights, ratios and grades, and how each was compared."""
+        vertebrae = [self._vertebra(seen.grid, m) for m in measured]
+        vertebrae = [
+            replace(v, level=level, level_confidence=confidence)
+            for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
+        ]
+        heights = [Heights(*(float(h) for h in m.six.heights)) if m.six is not None else None for m in measured]
+        centres = np.array([m.body.centre for m in measured])
+        positions = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
+        spacing = max(self.film.spacing_mm) if self.film.spacing_mm is not None else 0.0
+        places = [m.body.place for m in measured]
+        said, compressed = graded(vertebrae, heights, places, positions.tolist(), spacing, self.settings.rule)
+        said = screening.safely_graded(said)
+        if self.orientation is not None and self.orientation.confidence < self.settings.sure_front:
+            return tuple(
+                replace(v, compression_ratio_percent=None, compared_with=None, relative_heights=None) for v in said
+            ), []
+        return said, compressed
+
+    def _vertebra(self, grid: FilmGrid, measured: _Measured) -> Vertebra:
+        """One body on the film as it was sent, not graded yet."""
+        column, row = (float(v) for v in grid.image_points(measured.body.centre))
+        vertebra = Vertebra(measured.body.label, centroid_px=(column, row), confidence=measured.body.probability)
+        if measured.body.partial:
+            return replace(vertebra, quality=(Quality.PARTIAL,))
+        if measured.six is None:
+            return replace(vertebra, quality=(Quality.NO_END_PLATES,))
+        points = grid.image_points(measured.six.points)
+        outlined = measured.outlined or measured.six
+        unsure = (
+            measured.body.probability < self.settings.sure_body
+            or outlined.misfit > self.settings.worst_misfit
+            or (self.orientation is not None and self.orientation.confidence < self.settings.sure_front)
+        )
+        flags = ((Quality.LOW_CONFIDENCE, unsure), (Quality.MASK_DISAGREES, measured.disagrees))
+        calibrated = self.film.spacing_mm is not None
+        beside = measured.outlined.heights if measured.outlined is not None and calibrated else None
+        return replace(
+            vertebra,
+            keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
+            heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
+            height_uncertainty_mm=height_uncertainty_mm(grid.step) if calibrated else None,
+            mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
+            quality=tuple(flag for flag, so in flags if so),
+        )
+
+    def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
+        known = self.numbering is not None and self.numbering.known
+        return Findings(
+            pipeline=PIPELINE,
+            pipeline_version=PIPELINE_VERSION,
+            provider=self.models.provider,
+            models=self.models.identities,
+            patient=patient,
+            vertebrae=vertebrae,
+            spine_found=self.spine_found,
+            numbering=self.numbering,
+            quality=self.quality if known else (Quality.LEVELS_UNKNOWN, *self.quality),
+            pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
+            timings_s=dict(self.step.timings_s),
+        )
+
+
+def _outline(alone: NDArray[np.float32], grid: FilmGrid) -> NDArray[np.float64]:
+    """The longest line (n, 2) at one half around a body, (column, row) on the film."""
+    lines = find_contours(np.pad(alone, 1), 0.5)
+    longest = max(lines, key=len)
+    return grid.image_points(longest - 1)
+
+
+def _drawn(outlines: dict[int, NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 of a film's shape: the ordinal of the body whose outline holds a pixel's centre."""
+    out = np.zeros(shape, np.uint8)
+    for ordinal, outline in outlines.items():
+        rows, columns = polygon(outline[:, 1] - 0.5, outline[:, 0] - 0.5, shape)
+        out[rows, columns] = ordinal
+    return out

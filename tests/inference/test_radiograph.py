@@ -1,0 +1,314 @@
+"""The whole radiograph pipeline on drawn films whose points are known: measured, laid down, cut, refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy_film import MAPS, Body, ToyFilm, filmed, models, network, spine
+from toy_spine import ToySession
+
+from inference.film_contour import SixPoints
+from inference.film_grid import whole_film
+from inference.film_points import PointSettings, crop_grid
+from inference.findings import KEYPOINTS, Grade, Level, Quality
+from inference.geometry import Radiograph
+from inference.radiograph import RadiographAnswer, RadiographSettings, evaluate
+from inference.refusal import RefusalCode
+
+SPACING = 0.7
+HEIGHTS = [(33.0, 31.0, 35.0), (34.0, 32.0, 36.0), (22.0, 27.0, 36.0), (36.0, 33.0, 38.0), (37.0, 34.0, 38.0)]
+HEADERS = {
+    "upright": ("P", "F"),
+    "mirrored": ("A", "F"),
+    "head down": ("P", "H"),
+    "turned half": ("A", "H"),
+    "turned left": ("F", "A"),
+    "turned right": ("H", "P"),
+}
+
+
+@pytest.fixture(scope="module")
+def film() -> ToyFilm:
+    """Five bodies, the third a wedge, and S1; the front to the left."""
+    bodies = spine([*HEIGHTS, (34.0, 31.0, 36.0)], top=(60, 170), depth=50.0, bend=0.08, tilt=-0.2, disc=11, waist=0.05)
+    return filmed(bodies[:-1], bodies[-1])
+
+
+def answered(
+    film: ToyFilm,
+    spacing: float | None = SPACING,
+    orientation: tuple[str, str] | None = None,
+    settings: RadiographSettings | None = None,
+    lateral: bool | None = None,
+    age_years: float | None = 70.0,
+    **seen,
+) -> RadiographAnswer:
+    square = (spacing, spacing) if spacing is not None else None
+    radiograph = Radiograph(film.pixels, square, orientation=orientation, lateral=lateral, spacing_source="a test")
+    return evaluate(radiograph, models(network(film, **seen)), settings, age_years)
+
+
+def assert_points_lie_on(film: ToyFilm, answer: RadiographAnswer, within: float = 1.5) -> None:
+    """Each end plate point is the drawn one: on the image as it was sent, first pixel's centre at (0.5, 0.5)."""
+    found = answer.findings.vertebrae
+    assert [v.ordinal for v in found] == list(range(1, len(film.points) + 1))
+    for vertebra, true in zip(found, film.points, strict=True):
+        assert vertebra.keypoints_px is not None
+        points = np.array([vertebra.keypoints_px[name] for name in KEYPOINTS])
+        apart = np.linalg.norm(points - (true[:, ::-1] + 0.5), axis=1)
+        assert apart[[0, 1, 4, 5]].max() < within
+        assert apart[[2, 3]].max() < within + 5  # along the plates, to where they are deepest
+
+
+def test_heights_are_told_in_millimetres_where_they_are_known(film: ToyFilm) -> None:
+    answer = answered(film)
+    found = answer.findings
+    assert found.refusal is None and found.pipeline == "radiograph" and found.spine_found
+    assert_points_lie_on(film, answer)
+    told = np.array([v.heights_mm.as_tuple() for v in found.vertebrae])
+    assert np.abs(told / SPACING - film.heights).max() < 1.2  # of the film's pixels; the network's are twice as large
+    assert all(v.height_uncertainty_mm == pytest.approx(0.92, abs=0.1) for v in found.vertebrae)
+    assert found.pixel_size.spacing_mm == (SPACING, SPACING)
+    assert set(found.timings_s) == {"prepare", "film", "orientation", "points", "names", "grade", "pictures"}
+
+
+def test_the_wedge_is_compared_and_graded(film: ToyFilm) -> None:
+    answer = answered(film)
+    wedge = answer.findings.vertebrae[2]
+    h = film.heights
+    assert wedge.compression_ratio_percent == pytest.approx(100 * (1 - h[2, 0] / ((h[1, 0] + h[3, 0]) / 2)), abs=3)
+    assert wedge.grade is Grade.MODERATE and wedge.rule == "height-loss/1"
+    assert wedge.height_ratio == pytest.approx(h[2].min() / h[2].max(), abs=0.03)
+    assert wedge.relative_heights.anterior == pytest.approx(h[2, 0] / h[2, 2], abs=0.03)
+    assert answer.findings.patient.flag is True
+    assert wedge.compared_with == (2, 4)
+    assert answer.compressions[3].references == (2, 4) and not answer.compressions[3].replaced
+    assert answer.compressions[2].references == (1, 4) and answer.compressions[2].replaced
+    ends = [answer.findings.vertebrae[n] for n in (0, -1)]
+    assert all(v.compression_ratio_percent is None and Quality.G_ONLY in v.quality for v in ends)
+
+
+def test_labels_and_outlines_lie_on_the_film_as_it_was_sent(film: ToyFilm) -> None:
+    answer = answered(film)
+    assert answer.labels.shape == film.pixels.shape and answer.labels.dtype == np.uint8
+    seen, true = answer.labels > 0, film.body >= 0.5
+    assert 2 * (seen & true).sum() / (seen.sum() + true.sum()) > 0.97
+    for ordinal, outline in answer.outlines_px.items():
+        row, column = np.argwhere(answer.labels == ordinal).mean(axis=0)
+        np.testing.assert_allclose(outline.mean(axis=0), [column + 0.5, row + 0.5], atol=4)
+        np.testing.assert_allclose(outline[0], outline[-1])
+    assert answer.sacrum_px is not None
+
+
+@pytest.mark.parametrize("how", HEADERS)
+@pytest.mark.parametrize("said", [True, False], ids=["by the header", "by the pixels"])
+def test_results_lie_on_the_image_however_it_was_laid(film: ToyFilm, how: str, said: bool) -> None:
+    laid = film.laid(how)
+    answer = answered(laid, orientation=HEADERS[how] if said else None)
+    assert answer.findings.refusal is None
+    assert_points_lie_on(laid, answer)
+    assert answer.orientation.contradicts_header is False
+    assert [v.level for v in answer.findings.vertebrae][-1] is Level.L5
+
+
+@pytest.mark.parametrize("header", [("A", "F"), ("P", "H"), ("F", "A"), ("L", "F")])
+def test_a_wrong_header_is_outvoted_and_that_is_said(film: ToyFilm, header: tuple[str, str]) -> None:
+    answer = answered(film, orientation=header)
+    assert_points_lie_on(film, answer)
+    assert answer.orientation.contradicts_header is (header != ("L", "F"))
+
+
+def test_without_a_spacing_there_are_ratios_and_no_millimetres(film: ToyFilm) -> None:
+    known, unknown = answered(film), answered(film, spacing=None)
+    assert Quality.UNCALIBRATED in unknown.findings.quality
+    assert unknown.findings.pixel_size.spacing_mm is None and unknown.findings.pixel_size.source == "a test"
+    for a, b in zip(known.findings.vertebrae, unknown.findings.vertebrae, strict=True):
+        assert b.heights_mm is None and b.height_uncertainty_mm is None
+        assert b.grade is a.grade
+        assert b.height_ratio == pytest.approx(a.height_ratio)
+        assert b.compression_ratio_percent == pytest.approx(a.compression_ratio_percent)
+
+
+def test_pixels_that_are_no_squares_do_not_bend_ratios(film: ToyFilm) -> None:
+    flat = replace(
+        film,
+        **{n: getattr(film, n)[::2] for n in ("pixels", "body", "centre", "sacrum")},
+        points=film.points * [0.5, 1],
+    )
+    known = network(film)
+    session = ToySession(
+        {n: (lambda inputs, n=n: known.run([n], inputs)[0]) for n in MAPS},
+    )
+    answer = evaluate(Radiograph(flat.pixels, aspect=2.0), models(session), age_years=70)
+    square = answered(film, spacing=None)
+    for a, b in zip(answer.findings.vertebrae, square.findings.vertebrae, strict=True):
+        assert a.height_ratio == pytest.approx(b.height_ratio, abs=0.03)
+        np.testing.assert_allclose(np.array(a.centroid_px) * [1, 2], b.centroid_px, atol=2)
+
+
+def test_names_need_the_sacrum(film: ToyFilm) -> None:
+    named = answered(film).findings
+    assert [v.level for v in named.vertebrae] == [Level.L1, Level.L2, Level.L3, Level.L4, Level.L5]
+    assert named.numbering.anchor == "sacrum" and named.numbering.confidence == pytest.approx(0.86, abs=0.05)
+    assert Quality.LEVELS_UNKNOWN not in named.quality
+    without = answered(replace(film, sacrum=np.zeros_like(film.sacrum))).findings
+    assert all(v.level is None for v in without.vertebrae) and without.numbering is None
+    assert Quality.LEVELS_UNKNOWN in without.quality
+    off = answered(film, settings=RadiographSettings(names=None)).findings
+    assert all(v.level is None for v in off.vertebrae)
+
+
+def test_a_body_cut_by_the_collimator_is_marked_and_not_measured(film: ToyFilm) -> None:
+    pixels, body = film.pixels.copy(), film.body.copy()
+    edge = int(film.points[0, :, 0].mean())
+    pixels[:edge], body[:edge] = 0.0, 0.0
+    cut = replace(film, pixels=pixels, body=body)
+    answer = answered(cut)
+    first, second = answer.findings.vertebrae[:2]
+    assert first.quality == (Quality.PARTIAL,) and first.grade is None
+    assert first.keypoints_px is None and first.heights_mm is None and first.height_ratio is None
+    assert second.compression_ratio_percent is None and second.heights_mm is not None
+
+
+def points_network(film: ToyFilm, off_px: float = 0.0) -> ToySession:
+    """A network that knows the film's points in every crop; the upper front point is ``off_px`` of the film too low."""
+    found = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), models(network(film)), age_years=70).findings
+
+    def answer(inputs):
+        seen = [n for n, v in enumerate(found.vertebrae) if v.keypoints_px is not None]
+        assert inputs["crops"].shape == (len(seen), 1, 64, 64)
+        assert inputs["crops"][:, 0, 24:40, 24:40].mean() > inputs["crops"].mean()  # the body is in the middle
+        out = []
+        for n in seen:
+            grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
+            crop = crop_grid(grid, SixPoints(grid.to_grid(film.points[n]), axes_of(film.points[n])))
+            points = crop.to_grid(film.points[n])
+            points[0, 0] += off_px * SPACING / crop.step
+            out.append(points)
+        return np.array(out, np.float32)
+
+    return ToySession({"points": answer})
+
+
+def axes_of(points: np.ndarray) -> np.ndarray:
+    """To the back and to the head, from six points of a body."""
+    up = (points[0::2] - points[1::2]).mean(axis=0)
+    up /= np.linalg.norm(up)
+    back = points[4:].mean(axis=0) - points[:2].mean(axis=0)
+    back -= (back @ up) * up
+    return np.stack([back / np.linalg.norm(back), up])
+
+
+@pytest.mark.parametrize(("off_px", "disagree"), [(0.0, False), (6.0, True)])
+def test_points_of_a_second_network_are_told_and_compared(film: ToyFilm, off_px: float, disagree: bool) -> None:
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": points_network(film, off_px)})
+    settings = RadiographSettings(points=PointSettings())
+    assert settings.networks == ("film", "film_points")
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, settings, 70)
+    alone = answered(film).findings
+    for second, first, h in zip(answer.findings.vertebrae, alone.vertebrae, film.heights, strict=True):
+        assert (Quality.MASK_DISAGREES in second.quality) is disagree
+        assert second.mask_heights_mm == first.heights_mm
+        assert second.heights_mm.anterior == pytest.approx(SPACING * (h[0] - off_px), abs=0.5)
+        assert second.heights_mm.posterior == pytest.approx(SPACING * h[2], abs=0.5)
+
+
+def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> None:
+    nonsense = ToySession({"points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32)})
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": nonsense})
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, RadiographSettings(points=PointSettings()), 70)
+    assert_points_lie_on(film, answer)
+    assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
+
+
+def test_an_unknown_side_is_not_guessed(film: ToyFilm) -> None:
+    answer = answered(replace(film, sacrum=np.zeros_like(film.sacrum)), front=0.55)
+    found = answer.findings
+    assert answer.orientation.confidence < 0.75
+    assert all(Quality.LOW_CONFIDENCE in v.quality for v in found.vertebrae)
+    assert all(v.compression_ratio_percent is None and v.relative_heights is None for v in found.vertebrae)
+    assert found.vertebrae[2].grade is Grade.MODERATE  # a loss is one on whichever side
+
+
+@pytest.mark.parametrize(
+    ("view", "code"),
+    [
+        ("AP spine", RefusalCode.NOT_A_LATERAL_SPINE),
+        ("other", RefusalCode.NOT_A_LATERAL_SPINE),
+        ("chest", RefusalCode.CHEST_FILM),
+        ("lateral chest", RefusalCode.CHEST_FILM),
+        ("blank", RefusalCode.NO_SPINE_FOUND),
+    ],
+)
+def test_other_views_are_refused(film: ToyFilm, view: str, code: RefusalCode) -> None:
+    answer = answered(film, view=view)
+    assert answer.findings.refusal.code is code
+    assert answer.findings.vertebrae == () and answer.findings.patient.flag is None
+    assert answer.labels is None and answer.view[view] == pytest.approx(0.95)
+
+
+def test_lateral_chest_films_are_measured_where_a_site_wants_it(film: ToyFilm) -> None:
+    answer = answered(film, view="lateral chest", settings=RadiographSettings(chest_films=True))
+    assert answer.findings.refusal is None and len(answer.findings.vertebrae) == 5
+
+
+def test_an_unsure_view_is_decided_by_the_header(film: ToyFilm) -> None:
+    assert answered(film, sure=0.4).findings.refusal.code is RefusalCode.NOT_A_LATERAL_SPINE
+    assert answered(film, sure=0.4, lateral=True).findings.refusal is None
+    assert answered(film, lateral=False).findings.refusal.code is RefusalCode.NOT_A_LATERAL_SPINE
+
+
+def test_two_bodies_are_too_few() -> None:
+    few = filmed(spine(HEIGHTS[:2], top=(200, 170), depth=50.0, disc=11))
+    answer = answered(few)
+    assert answer.findings.refusal.code is RefusalCode.TOO_LITTLE_SPINE and answer.findings.spine_found
+
+
+def test_nothing_seen_is_no_spine(film: ToyFilm) -> None:
+    nothing = np.zeros_like(film.body)
+    empty = replace(film, body=nothing, centre=nothing, sacrum=nothing)
+    assert answered(empty).findings.refusal.code is RefusalCode.NO_SPINE_FOUND
+
+
+def test_blobs_that_are_no_chain_are_refused() -> None:
+    row = [Body((250.0, 60.0 + 75 * n), (30.0,) * 3, 40.0) for n in range(4)]
+    scattered = filmed(row)  # they lie side by side whichever way the film is turned about its patient's head
+    answer = answered(scattered, orientation=("P", "F"), sure=0.95)
+    assert answer.findings.refusal is not None or answer.orientation.turn % 2 == 1
+
+
+@pytest.mark.parametrize(("age", "quality"), [(None, Quality.AGE_UNKNOWN), (40.0, Quality.OUTSIDE_SCREENING_AGE)])
+def test_age_is_told(film: ToyFilm, age: float | None, quality: Quality) -> None:
+    assert quality in answered(film, age_years=age).findings.quality
+
+
+def test_children_are_refused(film: ToyFilm) -> None:
+    assert answered(film, age_years=12.0).findings.refusal.code is RefusalCode.AGE_BELOW_18
+
+
+def test_a_network_that_fails_is_an_answer(film: ToyFilm) -> None:
+    def fails(inputs):
+        raise RuntimeError("out of memory")
+
+    answer = evaluate(Radiograph(film.pixels), models(ToySession({"body": fails})), age_years=70)
+    assert answer.findings.refusal.code is RefusalCode.MODEL_FAILED
+    assert "out of memory" in answer.findings.refusal.sentence
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (40, 7), (256, 256)])
+def test_no_image_and_no_map_raises_anything(shape: tuple[int, int], level: float) -> None:
+    pixels = np.random.default_rng(5).uniform(0, 1, shape).astype(np.float32)
+
+    def even(inputs):
+        return np.full((1, 1, 256, 256), level, np.float32)
+
+    view = np.eye(6, dtype=np.float32)[:1]
+    everywhere = ToySession(dict.fromkeys(MAPS[:4], even) | {"view": lambda inputs: view})
+    for given in (pixels, np.full(shape, level, np.float32)):
+        answer = evaluate(Radiograph(given), models(everywhere), age_years=70)
+        assert answer.findings.refusal is not None

@@ -1,0 +1,116 @@
+"""The exposed field of a film, and the film as the networks see it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from inference.film_field import block_mean, exposed_field
+from inference.film_grid import whole_film
+from inference.film_preparation import prepare
+from inference.geometry import Radiograph
+
+SHAPE = (900, 700)
+
+
+def collimated(degrees: float, border: float, half: tuple[float, float] = (380.0, 240.0), seed: int = 0):
+    """A film of soft shades within a rotated rectangle, and that rectangle."""
+    rng = np.random.default_rng(seed)
+    row, column = np.indices(SHAPE, float)
+    row, column = row - SHAPE[0] / 2, column - SHAPE[1] / 2
+    t = np.radians(degrees)
+    r, c = row * np.cos(t) + column * np.sin(t), column * np.cos(t) - row * np.sin(t)
+    field = (np.abs(r) < half[0]) & (np.abs(c) < half[1])
+    shades = gaussian_filter(rng.normal(size=SHAPE), 15)
+    film = np.where(field, 0.5 + 0.15 * shades / shades.std(), border) + rng.normal(0, 0.01, SHAPE)
+    return film.clip(0, 1).astype(np.float32), field
+
+
+@pytest.mark.parametrize("border", [0.0, 0.2, 0.95])
+@pytest.mark.parametrize("degrees", [0.0, 3.0, -8.0, 15.0])
+def test_the_field_within_rotated_borders_is_found(degrees: float, border: float) -> None:
+    film, truth = collimated(degrees, border)
+    found = exposed_field(film).mask(SHAPE)
+    assert (found & ~truth).mean() < 0.001
+    assert (truth & ~found).mean() < 0.015
+
+
+def test_text_in_the_border_does_not_move_it() -> None:
+    film, truth = collimated(4.0, 0.0)
+    film[20:50, 300:420] = 1.0
+    found = exposed_field(film).mask(SHAPE)
+    assert (found & ~truth).mean() < 0.001 and (truth & ~found).mean() < 0.015
+    assert not found[20:50, 300:420].any()
+
+
+def test_one_border_alone_is_one_edge() -> None:
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    film[:, :90] = 0.02
+    field = exposed_field(film)
+    assert len(field.edges) == 1
+    found = field.mask(SHAPE)
+    assert not found[:, :90].any() and found[:, 96:].all()
+
+
+def test_a_film_without_borders_is_exposed_everywhere() -> None:
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    assert exposed_field(film).mask(SHAPE).all()
+
+
+def test_air_with_a_curved_skin_is_no_border() -> None:
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    row, column = np.indices(SHAPE)
+    film[(column - 120 - 90 * np.sin(row / 150)) < 0] = 0.0
+    assert exposed_field(film).mask(SHAPE).all()
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_a_blank_film_is_exposed_everywhere_and_stays_even(grey: float) -> None:
+    film = Radiograph(np.full((300, 200), grey, np.float32))
+    prepared = prepare(film)
+    assert prepared.exposed.all()
+    assert np.ptp(prepared.picture) == 0
+
+
+def test_what_is_outside_is_zero_and_does_not_change_what_is_inside() -> None:
+    dark, truth = collimated(6.0, 0.0)
+    bright, _ = collimated(6.0, 1.0)
+    grid = whole_film(SHAPE, (1.0, 1.0), 256)
+    first, second = (prepare(Radiograph(f)) for f in (dark, bright))
+    inside = first.measured_on(grid) & second.measured_on(grid)
+    assert inside.mean() > 0.95 * truth.mean() * SHAPE[1] / SHAPE[0]
+    assert first.on(grid)[~first.measured_on(grid)].max() == 0
+    assert np.abs(first.on(grid) - second.on(grid))[inside].mean() < 0.02
+
+
+def test_pixels_are_shrunk_with_their_aspect_and_padded_with_zeros() -> None:
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    grid = whole_film(SHAPE, (1.0, 2.0), 256)  # 900 x 1400 in widths of a pixel's height
+    seen = prepare(Radiograph(film, aspect=0.5)).on(grid)
+    assert seen.dtype == np.float32 and seen.min() >= 0 and seen.max() <= 1
+    rows = np.flatnonzero(seen.any(axis=1))
+    assert len(rows) == pytest.approx(256 * 900 / 1400, abs=1)
+    assert rows[0] + rows[-1] == 255
+
+
+def test_blocks_keep_their_place() -> None:
+    row = np.arange(103, dtype=np.float32)
+    film = np.repeat(row[:, None], 50, axis=1)
+    small = block_mean(film, 4)
+    assert small.shape == (26, 13)
+    np.testing.assert_allclose(small[:25, 0], np.arange(25) * 4 + 1.5)
+
+
+def test_reducing_first_hardly_changes_what_a_network_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference import film_preparation
+
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    big = Radiograph(np.repeat(np.repeat(film, 2, axis=0), 2, axis=1))
+    grid = whole_film(big.pixels.shape, (1.0, 1.0), 256)
+    reduced = prepare(big)
+    assert reduced.block == 2
+    monkeypatch.setattr(film_preparation, "LONGEST", 10_000)
+    whole = prepare(big)
+    assert whole.block == 1
+    assert np.abs(whole.on(grid) - reduced.on(grid)).mean() < 0.02
