@@ -44,9 +44,9 @@ def _look_up(volume, x, y, z, low, spacing):
     fx = (x - low[0]) / spacing
     fy = (y - low[1]) / spacing
     fz = (z - low[2]) / spacing
-    i = int(math.floor(fx))
-    j = int(math.floor(fy))
-    k = int(math.floor(fz))
+    i = math.floor(fx)
+    j = math.floor(fy)
+    k = math.floor(fz)
     if i < 0 or j < 0 or k < 0 or i + 1 >= volume.shape[2] or j + 1 >= volume.shape[1] or k + 1 >= volume.shape[0]:
         return np.float32(-1000.0)
     tx = np.float32(fx - i)
@@ -100,7 +100,7 @@ def soft_integrals(volume, low, spacing, source, corner, row, column, shape, ste
             t1 = min(t1, length)
             if t1 <= t0:
                 continue
-            count = int(math.ceil((t1 - t0) / step))
+            count = math.ceil((t1 - t0) / step)
             h = (t1 - t0) / np.float32(count)
             total = np.float32(0.0)
             for n in range(count):

@@ -102,6 +102,14 @@ class FilmTruth:
         return FilmTruth(**values)
 
 
+def no_truth() -> FilmTruth:
+    """Of a film without any vertebra."""
+    flags, three = np.zeros(0, bool), np.zeros((0, 3))
+    points, outlines = np.zeros((0, 6, 2)), np.zeros((0, 4 * PER_SIDE, 2))
+    silhouettes = np.zeros((0, len(SECTIONS), 4 * PER_SIDE, 2), np.float32)
+    return FilmTruth([], [], points, outlines, silhouettes, three, three, np.zeros(0), flags, flags)
+
+
 def film_truth(patient: Patient, beam: ConeBeam) -> FilmTruth:
     """Truth of a phantom's film; empty where the patient has no spine, or none of it is on the film."""
     column = patient.column

@@ -193,7 +193,7 @@ def test_the_section_has_the_heights_of_the_body_and_the_silhouette_is_taller(pa
     shape = beam.shape
     mask, shadow = coverage(truth.outlines[i], shape), union(truth.silhouettes[i], shape)
     assert (shadow >= mask - 1e-3).all()
-    middle = int(round(truth.centres[i][1]))
+    middle = round(truth.centres[i][1])
     in_mm = beam.pitch_mm / truth.magnification[i]
     assert mask[:, middle].sum() * in_mm == pytest.approx(truth.heights_mm[i, 1], abs=0.8)
     assert shadow[:, middle].sum() * in_mm > truth.heights_mm[i, 1] + 1.0
