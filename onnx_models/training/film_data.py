@@ -172,7 +172,7 @@ def formed(
     look = sample_look(rng, 0.06 if "chest" in film.view else 0.2) if look is None else look
     integrals, matrix = _cut(film.integrals, place)
     if place.mirrored:
-        integrals = LineIntegrals(*(m[:, ::-1] for m in (integrals.soft, integrals.bone, integrals.metal)))
+        integrals = integrals.mirrored()
         matrix = np.array([[1, 0, 0], [0, -1, integrals.soft.shape[1] - 1.0]]) @ np.vstack([matrix, [0, 0, 1]])
     image, exposed = form(integrals, look, rng)
     for _ in range(place.quarter_turns % 4):

@@ -50,7 +50,7 @@ def form(integrals: LineIntegrals, look: Look, rng: np.random.Generator) -> tupl
     if look.sharpen > 0:
         value += np.float32(look.sharpen) * (value - _wide_blur(value, look.sharpen_width))
     if look.flatten > 0:
-        value = _flattened(value, look)
+        value = _flattened(value, look, inside & patient)
     image = _grey(value, inside & patient if (inside & patient).mean() > 0.1 else inside, look)
     if look.inverted:
         image = 1 - image
@@ -195,7 +195,9 @@ def _curve(beam: F32, look: Look) -> F32:
     return -np.sqrt(light) if look.curve == "root" else -light
 
 
-def _flattened(value: F32, look: Look) -> F32:
+def _flattened(value: F32, look: Look, patient: Bools) -> F32:
+    if patient.any():  # air beside the patient would draw a bright rim along the skin
+        value = np.clip(value, *np.percentile(value[patient][::7], [0.5, 99.5]).astype(np.float32))
     mean = _wide_blur(value, look.flatten_width)
     spread = np.sqrt(np.maximum(_wide_blur((value - mean) ** 2, look.flatten_width), 1e-6))
     typical = np.float32(np.median(spread))

@@ -6,7 +6,7 @@ Lengths are in pixels of the film unless the name says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def sample_look(rng: np.random.Generator, tightest: float = 0.2) -> Look:
         gas=int(rng.integers(0, 6)),
         blobs=int(rng.integers(0, 4)),
         lines=int(rng.integers(0, 4)),
-        scatter=float(rng.uniform(0.0, 1.4)),
+        scatter=float(1.4 * rng.random() ** 1.5),
         scatter_width=float(rng.uniform(0.05, 0.2)),
         heel=float(rng.uniform(0.0, 0.45)),
         heel_deg=float(rng.choice([0, 90, 180, 270]) + rng.normal(0, 5)),
@@ -119,8 +119,8 @@ def sample_look(rng: np.random.Generator, tightest: float = 0.2) -> Look:
         grid_deg=float(rng.choice([0, 90]) + rng.normal(0, 2)),
         curve=str(rng.choice(CURVES, p=[0.7, 0.25, 0.05])),
         sharpen=0.0 if gentle else float(rng.uniform(0.0, 2.5)),
-        sharpen_width=float(np.exp(rng.uniform(np.log(1.5), np.log(25)))),
-        flatten=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.5 else 0.0,
+        sharpen_width=float(np.exp(rng.uniform(np.log(1.5), np.log(40)))),
+        flatten=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.6 else 0.0,
         flatten_width=float(rng.uniform(18, 80)),
         low=float(rng.uniform(0.1, 6.0)),
         high=float(rng.uniform(0.05, 4.0)),
@@ -134,4 +134,29 @@ def sample_look(rng: np.random.Generator, tightest: float = 0.2) -> Look:
         markers=int(rng.integers(0, 3)),
         text_lines=int(rng.choice([0, 0, 0, 1, 2, 4])),
         inverted=bool(rng.random() < 0.02),
+    )
+
+
+def clinical_look(rng: np.random.Generator, tightest: float = 0.05) -> Look:
+    """A look that a department would pass: anti-scatter grid, enough quanta, a logarithmic detector, some processing.
+
+    For evaluation where a film is to be readable as far as the patient allows it; training draws ``sample_look``.
+    """
+    return replace(
+        sample_look(rng, tightest),
+        scatter=float(rng.uniform(0.05, 0.5)),
+        counts=float(np.exp(rng.uniform(np.log(800), np.log(6000)))),
+        blur=float(rng.uniform(0.2, 0.8)),
+        clutter_cm=0.0,
+        gas=0,
+        blobs=0,
+        lines=0,
+        curve="log",
+        sharpen=float(rng.uniform(0.3, 1.5)),
+        flatten=float(rng.uniform(0.3, 0.9)),
+        low=float(rng.uniform(0.5, 3.0)),
+        high=float(rng.uniform(0.1, 1.0)),
+        window_part=float(rng.uniform(0.6, 0.9)),
+        gamma=float(rng.uniform(0.8, 1.3)),
+        inverted=False,
     )

@@ -5,7 +5,7 @@ They are the only look at real anatomy in projection that there is: the voxels a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from inference.geometry import Volume
 from onnx_models.training import film_kernels as rays
 from onnx_models.training.film_formation import form
 from onnx_models.training.film_geometry import FRONTAL, LATERAL, ConeBeam, cone_beam
-from onnx_models.training.film_look import sample_look
+from onnx_models.training.film_look import clinical_look
 from onnx_models.training.film_rendering import LineIntegrals
 from onnx_models.training.phantom.scene import F32
 from onnx_models.training.real_cases import LABELS, nifti
@@ -37,7 +37,7 @@ SHADOW_CM = 0.1
 
 @dataclass(frozen=True)
 class Block:
-    """``values`` (k, j, i) with axes z, y, x increasing, the first voxel's centre at ``low`` (x, y, z), `GRID_MM` apart.
+    """``values`` (k, j, i) with axes z, y, x increasing, `GRID_MM` apart, the first one's centre at ``low`` (x, y, z).
 
     Of a label they are the part of each voxel that it fills.
     """
@@ -138,12 +138,11 @@ def line_integrals(ct: RealSpineCt, beam: ConeBeam) -> LineIntegrals:
 
 
 def _through(block: Block, beam: ConeBeam) -> F32:
-    arrays = (beam.source_lps_mm, beam.corner_lps_mm, beam.row_step_mm, beam.column_step_mm)
-    found = rays.soft_integrals(
-        np.ascontiguousarray(block.values, np.float32), block.low.astype(np.float32), np.float32(GRID_MM), *(a.astype(np.float32) for a in arrays),
-        np.array(beam.shape, np.int64), np.float32(0.5 * GRID_MM),
-    )  # fmt: skip
-    return np.asarray(found, np.float32)
+    places = (beam.source_lps_mm, beam.corner_lps_mm, beam.row_step_mm, beam.column_step_mm)
+    values, low = np.ascontiguousarray(block.values, np.float32), block.low.astype(np.float32)
+    step, shape = np.float32(0.5 * GRID_MM), np.array(beam.shape, np.int64)
+    arrays = (a.astype(np.float32) for a in places)
+    return np.asarray(rays.soft_integrals(values, low, np.float32(GRID_MM), *arrays, shape, step), np.float32)
 
 
 def section_mask(ct: RealSpineCt, level: str, beam: ConeBeam) -> Bools:
@@ -169,36 +168,46 @@ def section_mask(ct: RealSpineCt, level: str, beam: ConeBeam) -> Bools:
 
 
 def pose(ct: RealSpineCt, number: int, view: str = LATERAL, long_side: int = 512) -> ConeBeam:
-    """One of the twelve poses."""
+    """One of the twelve poses. The film ends where rays would leave the CT through its first or last slice."""
     rng = np.random.default_rng([SEED, number])
+    far, near = float(rng.uniform(1300, 1900)), float(rng.uniform(160, 320))
+    low = ct.hu.low
+    high = low + GRID_MM * (np.array(ct.hu.values.shape)[::-1] - 1)
+    beside = 150.0 if view == LATERAL else 110.0  # half of the patient along the beam
+    spread = 1 + beside / (far - near - beside)  # of the beam, at the side of the patient that is nearer to the source
+    tallest = (float(high[2] - low[2]) - 20) / spread
+    height = tallest * float(rng.uniform(0.75, 0.95))
     middle = ct.bodies["L2"].centroid
-    aside = rng.uniform(-45, 15)
-    target = middle + (np.array([0, aside, rng.uniform(-15, 15)]) if view == LATERAL else np.array([0, 0, 0]))
+    aside = float(rng.uniform(-45, 15)) if view == LATERAL else 0.0
+    target = middle + np.array([0, aside, 0])
+    target[2] = high[2] - 10 - 0.5 * height * spread - float(rng.uniform(0, 0.3)) * (tallest - height)
     return cone_beam(
-        target, float(rng.uniform(270, 320)), float(rng.uniform(180, 270)), view=view,
-        source_detector_mm=float(rng.uniform(1000, 1600)), object_detector_mm=float(rng.uniform(160, 320)),
-        reverse=bool(rng.random() < 0.5), rotation_deg=float(rng.normal(0, 4)), tilt_deg=float(rng.normal(0, 2.5)),
-        roll_deg=float(rng.normal(0, 3)), long_side=long_side,
+        target, height, float(rng.uniform(0.65, 0.95)) * height, view=view, source_detector_mm=far,
+        object_detector_mm=near, reverse=bool(rng.random() < 0.5), rotation_deg=float(rng.normal(0, 4)),
+        tilt_deg=float(np.clip(rng.normal(0, 1), -2, 2)), roll_deg=float(np.clip(rng.normal(0, 1), -2, 2)),
+        long_side=long_side,
     )  # fmt: skip
 
 
 def real_film(ct: RealSpineCt, number: int, view: str = LATERAL, long_side: int = 512) -> RealFilm:
-    """The film of one pose, with a look drawn as for the training (never inverted, hardly collimated)."""
+    """The film of one pose, with a look that a department would pass."""
     if view not in (LATERAL, FRONTAL):
         raise ValueError(f"views are {LATERAL} and {FRONTAL}, not {view!r}")
     beam = pose(ct, number, view, long_side)
     rng = np.random.default_rng([SEED, number, 1])
-    look = replace(sample_look(rng, 0.05), inverted=False)
-    image, exposed = form(line_integrals(ct, beam), look, rng)
+    look = clinical_look(rng)
+    integrals = line_integrals(ct, beam)
+    if mirrored := bool(number % 2):
+        integrals = integrals.mirrored()
+    image, exposed = form(integrals, look, rng)
     levels = list(ct.bodies)
     sections = np.array([section_mask(ct, level, beam) for level in levels])
     shadows = np.array([_shadow(ct.bodies[v], beam) for v in levels])
+    if mirrored:
+        sections, shadows = sections[..., ::-1], shadows[..., ::-1]
     edge = np.ones(beam.shape, bool)
     edge[1:-1, 1:-1] = False
     whole = [not (cut & (edge | ~exposed)).any() and v not in ct.cut for v, cut in zip(levels, sections, strict=True)]
-    if mirrored := bool(number % 2):
-        image, exposed = (np.ascontiguousarray(a[:, ::-1]) for a in (image, exposed))
-        sections, shadows = sections[..., ::-1], shadows[..., ::-1]
     return RealFilm(
         image, exposed, view, levels, sections, shadows, np.array(whole), mirrored, beam.pitch_mm,
         float(beam.magnification(ct.bodies["L2"].centroid)),

@@ -44,6 +44,10 @@ class LineIntegrals:
         """Of everything."""
         return np.asarray(self.soft + self.bone + self.metal, np.float32)
 
+    def mirrored(self) -> LineIntegrals:
+        """Left and right exchanged."""
+        return LineIntegrals(*(m[:, ::-1] for m in (self.soft, self.bone, self.metal)))
+
 
 def render_film(patient: Patient, beam: ConeBeam, couch: bool = False, finest_mm: float = 0.5) -> LineIntegrals:
     """Line integrals through a phantom; ``couch`` keeps the CT couch behind the patient.
