@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_models.training.film_data import FOLDER, StoredFilm
+from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, StoredFilm
 from onnx_models.training.film_views import (
     AP_SPINE,
     CHEST,
@@ -34,11 +34,15 @@ ORDER = (
 )  # fmt: skip
 """Views by seed, over and over: six in ten are of the lateral spine. Blank ones need not be stored."""
 
+LONG_SIDES = (320, 512)
+"""Pixels along the longer side: of films that are only told apart by their view, and of those that are measured."""
+
 
 def film_of(seed: int) -> StoredFilm:
     """The film of a seed."""
     ranges = FILM_EVALUATION if seed >= SETS["evaluation"] else FILM
-    return make_film(np.random.default_rng([81, seed]), ORDER[seed % len(ORDER)], ranges)
+    view = ORDER[seed % len(ORDER)]
+    return make_film(np.random.default_rng([81, seed]), view, ranges, long_side=LONG_SIDES[view in LATERAL_VIEWS])
 
 
 def fill(folder: Path, first_seed: int, count: int, deadline: float = float("inf")) -> int:
