@@ -68,21 +68,22 @@ class StoredFilm:
     def load(cls, path: Path) -> StoredFilm:
         """Read what ``save`` wrote."""
         with np.load(path) as z:
-            said = json.loads(str(z["said"]))
-            bone = z["bone"].astype(np.float32) * STEP_CM
-            metal = z["metal"].astype(np.float32) * STEP_CM if "metal" in z else np.zeros_like(bone)
-            soft = _doubled(z["soft"].astype(np.float32) * STEP_CM, bone.shape)
-            truth = {}
-            for f in fields(FilmTruth):
-                value = z[f"truth_{f.name}"]
-                kind = value.dtype.kind
-                truth[f.name] = (
-                    [str(v) for v in value]
-                    if f.type == "list[str]"
-                    else value
-                    if kind == "b"
-                    else value.astype(np.float64)
-                )
+            return cls.from_arrays({name: z[name] for name in z.files})
+
+    @classmethod
+    def from_arrays(cls, z: dict[str, NDArray[Any]]) -> StoredFilm:
+        """A film out of the arrays of its file, which take a quarter of its memory."""
+        said = json.loads(str(z["said"]))
+        bone = z["bone"].astype(np.float32) * STEP_CM
+        metal = z["metal"].astype(np.float32) * STEP_CM if "metal" in z else np.zeros_like(bone)
+        soft = _doubled(z["soft"].astype(np.float32) * STEP_CM, bone.shape)
+        truth = {}
+        for f in fields(FilmTruth):
+            value = z[f"truth_{f.name}"]
+            if f.type == "list[str]":
+                truth[f.name] = [str(v) for v in value]
+            else:
+                truth[f.name] = value if value.dtype.kind == "b" else value.astype(np.float64)
         return cls(LineIntegrals(soft, bone, metal), FilmTruth(**truth), said["view"], said["pitch_mm"], said["facts"])
 
 
