@@ -13,7 +13,7 @@ from onnx_models.training.film_data import VIEWS, StoredFilm
 from onnx_models.training.film_geometry import FRONTAL, LATERAL, ConeBeam, cone_beam
 from onnx_models.training.film_rendering import LineIntegrals, render_film
 from onnx_models.training.film_truth import film_truth, no_truth
-from onnx_models.training.phantom import EVALUATION, TRAINING, Patient, Ranges, sample_negative, sample_patient
+from onnx_models.training.phantom import EVALUATION, TRAINING, Patient, Plan, Ranges, sample_negative, sample_patient
 from onnx_models.training.phantom import kernels as ker
 from onnx_models.training.phantom.bones import sample_bone
 from onnx_models.training.phantom.scene import Scene, noise_field
@@ -26,15 +26,23 @@ FINEST_MM = 0.6
 LATERAL_SPINE, AP_SPINE, LATERAL_CHEST, CHEST, OTHER, BLANK = VIEWS
 REGIONS = ("lumbar", "thoracolumbar", "thoracic", "whole")
 """Of the spine; "whole" is the spine on one long film."""
+OTHERS = ("hand", "arm", "legs", "head", "cylinder", "hip", "shoulder")
 _HEIGHT = {"lumbar": (250, 400), "thoracolumbar": (300, 430), "thoracic": (320, 430), "whole": (560, 820)}
 _WIDTH = {"lumbar": (170, 330), "thoracolumbar": (170, 320), "thoracic": (160, 250), "whole": (230, 380)}
 _LEVELS = {"lumbar": ("L1", "L4"), "thoracolumbar": ("T11", "L2"), "thoracic": ("T5", "T9"), "whole": ("T9", "T12")}
 
 
 def make_film(
-    rng: np.random.Generator, view: str, ranges: Ranges = FILM, region: str | None = None, long_side: int = 512
+    rng: np.random.Generator,
+    view: str,
+    ranges: Ranges = FILM,
+    region: str | None = None,
+    long_side: int = 512,
+    plan: Plan | None = None,
 ) -> StoredFilm:
     """Draw a patient (or an object) and take a film of it; the same state of ``rng`` gives the same film.
+
+    ``region`` is one of `REGIONS` or, of other things, one of `OTHERS`; ``plan`` prescribes deformities.
 
     Raises
     ------
@@ -44,10 +52,10 @@ def make_film(
     if view == BLANK:
         return blank(rng, long_side)
     if view == OTHER:
-        return _other(rng, ranges, long_side)
+        return _other(rng, ranges, long_side, region or str(rng.choice(OTHERS)))
     if view not in VIEWS:
         raise ValueError(f"views are {', '.join(VIEWS)}, not {view!r}")
-    patient = sample_patient(rng, ranges)
+    patient = sample_patient(rng, ranges, plan)
     beam, facts = sample_beam(rng, patient, view, region, long_side)
     return _taken(rng, patient, beam, view, facts)
 
@@ -117,9 +125,8 @@ def blank(rng: np.random.Generator, long_side: int = 512) -> StoredFilm:
     return StoredFilm(integrals, no_truth(), BLANK, 0.8)
 
 
-def _other(rng: np.random.Generator, ranges: Ranges, long_side: int) -> StoredFilm:
+def _other(rng: np.random.Generator, ranges: Ranges, long_side: int, kind: str) -> StoredFilm:
     """Hands, limbs, heads, test objects; hips and shoulders from the front."""
-    kind = str(rng.choice(["hand", "arm", "legs", "head", "cylinder", "hip", "shoulder"]))
     frontal = bool(rng.random() < 0.6) or kind in ("hand", "hip", "shoulder")
     if kind in ("hip", "shoulder"):
         patient = sample_patient(rng, ranges)

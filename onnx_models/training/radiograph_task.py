@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
+from onnx_models.training.metrics import dice_of
 from onnx_models.training.radiograph_data import FilmSource, Sample, sample
 from onnx_models.training.radiograph_network import (
     MAPS,
@@ -136,12 +136,6 @@ def judged(network: nn.Module, samples: list[Sample]) -> dict[str, float]:
             peaks.append(float(centre[0][s.maps[1] > 0.9].mean()))
     found = {"dice": dice, "sacrum_dice": sacrum, "view_right": views, "front_right": sides, "centre_at_peak": peaks}
     return {k: float(np.mean(v)) for k, v in found.items() if v}
-
-
-def dice_of(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    """2 TP / (2 TP + FP + FN); 1 where both are empty."""
-    total = int(found.sum() + true.sum())
-    return 2 * int((found & true).sum()) / total if total else 1.0
 
 
 class BodyTask(_FilmTask):
