@@ -37,6 +37,12 @@ TASKS = {
     "detector": "onnx_models.training.detector_task:DetectorTask",
     "labeller": "onnx_models.training.labeller_task:LabellerTask",
     "labeller_btrfly": "onnx_models.training.labeller_task:BtrflyTask",
+    "film": "onnx_models.training.radiograph_task:WholeFilmTask",
+    "film_unet": "onnx_models.training.radiograph_task:unet_task",
+    "film_mdr2unet": "onnx_models.training.radiograph_task:mdr2unet_task",
+    "film_r2unet": "onnx_models.training.radiograph_task:r2unet_task",
+    "film_segnet": "onnx_models.training.radiograph_task:segnet_task",
+    "film_enet": "onnx_models.training.radiograph_task:enet_task",
 }
 """Where the task of each network is: ``module:class``, made without arguments."""
 

@@ -1,0 +1,243 @@
+"""How the networks for films are trained, judged on held-out films, and exported.
+
+The whole-film network learns its maps with Dice and cross entropy. Those of the method's comparison learn bodies alone
+with the Dice loss, as published; the learning rate falls along the loop's cosine instead of on plateaus, for every
+network alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from onnx_models.training.export import MODELS, Contract, Exported
+from onnx_models.training.export import export as export_model
+from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
+from onnx_models.training.metrics import dice_of
+from onnx_models.training.radiograph_data import FilmSource, Sample, sample
+from onnx_models.training.radiograph_network import (
+    MAPS,
+    SIZE,
+    ENet,
+    MDR2UNet,
+    R2UNet,
+    SegNet,
+    UNet,
+    WholeFilmNetwork,
+)
+from onnx_models.training.train import averaged_network
+
+VERSION = "1.0.0"
+RELOAD_STEPS = 50
+SHOWN = 24
+"""So many held-out films are looked at in each evaluation."""
+CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 0.5, 0.2, 0.3
+CENTRE_CONTRAST = 20.0
+"""How much more a pixel of a centre counts than one without."""
+
+
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """1 - 2 TP / (2 TP + FP + FN) over the whole batch (eq. 1 of the method), soft."""
+    both = (probability * truth).sum()
+    return 1 - (2 * both + 1) / (probability.sum() + truth.sum() + 1)
+
+
+def whole_film_loss(
+    maps: Tensor, views: Tensor, truth: Tensor, known: Tensor, view: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of logits (batch, 4, rows, columns) and (batch, 6); ``known`` is where the side of the front is."""
+    p = torch.sigmoid(maps)
+    body = dice_loss(p[:, 0], truth[:, 0]) + binary_cross_entropy_with_logits(maps[:, 0], truth[:, 0])
+    weight = 1 + CENTRE_CONTRAST * truth[:, 1]
+    centre = binary_cross_entropy_with_logits(maps[:, 1], truth[:, 1], weight) + dice_loss(p[:, 1], truth[:, 1])
+    sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2])
+    side = binary_cross_entropy_with_logits(maps[:, 3], truth[:, 3], known, reduction="sum") / (known.sum() + 1)
+    kind = cross_entropy(views, view)
+    loss = body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side + VIEW_WEIGHT * kind
+    parts = {"body": body, "centre": centre, "sacrum": sacrum, "front": side, "view": kind}
+    return loss, {k: float(v.detach()) for k, v in parts.items()}
+
+
+def batch_of(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(canvases (n, 1, 256, 256), maps (n, 4, ...), where the front is known (n, ...), views (n,))."""
+    canvas = torch.from_numpy(np.stack([s.canvas for s in samples])[:, None])
+    maps = torch.from_numpy(np.stack([s.maps for s in samples]))
+    known = torch.from_numpy(np.stack([s.front_known for s in samples]))
+    return canvas, maps, known, torch.tensor([s.view for s in samples])
+
+
+class _FilmTask:
+    """What both kinds of task share: films, and held-out ones that are formed alike each time."""
+
+    learning_rate = 2e-3
+    batch = 4
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._source = FilmSource(folder / "train")
+        self._held_out = folder / "held_out"
+        self._steps = 0
+
+    def samples(self, rng: np.random.Generator, views: tuple[str, ...]) -> list[Sample]:
+        """One batch."""
+        self._steps += 1
+        if self._steps % RELOAD_STEPS == 0:
+            self._source.reload()
+        return [sample(self._source.draw(rng, views), rng) for _ in range(self.batch)]
+
+    def held_out(self) -> list[Sample]:
+        """Held-out films, the same images every time."""
+        paths = sorted(self._held_out.glob("*.npz"))[:SHOWN]
+        return [sample(StoredFilm.load(p), np.random.default_rng([17, n])) for n, p in enumerate(paths)]
+
+
+class WholeFilmTask(_FilmTask):
+    """One training of the whole-film network; see `train.Task`."""
+
+    name = "film"
+
+    def network(self) -> nn.Module:
+        """A network with random weights."""
+        return WholeFilmNetwork().to(memory_format=torch.channels_last)
+
+    def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """One batch of every view."""
+        assert isinstance(network, WholeFilmNetwork)
+        canvas, maps, known, view = batch_of(self.samples(rng, VIEWS))
+        return whole_film_loss(*network.logits(canvas), maps, known, view)
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Dice of bodies and S1 (lateral films), part of views and of sides of the front that are right."""
+        assert isinstance(network, WholeFilmNetwork)
+        return judged(network, self.held_out())
+
+
+@torch.no_grad()
+def judged(network: nn.Module, samples: list[Sample]) -> dict[str, float]:
+    """Numbers of `WholeFilmTask.evaluate`; empty without samples."""
+    dice, sacrum, views, sides, peaks = [], [], [], [], []
+    for s in samples:
+        body, centre, s1, front, view = (o[0].numpy() for o in network(torch.from_numpy(s.canvas[None, None])))
+        views.append(int(view.argmax()) == s.view)
+        if VIEWS[s.view] not in LATERAL_VIEWS:
+            continue
+        dice.append(dice_of(body[0] > 0.5, s.maps[0] > 0.5))
+        if s.maps[2].sum() > 20:
+            sacrum.append(dice_of(s1[0] > 0.5, s.maps[2] > 0.5))
+        if s.front_known.any():
+            where = s.front_known > 0
+            sides.append((front[0][where].mean() > 0.5) == (s.maps[3][where].mean() > 0.5))
+        if (s.maps[1] > 0.9).any():
+            peaks.append(float(centre[0][s.maps[1] > 0.9].mean()))
+    found = {"dice": dice, "sacrum_dice": sacrum, "view_right": views, "front_right": sides, "centre_at_peak": peaks}
+    return {k: float(np.mean(v)) for k, v in found.items() if v}
+
+
+class BodyTask(_FilmTask):
+    """One training of a network of the comparison: bodies alone, Dice loss."""
+
+    learning_rate = 1e-3
+
+    def __init__(self, name: str, make: Callable[[], nn.Module], folder: Path = FOLDER) -> None:
+        super().__init__(folder)
+        self.name = name
+        self._make = make
+
+    def network(self) -> nn.Module:
+        """A network with random weights."""
+        return self._make().to(memory_format=torch.channels_last)
+
+    def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """One batch of lateral films."""
+        canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS))
+        loss = dice_loss(torch.sigmoid(network(canvas)[:, 0]), maps[:, 0])
+        return loss, {"dice": 1 - float(loss.detach())}
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Mean Dice over held-out lateral films."""
+        shown = [s for s in self.held_out() if VIEWS[s.view] in LATERAL_VIEWS]
+        found = [network(torch.from_numpy(s.canvas[None, None]))[0, 0].numpy() > 0 for s in shown]
+        dice = [dice_of(f, s.maps[0] > 0.5) for f, s in zip(found, shown, strict=True)]
+        return {"dice": float(np.mean(dice))} if dice else {}
+
+
+def unet_task() -> BodyTask:
+    """U-Net of the comparison."""
+    return BodyTask("film_unet", UNet)
+
+
+def mdr2unet_task() -> BodyTask:
+    """The method's network."""
+    return BodyTask("film_mdr2unet", MDR2UNet)
+
+
+def r2unet_task() -> BodyTask:
+    """R2U-Net."""
+    return BodyTask("film_r2unet", R2UNet)
+
+
+def segnet_task() -> BodyTask:
+    """SegNet."""
+    return BodyTask("film_segnet", SegNet)
+
+
+def enet_task() -> BodyTask:
+    """E-Net."""
+    return BodyTask("film_enet", ENet)
+
+
+PREPROCESSING = (
+    "Whole film, bone bright. Within the exposed field: percentiles .5 and 99.5 become 0 and 1, CLAHE (clip limit .01, "
+    "8 x 8 tiles), Gaussian filter of half a canvas pixel; shrunk with the aspect kept so that the longer side has 256 "
+    "pixels, in the middle of 256 x 256, 0 outside the field and the film."
+)
+_MAP = {"dtype": "float32", "shape": [1, 1, SIZE, SIZE]}
+_MEANINGS = {
+    "body": "probability of vertebral bodies C3 to L6 (projected mid-sagittal section)",
+    "centre": "peak at the centre of each body",
+    "sacrum": "probability of the body of S1",
+    "front": "on the bodies: probability that the patient's front lies towards column 0",
+}
+
+
+def export(folder: Path = MODELS) -> Exported:
+    """Export the averaged weights of the whole-film network's last checkpoint into `folder`."""
+    network, state = averaged_network("film")
+    return export_network(network, state, folder)
+
+
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a whole-film network; `state` is what its training says of itself."""
+    contract = Contract(
+        name="film",
+        version=VERSION,
+        inputs={"film": {**_MAP, "meaning": "prepared film, 0 to 1"}},
+        outputs={name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
+        | {"view": {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}},
+        dynamic={},
+        preprocessing=PREPROCESSING,
+        provenance={
+            "trained_on": "films rendered from procedural phantoms; no real radiograph, no real CT",
+            **state,
+            "source": "onnx_models/training/radiograph_task.py",
+        },
+        card="film.md",
+    )
+    return export_model(
+        network.to(memory_format=torch.contiguous_format), [(_example(s),) for s in (1, 2)], contract, folder
+    )
+
+
+def _example(seed: int) -> Tensor:
+    """A column of bright squares in noise, (1, 1, 256, 256)."""
+    rng = np.random.default_rng(seed)
+    film = rng.uniform(0.2, 0.4, (SIZE, SIZE)).astype(np.float32)
+    for top in range(20, 230, 24):
+        film[top : top + 18, 110:134] += 0.4
+    return torch.from_numpy(film[None, None])

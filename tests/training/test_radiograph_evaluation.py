@@ -1,0 +1,133 @@
+"""The fixed set of films, and the figures of a network on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onnx_models.training import film_evaluation_set, radiograph_evaluation
+from onnx_models.training.film_data import VIEWS
+from onnx_models.training.film_evaluation_set import STRATA, FilmSet, load_set, negative, positive
+from onnx_models.training.film_truth import coverage
+from onnx_models.training.film_views import FILM, FILM_EVALUATION
+from onnx_models.training.metrics import area_under_curve, dice_of
+from onnx_models.training.radiograph_data import canvas_matrix, prepared
+from onnx_models.training.radiograph_evaluation import judge, prepared_mask
+from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice
+from onnx_models.training.radiograph_network import UNet, WholeFilmNetwork
+
+pytestmark = pytest.mark.training
+
+
+@pytest.fixture(scope="module")
+def small() -> FilmSet:
+    """The set with small films."""
+    return replace(load_set(), long_side=80)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("films")
+
+
+def test_the_set_is_large_enough_and_wider_than_the_training() -> None:
+    chosen = load_set()
+    assert chosen.name == "radiograph-eval/1"
+    assert chosen.films >= 300
+    assert chosen.negatives >= 100
+    assert len(set(chosen.negative_views)) >= 10
+    assert chosen.ranges == FILM_EVALUATION
+    assert chosen.ranges.size[0] < FILM.size[0]
+    assert chosen.ranges.cobb_deg[1] > FILM.cobb_deg[1]
+    assert len(chosen.sha256) == 64
+
+
+def test_strata_go_by_visibility() -> None:
+    chosen = load_set()
+    assert [chosen.stratum(v) for v in (0.0, 0.5, 1.0, 5.0)] == list(STRATA)
+
+
+def test_half_of_the_films_are_of_undeformed_patients(small: FilmSet, kept: Path) -> None:
+    for index in (0, 1):
+        film = positive(small, index, kept)
+        kinds = {d for d, seen in zip(film.truth.deformity, film.seen, strict=True) if seen > 0}
+        assert (kinds == {"none"}) == (index % 2 == 0)
+        assert film.view == "lateral spine"
+
+
+def test_a_film_is_the_same_every_time(small: FilmSet, kept: Path) -> None:
+    first = positive(small, 1, kept)
+    files = sorted(p.name for p in kept.rglob("*.npz"))
+    again = positive(small, 1, kept)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert sorted(p.name for p in kept.rglob("*.npz")) == files
+    assert kept.joinpath(f"evaluation-{small.sha256[:12]}").is_dir()
+
+
+def test_negatives_come_in_twelve_kinds(small: FilmSet, kept: Path) -> None:
+    chosen = [0, 3, 4, 11]
+    found = [negative(small, n, kept) for n in chosen]
+    assert [kind for _, kind in found] == ["AP spine, lumbar", "lateral chest", "other, hand", "blank"]
+    assert all(film.view != VIEWS[0] for film, _ in found)
+
+
+def test_pixel_figures_agree_with_counting() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.random((60, 50)) < 0.2
+    probability = np.clip(rng.normal(0.35 + 0.3 * truth, 0.2), 0, 1).astype(np.float32)
+    counts = PixelCounts()
+    counts.add(probability[:30], truth[:30])
+    counts.add(probability[30:], truth[30:])
+    told = counts.figures()
+    found = probability >= 0.5
+    assert told["dice"] == pytest.approx(dice_of(found, truth), abs=1e-9)
+    assert told["sensitivity"] == pytest.approx(found[truth].mean())
+    assert told["specificity"] == pytest.approx((~found)[~truth].mean())
+    assert told["accuracy"] == pytest.approx((found == truth).mean())
+    assert told["roc_auc"] == pytest.approx(
+        area_under_curve(probability.ravel().astype(float), truth.ravel()), abs=2e-3
+    )
+    assert truth.mean() < told["pr_auc"] < 1
+
+
+def test_single_vertebrae_are_judged_by_themselves(small: FilmSet, kept: Path) -> None:
+    film = positive(small, 0, kept)
+    truth = film.truth.moved(canvas_matrix(film.image.shape))
+    sections, shadows = body_masks(truth, np.ones((256, 256), bool))
+    perfect = vertebra_dice(sections, truth)
+    whole = [level for level, seen in zip(truth.levels, film.seen, strict=True) if seen > 0.99 and level != "S1"]
+    assert len(whole) >= 3
+    assert min(perfect[level] for level in whole) > 0.95
+    gone = sections & ~(coverage(truth.outlines[truth.levels.index(whole[1])], (256, 256)) > 0)
+    assert vertebra_dice(gone, truth)[whole[1]] < 0.1
+    assert vertebra_dice(gone, truth)[whole[0]] > 0.95
+    assert dice_of(sections, shadows) < 0.97
+    assert set(vertebra_dice(np.zeros((256, 256), bool), truth).values()) == {0.0}
+
+
+def test_masks_lie_on_the_canvas_as_images_do() -> None:
+    mask = np.zeros((300, 170), bool)
+    mask[60:200, 40:110] = True
+    image = mask.astype(np.float32) + np.random.default_rng(1).uniform(0, 0.01, mask.shape).astype(np.float32)
+    canvas = prepared(image, np.ones(mask.shape, bool))
+    assert dice_of(canvas > 0.6, prepared_mask(mask)) > 0.95
+
+
+@pytest.mark.parametrize("network", [WholeFilmNetwork((4, 4, 4, 4, 4, 4)), UNet(4)])
+def test_a_network_is_judged_whatever_its_outputs(
+    network: torch.nn.Module, small: FilmSet, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(radiograph_evaluation, "positive", lambda chosen, n: positive(chosen, n, kept))
+    monkeypatch.setattr(radiograph_evaluation, "negative", lambda chosen, n: negative(chosen, n, kept))
+    told = judge(network.eval(), small, 2, 1, float("inf"))
+    assert told["sha256"] == film_evaluation_set.load_set().sha256
+    assert told["films"] == 2
+    assert 0 <= told["dice"]["all"][0] <= 1
+    assert ("lateral spine" in told["right"]) == isinstance(network, WholeFilmNetwork)
+    assert json.loads(json.dumps(told))["pixels"]["specificity"] >= 0
+    assert judge(network, small, 2, 1, 0.0)["films"] == 0
