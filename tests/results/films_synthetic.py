@@ -149,7 +149,7 @@ def _vertebra(
     lengths = np.linalg.norm((points[:, 0] - points[:, 1]) * np.array(film.pixel_mm[::-1]), axis=1)
     neighbours = [crushed.get(m, 1.0) for m in (n - 1, n + 1) if 1 <= m <= count and m not in unmeasured]
     vcr = None if len(neighbours) < 2 else 100 * (1 - factor / (sum(neighbours) / 2))
-    loss = 1 - factor
+    loss = round(1 - factor, 9)
     grade = (
         Grade.SEVERE if loss >= 0.4 else Grade.MODERATE if loss >= 0.25 else Grade.MILD if loss >= 0.2 else Grade.NORMAL
     )
