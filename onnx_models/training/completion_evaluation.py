@@ -22,6 +22,7 @@ from inference.abnormality import NEIGHBOURS, NETWORK, AbnormalitySettings, Body
 from inference.findings import Level
 from inference.masks import MaskSettings, segment
 from inference.runtime import Models, load_models
+from onnx_models.training.completion_card import written
 from onnx_models.training.completion_cases import (
     MILD,
     MODERATE,
@@ -329,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--part", choices=("all", "phantoms", "segmented", "real"), default="all")
     parser.add_argument("--folder", type=Path, default=MODELS)
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--scans", action="store_true", help="calibrate on masks of the shipped segmenter")
     options = parser.parse_args(arguments)
@@ -336,7 +338,17 @@ def main(arguments: list[str] | None = None) -> int:
         models = load_models(options.folder, "cpu", threads=1, names=[NETWORK, MaskSettings().network])
         print(json.dumps(calibrate(models, options.patients, scans=options.scans), indent=1))
     else:
-        print(json.dumps(evaluate(options.patients, options.folder, options.part), indent=1))
+        answer = evaluate(options.patients, options.folder, options.part)
+        print(json.dumps(answer, indent=1))
+        if options.card:
+            models = load_models(options.folder, "cpu", threads=1, names=[NETWORK, MaskSettings().network])
+            card = options.folder / "completion.md"
+            command = (
+                "python -m onnx_models.training.completion_evaluation --card "
+                f"--part {options.part} --patients {options.patients}"
+            )
+            shas = {one.name: one.sha256 for one in models.identities}
+            card.write_text(written(card.read_text(), answer, shas, command))
     return 0
 
 

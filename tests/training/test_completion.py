@@ -15,6 +15,7 @@ from inference.geometry import Volume  # noqa: E402
 from inference.masks import VertebraMasks  # noqa: E402
 from inference.runtime import Models, load_models  # noqa: E402
 from onnx_models.training import completion_scans  # noqa: E402
+from onnx_models.training.completion_card import BEGIN, COLUMNS, END, written  # noqa: E402
 from onnx_models.training.completion_cases import crushed, drawn, phantom_case, phantom_shapes  # noqa: E402
 from onnx_models.training.completion_data import (  # noqa: E402
     ABSENT,
@@ -187,3 +188,22 @@ def test_a_scan_becomes_a_case_of_its_masks_and_its_truth(tmp_path: Path, monkey
     assert case.bodies == (Body(1, Level.T12, False, True), Body(2, Level.L1, True, False))
     assert (case.labels == labels).all()
     assert case.loss.tolist() == [0.0, 0.3]
+
+
+def test_figures_stand_in_the_card_where_the_command_puts_them() -> None:
+    group = {key: [0.5, 0.4, 0.6] for key in COLUMNS.values()}
+    group |= {"vertebrae": 9, "n_normal": 5, "n_mild": 1, "n_moderate": 1, "n_severe": 2}
+    group["mean_mild"] = [float("nan")] * 3
+    told = {
+        "fractured_neighbours_are": "told",
+        "phantoms_segmented": group,
+        "phantoms_segmented_by_fractured_neighbours": {"0": group},
+        "real_ct": [{"level": "L1", "score": 2.04}, {"level": "T11", "score": None}],
+        "real_shapes": [{"change": "as it is", "score": 1.0}, {"change": "as it is", "score": 3.0}],
+    }
+    card = written(f"before\n{BEGIN}\nold\n{END}\nafter\n", told, {"completion": "ef" * 32}, "the command")
+    assert card.startswith("before\n") and card.endswith("\nafter\n") and "old" not in card
+    assert "| **masks of the shipped segmenter** | 9 (5, 1, 1, 2) | 0.500 (0.400 to 0.600) |" in card
+    assert "| no fractured neighbour | 9 (5, 1, 1, 2) |" in card and " | none | " in card
+    assert "* silver masks: L1 2.0, T11 none" in card
+    assert "| as it is | 2 | 2.0 (1.0 to 3.0) |" in card
