@@ -5,9 +5,9 @@ plates, which are followed along columns some part in from the walls. In this fr
 end plates, two walls, each a parabola between two corners) is fitted to the mask by least squares, its edge as soft as
 the mask's. Its corners are the anterior and posterior points. So blurred corners, concave walls and plates and partial
 pixels cost little: on masks that are the projected sections of rendered phantoms (48 vertebrae of 9 films) compression
-ratios from it have limits of agreement of 2.1 points, with plates continued straight from 7 % in from the walls 4.2. The
-middle points lie on the mask's own edge where the plates are deepest below the chord of their corners, or in the middle
-of a body that is not concave.
+ratios from it have limits of agreement of 2.1 points; with plates continued straight from 7 % in from the walls, 4.2.
+The middle points lie on the mask's own edge where the plates are deepest below the chord of their corners, or in the
+middle of a body that is not concave.
 
 A rectangle around the body is never used: on wedges it has nothing to do with the corners.
 """
