@@ -1,4 +1,7 @@
-"""Reasons to doubt six points on a film: an end plate that shows twice, and two ways of measuring that disagree."""
+"""Reasons to doubt six points on a film: an end plate that shows twice, and two ways of measuring that disagree.
+
+That a plate shows twice is noted and changes no grade: texture and noise beside a plate look alike to it.
+"""
 
 from __future__ import annotations
 

@@ -274,11 +274,11 @@ def test_nothing_seen_is_no_spine(film: ToyFilm) -> None:
     assert answered(empty).findings.refusal.code is RefusalCode.NO_SPINE_FOUND
 
 
-def test_blobs_that_are_no_chain_are_refused() -> None:
+def test_bodies_side_by_side_are_a_spine_that_lies_and_that_is_said() -> None:
     row = [Body((250.0, 60.0 + 75 * n), (30.0,) * 3, 40.0) for n in range(4)]
-    scattered = filmed(row)  # they lie side by side whichever way the film is turned about its patient's head
-    answer = answered(scattered, orientation=("P", "F"), sure=0.95)
-    assert answer.findings.refusal is not None or answer.orientation.turn % 2 == 1
+    answer = answered(filmed(row), orientation=("P", "F"))
+    assert answer.orientation.turn % 2 == 1 and answer.orientation.contradicts_header
+    assert Quality.LOW_CONFIDENCE in answer.findings.vertebrae[0].quality  # nothing tells where its front is
 
 
 @pytest.mark.parametrize(("age", "quality"), [(None, Quality.AGE_UNKNOWN), (40.0, Quality.OUTSIDE_SCREENING_AGE)])
