@@ -264,7 +264,7 @@ class _Run:
         with self.step("pictures"):
             outlines = {m.body.label: _outline(m.alone, seen.grid) for m in measured}
             answer = RadiographAnswer(
-                findings=self._findings(grading.patient_finding(vertebrae), vertebrae),
+                findings=self._findings(grading.patient_finding(vertebrae, self.settings.rule), vertebrae),
                 labels=_drawn(outlines, seen.grid.film_shape),
                 outlines_px=outlines,
                 sacrum_px=_outline(seen.found.sacrum.astype(np.float32), seen.grid) if seen.found.has_sacrum else None,
@@ -281,7 +281,7 @@ class _Run:
 
     def refused(self, refusal: Refusal) -> RadiographAnswer:
         """The answer "not evaluable"."""
-        findings = self._findings(PatientFinding(None, None, grading.RULE), ())
+        findings = self._findings(grading.patient_finding((), self.settings.rule), ())
         return RadiographAnswer(replace(findings, refusal=refusal), orientation=self.orientation, view=self.view)
 
     def _look_at_headers(self, age_years: float | None) -> None:

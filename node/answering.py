@@ -13,12 +13,14 @@ from typing import Any
 import structlog
 
 import onnx_models
+from inference import radiograph
 from inference.ct import PIPELINE, PIPELINE_VERSION, CtAnswer, CtSettings, evaluate
 from inference.findings import Findings, Quality
 from inference.geometry import Radiograph
 from inference.grading import GradingRule, patient_finding
+from inference.radiograph import RadiographSettings
 from inference.refusal import Refusal, RefusalCode
-from inference.runtime import Models, load_models
+from inference.runtime import Models, load_models, read_manifest
 from inference.screening import ScreeningSettings
 from node import __version__, gate
 from node.gate import GatePolicy, InstanceHeader, LoadedFilm, LoadedSeries, SeriesDecision, Unevaluable
@@ -108,8 +110,35 @@ WRONG_OBJECT = frozenset({RefusalCode.NOT_A_LATERAL_SPINE, RefusalCode.CHEST_FIL
 
 
 def film_pipeline(settings: Settings) -> FilmPipeline | None:
-    """The pipeline of radiographs; ``None``, since no network for them ships yet: they are not eligible."""
-    return None
+    """The pipeline of radiographs; ``None`` where its networks are not installed: then they are not eligible.
+
+    Raises
+    ------
+    ModelError
+        As `inference.runtime.load_models`.
+    """
+    chosen = radiograph_settings(settings)
+    folder = models_folder(settings)
+    if not set(chosen.networks) <= set(read_manifest(folder)):
+        return None
+    models = load_models(
+        folder, settings.models.provider, threads=settings.models.threads or None, names=chosen.networks
+    )
+
+    def evaluated(film: Radiograph, age_years: float | None, progress: Callable[[str], None] | None) -> FilmAnswer:
+        said = radiograph.evaluate(film, models, chosen, age_years, progress)
+        return FilmAnswer(said.findings, film, said.labels)
+
+    return FilmPipeline(radiograph.PIPELINE_VERSION, models, evaluated, tuple(_flat(asdict(chosen))))
+
+
+def radiograph_settings(settings: Settings) -> RadiographSettings:
+    """The thresholds of the radiograph pipeline, with what the site chose."""
+    return RadiographSettings(
+        rule=grading_rule(settings),
+        chest_films=settings.study.lateral_chest,
+        screening_age_years=settings.study.screening_age,
+    )
 
 
 def load(decision: SeriesDecision, headers: Iterable[InstanceHeader], policy: GatePolicy) -> Loaded:
