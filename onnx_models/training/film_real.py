@@ -29,6 +29,7 @@ BONE_HU = (120.0, 260.0)
 """Between these attenuations tissue turns from soft into bone."""
 SOFT_HU = 60.0
 """What would be in the place of bone."""
+MARGIN_MM = 9.0
 POSES = 12
 SEED = 2026
 SHADOW_CM = 0.1
@@ -175,16 +176,17 @@ def pose(ct: RealSpineCt, number: int, view: str = LATERAL, long_side: int = 512
     high = low + GRID_MM * (np.array(ct.hu.values.shape)[::-1] - 1)
     beside = 150.0 if view == LATERAL else 110.0  # half of the patient along the beam
     spread = 1 + beside / (far - near - beside)  # of the beam, at the side of the patient that is nearer to the source
-    tallest = (float(high[2] - low[2]) - 20) / spread
+    tallest = (float(high[2] - low[2]) - 2 * MARGIN_MM) / spread
     height = tallest * float(rng.uniform(0.75, 0.95))
     middle = ct.bodies["L2"].centroid
     aside = float(rng.uniform(-45, 15)) if view == LATERAL else 0.0
     target = middle + np.array([0, aside, 0])
-    target[2] = high[2] - 10 - 0.5 * height * spread - float(rng.uniform(0, 0.3)) * (tallest - height)
+    target[2] = high[2] - MARGIN_MM  # the central ray runs along the upper edge: none leaves the CT through its top
     return cone_beam(
         target, height, float(rng.uniform(0.65, 0.95)) * height, view=view, source_detector_mm=far,
         object_detector_mm=near, reverse=bool(rng.random() < 0.5), rotation_deg=float(rng.normal(0, 4)),
         tilt_deg=float(np.clip(rng.normal(0, 1), -2, 2)), roll_deg=float(np.clip(rng.normal(0, 1), -2, 2)),
+        off_centre_mm=(0.5 * height, 0.0),
         long_side=long_side,
     )  # fmt: skip
 
@@ -215,4 +217,5 @@ def real_film(ct: RealSpineCt, number: int, view: str = LATERAL, long_side: int 
 
 
 def _shadow(body: Block, beam: ConeBeam) -> Bools:
-    return np.asarray(_through(Block(1000 * body.values - 1000, body.low), beam) > SHADOW_CM)
+    filled = np.where(body.values >= 0.5, 0.0, -1000.0)  # the fringe of 3 mm voxels would widen it
+    return np.asarray(_through(Block(filled, body.low), beam) > SHADOW_CM)
