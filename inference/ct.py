@@ -323,13 +323,13 @@ class _Run:
         """Vertebra ``n`` with what its mask, which lies in ``box``, gives and contradicts."""
         if box is None or not np.isfinite(masks.volumes_ml[n, 0]):
             return replace(vertebra, quality=(*vertebra.quality, Quality.NO_MASK))
+        body_mask = (masks.labels[box] == n + 1) & (masks.parts[box] == BODY)
+        if densitometry.holds_foreign_material(volume, body_mask, box):
+            vertebra = replace(vertebra, quality=(*vertebra.quality, Quality.FOREIGN_MATERIAL))
         if masks.partial[n]:
             return replace(vertebra, quality=(*vertebra.quality, Quality.MASK_CUT))
         whole, body = (float(v) for v in masks.volumes_ml[n])
         vertebra = replace(vertebra, vertebra_volume_ml=whole, body_volume_ml=body if body > 0 else None)
-        body_mask = (masks.labels[box] == n + 1) & (masks.parts[box] == BODY)
-        if densitometry.holds_foreign_material(volume, body_mask, box):
-            vertebra = replace(vertebra, quality=(*vertebra.quality, Quality.FOREIGN_MATERIAL))
         if vertebra.keypoints_lps_mm is None or vertebra.heights_mm is None:
             return vertebra
         points = np.array([getattr(vertebra.keypoints_lps_mm, name) for name in KEYPOINTS])

@@ -173,7 +173,7 @@ def _one(
         return TrabecularHu(None, quality=(Quality.CORE_TOO_SMALL,))
     hu = volume.hu[box].astype(np.float32)
     inside = mask[1:-1, 1:-1, 1:-1]
-    if float((hu[inside] > FOREIGN_HU).mean()) > FOREIGN_PART:
+    if holds_foreign_material(volume, inside, box):
         return TrabecularHu(None, quality=(Quality.FOREIGN_MATERIAL,))
     depth_mm = distance_transform_edt(mask, volume.spacing_mm)[1:-1, 1:-1, 1:-1]
     index = np.argwhere(inside)

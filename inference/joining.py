@@ -76,15 +76,13 @@ def join(
     numbering = _numbering(sequence)
     vertebrae = [p.vertebra for p in joined]
     if numbering.known:
-        filled = _filled(vertebrae)
+        filled = _filled(vertebrae, numbering.absent)
         if filled is None:
             vertebrae = [replace(v, level=None, level_confidence=None) for v in vertebrae]
             likeliest = f"{worded(_claimed(sequence), sequence.unseen)} ({numbering.confidence:.2f})"
             numbering = Numbering("", 0.0, (likeliest,))
         else:
             vertebrae = [replace(v, quality=(*v.quality, Quality.NOT_NAMED)) if v.level is None else v for v in filled]
-            there = {v.level for v in vertebrae}
-            numbering = replace(numbering, absent=tuple(x for x in numbering.absent if x not in there))
     counted = tuple(replace(v, ordinal=n) for n, v in enumerate(vertebrae, start=1))
     return Joined(counted, tuple(p.place_mm for p in joined), numbering if candidates else None)
 
@@ -152,10 +150,13 @@ def _claimed(sequence: NamedSequence) -> tuple[Level, ...]:
     return tuple(level for level in sequence.levels if level is not None)
 
 
-def _filled(vertebrae: Sequence[VertebraFinding]) -> list[VertebraFinding] | None:
-    """Vertebrae between two named ones take the free names; ``None`` where there are more of them than names."""
+def _filled(vertebrae: Sequence[VertebraFinding], absent: Sequence[Level]) -> list[VertebraFinding] | None:
+    """Vertebrae between two named ones take the free names; ``None`` where there are more of them than names.
+
+    A level that the numbering says this spine lacks is not free: end plates in its place contradict it.
+    """
     seen = {v.level for v in vertebrae if v.level is not None}
-    rungs = [level for level in Level if level not in (Level.T13, Level.L6) or level in seen]
+    rungs = [x for x in Level if (x not in (Level.T13, Level.L6) or x in seen) and x not in absent]
     out = list(vertebrae)
     named = [i for i, v in enumerate(out) if v.level is not None]
     for above, below in pairwise(named):

@@ -27,6 +27,8 @@ from inference.labelling import LEVELS, Candidate
 Floats = NDArray[np.float64]
 NONE = -1e30
 """Logarithm of nothing."""
+NEGLIGIBLE = 0.05
+"""Part of a sequence's probability below which an explanation of it is left out of what is told."""
 LONGEST_STEP = 3
 """Rungs from one candidate to the next, and candidates dropped between, at most."""
 
@@ -58,6 +60,8 @@ class NumberingSettings:
         Least distance from the end of the images of an anchor's centre, and of the first vertebra without a rib. Of
         phantoms cut 10 mm from the centre of a vertebra or nearer a rib was seen at 46 of 46 thoracic vertebrae and at
         none of 18 others.
+    sharp, plain
+        Least confidence of the centre of an anchor; below it, what is seen must be at least ``plain``.
     known
         Least probability of the whole numbering for which names are given.
     """
@@ -76,6 +80,8 @@ class NumberingSettings:
     whole_mm: float = 5.0
     clear_mm: float = 22.0
     known: float = 0.5
+    sharp: float = 0.5
+    plain: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -327,8 +333,8 @@ def _paths(
 ) -> list[tuple[Path, float, Unseen]]:
     """The best way through each rung of one candidate with the weight of all ways there; equal names are one.
 
-    Equal names may be those of two kinds of person, one without a vertebra and one in whom it was not seen: what is
-    told of them is the likelier.
+    Equal names may be those of two kinds of person, one without a vertebra and one in whom it was not seen. A vertebra
+    counts as not seen unless that is negligible: a crushed one that was missed must not be called absent.
     """
     shares: dict[Path, dict[Unseen, float]] = {}
     for ladder, (through, forward, backward) in zip(ladders, ways, strict=True):
@@ -337,8 +343,14 @@ def _paths(
             path, unseen = _path(reference, int(rung), ladder, steps, forward[2], backward[2])
             parts = shares.setdefault(path, {})
             parts[unseen] = parts.get(unseen, 0.0) + float(share[rung])
-    summed = [(path, sum(parts.values()), max(parts, key=lambda u: parts[u])) for path, parts in shares.items()]
+    summed = [(path, sum(parts.values()), _perhaps_unseen(parts)) for path, parts in shares.items()]
     return sorted(summed, key=lambda one: -one[1])
+
+
+def _perhaps_unseen(parts: dict[Unseen, float]) -> Unseen:
+    """Vertebrae that are there and were not seen by any explanation that is not negligible."""
+    least = NEGLIGIBLE * sum(parts.values())
+    return tuple(x for x in LEVELS if any(x in unseen and share >= least for unseen, share in parts.items()))
 
 
 def _path(
@@ -377,13 +389,14 @@ def _anchor(
     """The anchors that are seen, in words; empty where there is none.
 
     The last rib is that of the vertebra next above L1: where a vertebra between them was not seen, nobody knows
-    whether it bears ribs. A candidate's confidence is not asked for: it says how sharply a centre is placed, which the
-    centre of S1 seldom is in people, and what is seen there (the sacrum) is another output.
+    whether it bears ribs. The sacrum and the axis are anchors where their own centre is found surely; where it is not
+    sharp (in the one real CT that of S1 was not), they must be seen all the more surely and far from the images' end.
     """
     chosen = [candidates[i] for i in kept]
     words = []
     for one, level in zip(chosen, levels, strict=True):
-        whole = one.edge_mm >= settings.whole_mm
+        sharp = one.confidence >= settings.sharp and one.edge_mm >= settings.whole_mm
+        whole = sharp or (max(one.axis, one.sacrum) >= settings.plain and one.edge_mm >= settings.clear_mm)
         if level == Level.C2 and one.axis >= settings.seen and whole:
             words.append("C2")
         if level == Level.S1 and one.sacrum >= settings.seen and whole:

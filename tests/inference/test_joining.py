@@ -74,13 +74,13 @@ def test_end_plates_between_two_names_take_the_free_one() -> None:
     assert [v.level for v in across.vertebrae] == [Level.T11, Level.T12, Level.L1]
 
 
-def test_a_level_that_is_lacking_is_told_unless_its_end_plates_were_seen() -> None:
+def test_end_plates_where_a_level_is_said_to_be_lacking_end_all_names() -> None:
     sequence = replace(named(Level.T11, Level.L1), numbering=Numbering("sacrum", 0.93, absent=(Level.T12,)))
     lacking = joined([0, STEP], [0, STEP], sequence)
     assert lacking.numbering is not None and lacking.numbering.absent == (Level.T12,)
     seen = joined([0, STEP, 2 * STEP], [0, 2 * STEP], sequence)
-    assert seen.numbering is not None and seen.numbering.absent == ()
-    assert seen.vertebrae[1].level is Level.T12
+    assert seen.numbering is not None and not seen.numbering.known
+    assert [v.level for v in seen.vertebrae] == [None, None, None]
 
 
 def test_end_plates_where_no_name_is_free_end_all_names() -> None:

@@ -104,14 +104,41 @@ def test_sure_looks_that_are_all_off_by_one_do_not_count_a_vertebra_more_or_less
     assert found.numbering.confidence < 0.9
 
 
-def test_a_sacrum_that_is_seen_is_an_anchor_however_unsharp_its_centre() -> None:
+def test_a_sacrum_without_a_sharp_centre_must_be_seen_plainly_and_far_from_the_end() -> None:
     seen = spine(["L3", "L4", "L5", "S1"])
-    seen[-1] = replace(seen[-1], confidence=0.24, sacrum=0.9)
+    seen[-1] = replace(seen[-1], confidence=0.4, sacrum=0.95, edge_mm=60.0)
     found = number(seen)
     assert found.numbering is not None and found.numbering.anchor == "sacrum"
     assert named(found) == ["L3", "L4", "L5", "S1"]
-    seen[-1] = replace(seen[-1], confidence=0.9, sacrum=0.5)
+    for worse in (replace(seen[-1], sacrum=0.8), replace(seen[-1], edge_mm=15.0)):
+        assert number([*seen[:-1], worse]).numbering is None
+
+
+def test_a_cut_last_lumbar_vertebra_that_looks_like_a_sacrum_names_nothing() -> None:
+    seen = spine(["L1", "L2", "L3", "L4", "L5"], looks=0.9, shift=1)
+    seen[-1] = replace(seen[-1], confidence=0.45, sacrum=0.9)
     assert number(seen).numbering is None
+
+
+def without_t12(gap: float) -> list[Candidate]:
+    """A whole spine without a candidate for T12, T11 and L1 so many mm apart."""
+    seen = spine(NORMAL)
+    k = NORMAL.index("T12")
+    shift = seen[k - 1].centroid_lps_mm[2] - seen[k + 1].centroid_lps_mm[2] - gap
+    up = np.array([0.0, 0.0, shift])
+    return [*seen[:k], *(replace(c, centroid_lps_mm=c.centroid_lps_mm + up) for c in seen[k + 1 :])]
+
+
+@pytest.mark.parametrize("gap", [26.0, 34.0, 39.0, 40.0, 48.0])
+def test_a_vertebra_that_may_have_been_missed_is_not_called_absent(gap: float) -> None:
+    """A T12 that is crushed and was not found: the shorter the gap, the more it looks as if there were none."""
+    found = number(without_t12(gap))
+    assert found.numbering is not None
+    if gap > 30.0:
+        assert Level.T12 in found.unseen and found.numbering.absent == ()
+        assert "last rib" not in found.numbering.anchor
+    else:
+        assert found.numbering.absent == (Level.T12,)
 
 
 def test_one_anchor_leaves_the_variants_open() -> None:
@@ -215,7 +242,7 @@ def test_a_candidate_that_is_missing_leaves_a_vertebra_unseen(missing: str) -> N
 
 
 def test_a_person_without_t12_has_nothing_unseen() -> None:
-    found = number(spine(without("T12")))
+    found = number(without_t12(28.0))
     assert named(found) == without("T12") and found.unseen == ()
     assert found.numbering is not None and found.numbering.absent == (Level.T12,)
 

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from onnx_models.training import film_evaluation_set, radiograph_evaluation
-from onnx_models.training.film_data import VIEWS
-from onnx_models.training.film_evaluation_set import STRATA, FilmSet, load_set, negative, positive
-from onnx_models.training.film_truth import coverage
-from onnx_models.training.film_views import FILM, FILM_EVALUATION
-from onnx_models.training.metrics import area_under_curve, dice_of
-from onnx_models.training.radiograph_data import canvas_matrix, prepared
-from onnx_models.training.radiograph_evaluation import judge, prepared_mask
-from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice
-from onnx_models.training.radiograph_network import UNet, WholeFilmNetwork
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
+
+from onnx_models.training import film_evaluation_set, radiograph_evaluation  # noqa: E402
+from onnx_models.training.film_data import VIEWS  # noqa: E402
+from onnx_models.training.film_evaluation_set import STRATA, FilmSet, load_set, negative, positive  # noqa: E402
+from onnx_models.training.film_truth import coverage  # noqa: E402
+from onnx_models.training.film_views import FILM, FILM_EVALUATION  # noqa: E402
+from onnx_models.training.metrics import area_under_curve, dice_of  # noqa: E402
+from onnx_models.training.radiograph_data import canvas_matrix, prepared  # noqa: E402
+from onnx_models.training.radiograph_evaluation import judge, prepared_mask  # noqa: E402
+from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice  # noqa: E402
+from onnx_models.training.radiograph_network import UNet, WholeFilmNetwork  # noqa: E402
 
 pytestmark = pytest.mark.training
 

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 
-from onnx_models.training import export as exporting
-from onnx_models.training.film_data import VIEWS, FormedFilm, Placement, StoredFilm, formed
-from onnx_models.training.film_geometry import cone_beam
-from onnx_models.training.film_look import Look
-from onnx_models.training.film_rendering import LineIntegrals
-from onnx_models.training.film_truth import FilmTruth, film_truth
-from onnx_models.training.film_views import FILM, blank
-from onnx_models.training.phantom import sample_patient
-from onnx_models.training.radiograph_data import FilmSource, Sample, canvas_matrix, prepared, sample, target_maps
-from onnx_models.training.radiograph_network import (
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
+
+from onnx_models.training import export as exporting  # noqa: E402
+from onnx_models.training.film_data import VIEWS, FormedFilm, Placement, StoredFilm, formed  # noqa: E402
+from onnx_models.training.film_geometry import cone_beam  # noqa: E402
+from onnx_models.training.film_look import Look  # noqa: E402
+from onnx_models.training.film_rendering import LineIntegrals  # noqa: E402
+from onnx_models.training.film_truth import FilmTruth, film_truth  # noqa: E402
+from onnx_models.training.film_views import FILM, blank  # noqa: E402
+from onnx_models.training.phantom import sample_patient  # noqa: E402
+from onnx_models.training.radiograph_data import FilmSource, Sample, canvas_matrix, prepared, sample, target_maps  # noqa: E402
+from onnx_models.training.radiograph_network import (  # noqa: E402
     MAPS,
     SIZE,
     ENet,
@@ -31,7 +32,7 @@ from onnx_models.training.radiograph_network import (
     UNet,
     WholeFilmNetwork,
 )
-from onnx_models.training.radiograph_task import (
+from onnx_models.training.radiograph_task import (  # noqa: E402
     BodyTask,
     WholeFilmTask,
     batch_of,
@@ -41,7 +42,7 @@ from onnx_models.training.radiograph_task import (
     judged,
     whole_film_loss,
 )
-from onnx_models.training.train import TASKS, load_task
+from onnx_models.training.train import TASKS, load_task  # noqa: E402
 
 pytestmark = pytest.mark.training
 COMPARED = (UNet, MDR2UNet, R2UNet, SegNet, ENet)
