@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 
 from node.gate.deflated import inflates_too_far
-from node.gate.tags import HEADER_KEYWORDS
+from node.gate.tags import FILM_SEQUENCES, HEADER_KEYWORDS
 from node.gate.values import integer, is_uid, item, items, number, numbers, permissive, text, texts, tidy, uid
 
 ENHANCED_CT = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
@@ -26,7 +26,20 @@ ENHANCED_CT = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 MAX_FRAMES = 20_000
 
+FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+FILM_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
+        "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
+        FOR_PROCESSING,
+        "1.2.840.10008.5.1.4.1.1.12.2",  # X-Ray Radiofluoroscopic
+    }
+)
+FILM_MODALITIES = frozenset({"CR", "DX", "RF", "DR"})
+"""Believed where the SOP class is missing."""
+
 _HEADER_TAGS: list[BaseTag] = [Tag(t) for t in map(tag_for_keyword, HEADER_KEYWORDS) if t is not None]
+_FILM_TAGS: list[BaseTag] = [Tag(t) for t in map(tag_for_keyword, FILM_SEQUENCES) if t is not None]
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,8 @@ def read_header(path: Path) -> InstanceHeader | Unreadable:
             if inflates_too_far(path):
                 return Unreadable(path, "the deflated data set is larger than this node takes")
             dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
+            if _may_be_film(dataset):
+                dataset.update(dcmread(path, stop_before_pixels=True, force=True, specific_tags=_FILM_TAGS))
             tidy(dataset)
             return instance_header(path, dataset)
         except OSError as error:
@@ -129,6 +144,11 @@ def read_header(path: Path) -> InstanceHeader | Unreadable:
             )
         except Exception as error:  # hostile bytes reach every corner of the parser; the reason is reported
             return Unreadable(path, f"not readable as DICOM ({type(error).__name__})")
+
+
+def _may_be_film(dataset: Dataset) -> bool:
+    """Whether sequences that only radiographs are asked for are worth reading: in a CT they may list every slice."""
+    return str(dataset.get("SOPClassUID", "")) in FILM_CLASSES or str(dataset.get("Modality", "")) in FILM_MODALITIES
 
 
 def instance_header(path: Path, dataset: FileDataset) -> InstanceHeader | Unreadable:

@@ -20,7 +20,7 @@ from inference.geometry import Radiograph
 from inference.refusal import Refusal, RefusalCode
 from node.gate.eligibility import NOT_ELIGIBLE, is_grey, is_own_result, says_screen
 from node.gate.geometry import Slice
-from node.gate.headers import InstanceHeader, has_valid_identifiers
+from node.gate.headers import FILM_CLASSES, FILM_MODALITIES, FOR_PROCESSING, InstanceHeader, has_valid_identifiers
 from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
@@ -29,17 +29,6 @@ from node.gate.projection import Region, aspect, lateral, orientation, pixel_siz
 from node.gate.values import integer, items, text, texts
 from node.gate.volume import Unevaluable
 
-FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
-FILM_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
-        "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
-        FOR_PROCESSING,
-        "1.2.840.10008.5.1.4.1.1.12.2",  # X-Ray Radiofluoroscopic
-    }
-)
-FILM_MODALITIES = frozenset({"CR", "DX", "RF", "DR"})
-"""Believed where the SOP class is missing."""
 SCREEN_CONVERSIONS = frozenset({"DV", "DRW", "SYN", "WSD", "SD"})
 """Conversion types (C.8.6.1) of pictures of a screen, drawings and documents; a digitised film is one of films."""
 

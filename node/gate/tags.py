@@ -91,11 +91,14 @@ PROJECTION = tuple(
     """
     ViewPosition ViewCodeSequence PatientOrientation ImagerPixelSpacing PixelSpacingCalibrationType PixelAspectRatio
     EstimatedRadiographicMagnificationFactor DistanceSourceToDetector DistanceSourceToPatient PresentationLUTShape
-    PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction VOILUTSequence
-    AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID SourceImageSequence
+    PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction
+    AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID
     """.split()
 )
 """C.8.1, C.8.11, C.11.2, 10.7: how large a radiograph's pixels are, what it shows, and how it is to be shown."""
+
+FILM_SEQUENCES = ("VOILUTSequence", "SourceImageSequence")
+"""Read of radiographs only: derived slices of a CT may list every slice that they were made from."""
 
 HEADER_KEYWORDS: tuple[str, ...] = (
     *PATIENT,

@@ -10,6 +10,7 @@ from pydicom.dataset import FileDataset
 
 from node.gate import read_headers
 from node.gate.headers import has_valid_identifiers
+from tests.films import Film
 from tests.gate.conftest import Ct, raw, save
 
 
@@ -102,3 +103,18 @@ def test_the_order_of_the_files_is_kept(tmp_path: Path) -> None:
     headers, _ = read_headers(paths[::-1])
     assert [h.path for h in headers] == paths[::-1]
     assert [h.sop_instance_uid for h in headers] == [pydicom.dcmread(p).SOPInstanceUID for p in paths[::-1]]
+
+
+def test_lists_of_source_images_are_read_of_a_film_and_not_of_a_ct(tmp_path: Path) -> None:
+    """A derived slice may list all five hundred that it was made from."""
+
+    def listing(ds: FileDataset) -> None:
+        ds.SourceImageSequence = [pydicom.Dataset() for _ in range(500)]
+        for n, one in enumerate(ds.SourceImageSequence):
+            one.ReferencedSOPInstanceUID = f"1.2.3.{n}"
+
+    paths = Ct(count=3, edit=lambda _, ds: listing(ds)).write(tmp_path / "ct")
+    paths.append(Film(edit=listing).write(tmp_path / "film.dcm"))
+    headers, unreadable = read_headers(paths)
+    assert unreadable == []
+    assert [len(h.dataset.get("SourceImageSequence", [])) for h in headers] == [0, 0, 0, 500]
