@@ -1,8 +1,8 @@
 """One change at a time: ``python -m onnx_models.training.ablations`` trains each run and writes ``ablations.md``.
 
-Every run has about a quarter of the steps of the shipped training and one factor changed; the unchanged training is run
-with several seeds, and what differs by less than their spread is not claimed. Runs that have their checkpoint are not
-trained again.
+Every run has a part of the steps of the shipped training and one factor changed; the unchanged training is run with
+several seeds, and what differs by less than their spread is not claimed. Runs that have their figures are not trained
+again; ``--table`` writes what there is.
 """
 
 from __future__ import annotations
@@ -72,9 +72,14 @@ def trained(run: Run) -> Training:
     return training
 
 
+def figures_of(run: Run) -> Path:
+    """Where the figures of a run are kept: beside its checkpoint."""
+    return run.folder / "figures.json"
+
+
 def measured(run: Run) -> dict[str, float]:
-    """Figures of one run; kept beside its checkpoint."""
-    path = run.folder / "figures.json"
+    """Figures of one run, which is trained where it was not."""
+    path = figures_of(run)
     if not path.is_file():
         training = trained(run)
         network = training.averaged.eval()
@@ -117,24 +122,14 @@ def _completion(network: torch.nn.Module, run: Run) -> dict[str, float]:
 
 
 def table(network: str, runs: Sequence[tuple[Run, dict[str, float]]]) -> list[str]:
-    """Lines of one network's table; a change beyond the spread of the unchanged seeds is in bold."""
+    """Lines of one network's table."""
+    lines = [f"## {network}, {STEPS[network]} steps", ""]
+    if not runs:
+        return [*lines, "Not run yet.", ""]
     names = list(runs[0][1])
-    unchanged = [found for run, found in runs if run.change == UNCHANGED]
-    low = {name: min(found[name] for found in unchanged) for name in names}
-    high = {name: max(found[name] for found in unchanged) for name in names}
-    lines = [
-        f"## {network}, {STEPS[network]} steps",
-        "",
-        "| change | seed | " + " | ".join(names) + " |",
-        "|---" * (2 + len(names)) + "|",
-    ]
+    lines += ["| change | seed | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for run, found in runs:
-        cells = []
-        for name in names:
-            spread = high[name] - low[name]
-            beyond = run.change != UNCHANGED and not low[name] - spread <= found[name] <= high[name] + spread
-            cells.append(f"**{found[name]:.3f}**" if beyond else f"{found[name]:.3f}")
-        lines.append(f"| {run.change} | {run.seed} | " + " | ".join(cells) + " |")
+        lines.append(f"| {run.change} | {run.seed} | " + " | ".join(f"{found[name]:.3f}" for name in names) + " |")
     return [*lines, ""]
 
 
@@ -142,17 +137,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.ablations", description=__doc__)
     parser.add_argument("--network", choices=sorted(STEPS), action="append", help="this one only")
+    parser.add_argument("--table", action="store_true", help="train nothing: write what has been measured")
     options = parser.parse_args(arguments)
+    if not options.table:
+        for run in RUNS:
+            if run.network in (options.network or STEPS):
+                measured(run)
+    done = [run for run in RUNS if figures_of(run).is_file()]
+    missing = [f"{run.network}, {run.change}, seed {run.seed}" for run in RUNS if run not in done]
     lines = [
         "# One change at a time",
         "",
-        "Written by `python -m onnx_models.training.ablations`; do not edit. Each run has about a quarter of the steps "
-        "of the training that ships, from random weights. In bold: farther from the unchanged seeds than they lie from "
-        "each other. What is not bold is not claimed. Perfect masks for the score; exact centroids for the masks.",
+        "Written by `python -m onnx_models.training.ablations`; do not edit. Each run has the steps of its heading, from",
+        "random weights. What differs from the unchanged seeds by no more than they differ from each other says nothing,",
+        "and with two seeds even more than that is weak. Perfect masks for the score; exact centroids for the masks.",
         "",
     ]
-    for network in options.network or sorted(STEPS):
-        lines += table(network, [(run, measured(run)) for run in RUNS if run.network == network])
+    for network in sorted(STEPS):
+        lines += table(network, [(run, measured(run)) for run in done if run.network == network])
+    if missing:
+        lines += ["Not run yet: " + "; ".join(missing) + "."]
     TABLE.write_text("\n".join(lines).rstrip() + "\n")
     print(TABLE.read_text())
     return 0

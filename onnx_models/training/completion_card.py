@@ -74,7 +74,7 @@ def _interval(value: list[float], digits: int) -> str:
     if not isfinite(value[0]):
         return "none"
     mean, low, high = (f"{v:.{digits}f}" for v in value)
-    return f"{mean} ({low} to {high})"
+    return f"{mean} (too few for an interval)" if low == high else f"{mean} ({low} to {high})"
 
 
 def _real_lines(told: Record) -> list[str]:
@@ -87,7 +87,8 @@ def _real_lines(told: Record) -> list[str]:
         if key in told:
             lines.append(f"* {words}: " + ", ".join(_scored(told[key])))
     if lines:
-        lines = ["", "The real abdomen-pelvis CT (one healthy person, nothing tuned on it), scores:", "", *lines]
+        who = "one healthy person; this network was not tuned on it, the segmenter's sampling was"
+        lines = ["", f"The real abdomen-pelvis CT ({who}), scores:", "", *lines]
     if "real_shapes" in told:
         lines += [
             "",
