@@ -148,9 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [
         "# One change at a time",
         "",
-        "Written by `python -m onnx_models.training.ablations`; do not edit. Each run has the steps of its heading, from",
-        "random weights. What differs from the unchanged seeds by no more than they differ from each other says nothing,",
-        "and with two seeds even more than that is weak. Perfect masks for the score; exact centroids for the masks.",
+        "Written by `python -m onnx_models.training.ablations`; do not edit. Each run has the steps of its heading,",
+        "from random weights. What differs from the unchanged seeds by no more than they differ from each other says",
+        "nothing; with two seeds even more than that is weak. Perfect masks for the score, exact centroids for the masks.",
         "",
     ]
     for network in sorted(STEPS):
