@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         "",
         "Written by `python -m onnx_models.training.ablations`; do not edit. Each run has the steps of its heading,",
         "from random weights. What differs from the unchanged seeds by no more than they differ from each other says",
-        "nothing; with two seeds even more than that is weak. Perfect masks for the score, exact centroids for the masks.",
+        "nothing; with two seeds even more is weak. Perfect masks for the score, exact centroids for the masks.",
         "",
     ]
     for network in sorted(STEPS):
