@@ -96,8 +96,9 @@ def _heights(findings: Findings) -> str:
         heights = film_notes.RELATIVE_HEIGHTS
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
+    flag = wording.flag_text(findings.patient, coarse=Quality.COARSE_SPACING in findings.quality)
     return (
-        f"{heights}; loss against neighbours, rule {findings.patient.rule}; {wording.flag_text(findings.patient)}. "
+        f"{heights}; loss against neighbours, rule {findings.patient.rule}; {flag}. "
         "G = smallest / largest height; published cut-offs 0.80 and 0.74."
     )
 

@@ -181,9 +181,13 @@ def raises_flag(vertebra: VertebraFinding, patient: PatientFinding) -> bool:
     return grading.raises_flag(vertebra, patient.flag_loss)
 
 
-def flag_text(patient: PatientFinding) -> str:
-    """What raises the flag: "flag from a loss of 25 %, or severe by G only"."""
-    return f"flag from a loss of {100 * patient.flag_loss:g} %, or severe by G only"
+def flag_text(patient: PatientFinding, coarse: bool = False) -> str:
+    """What raises the flag: "flag from a loss of 25 %, or severe by G only".
+
+    ``coarse``: slices so thick that no smaller loss is graded, whatever cut-off the site chose.
+    """
+    loss = max(patient.flag_loss, grading.SURE_LOSS) if coarse else patient.flag_loss
+    return f"flag from a loss of {100 * loss:g} %, or severe by G only"
 
 
 def rule_text(patient: PatientFinding) -> str:

@@ -70,6 +70,13 @@ def test_what_raises_the_flag(
         assert wording.raises_flag(given, patient) is (flag_loss in flags_from)
 
 
+def test_on_coarse_slices_no_smaller_loss_is_said_to_flag_than_is_graded() -> None:
+    early = PatientFinding(None, False, "height-loss/1", flag_loss=0.20)
+    assert "20 %" in wording.flag_text(early) and "25 %" in wording.flag_text(early, coarse=True)
+    late = PatientFinding(None, False, "height-loss/1", flag_loss=0.30)
+    assert "30 %" in wording.flag_text(late, coarse=True)
+
+
 def test_the_rule_in_words_names_the_grades_and_the_flag_of_the_site() -> None:
     assert wording.rule_text(PatientFinding(None, None, "height-loss/1", 0.2)) == (
         "height-loss/1: mild from a loss of 20 %, moderate from a loss of 25 %, severe from a loss of 40 % "
