@@ -322,7 +322,7 @@ class _Run:
     ) -> Vertebra:
         """Vertebra ``n`` with what its mask, which lies in ``box``, gives and contradicts."""
         if box is None or not np.isfinite(masks.volumes_ml[n, 0]):
-            return replace(vertebra, quality=(*vertebra.quality, Quality.NO_MASK))
+            return replace(vertebra, quality=(*vertebra.quality, Quality.NO_MASK, *_foreign_material(volume, vertebra)))
         body_mask = (masks.labels[box] == n + 1) & (masks.parts[box] == BODY)
         if densitometry.holds_foreign_material(volume, body_mask, box):
             vertebra = replace(vertebra, quality=(*vertebra.quality, Quality.FOREIGN_MATERIAL))
@@ -400,6 +400,15 @@ class _Run:
             spacing_along_spine_mm=self.spacing_mm,
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _foreign_material(volume: Volume, vertebra: Vertebra) -> tuple[Quality, ...]:
+    """Cement told by the six points, where there is no mask to tell it."""
+    if vertebra.keypoints_lps_mm is None:
+        return ()
+    points = np.array([getattr(vertebra.keypoints_lps_mm, name) for name in KEYPOINTS])
+    dense = densitometry.foreign_material_between(volume, points, frame_of(points)[0])
+    return (Quality.FOREIGN_MATERIAL,) if dense else ()
 
 
 def frame_of(points: NDArray[np.float64]) -> NDArray[np.float64]:

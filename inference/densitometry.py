@@ -20,6 +20,7 @@ from inference.abnormality import Body, frames
 from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
 from inference.masks import BODY, POSTERIOR
+from inference.sampling import sample
 
 LEVELS = (Level.T11, Level.T12, Level.T13, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5, Level.L6)
 """T11 to L5, and the levels between them that some people have."""
@@ -34,6 +35,10 @@ FOREIGN_HU = 1000.0
 """Above it is cement or metal: no trabecular bone."""
 FOREIGN_PART = 0.005
 """Part of the body that may lie above `FOREIGN_HU` (dense cortex reaches it in single voxels)."""
+BETWEEN = np.linspace(0.2, 0.8, 20)
+"""Where between end plates, and between front and back, cement is looked for without a mask: off the cortex."""
+ASIDE_MM = 8.0
+"""And so far to each side of the midline."""
 USUAL_KVP = 120.0
 KVP_TOLERANCE = 5.0
 COARSE_MM = 3.0
@@ -105,6 +110,26 @@ def holds_foreign_material(volume: Volume, body: NDArray[np.bool_], box: tuple[s
         return False
     depth_mm = distance_transform_edt(np.pad(body, 1), volume.spacing_mm)[1:-1, 1:-1, 1:-1]
     return bool((dense & (depth_mm >= OFF_SURFACE_MM)).sum() > FOREIGN_PART * body.sum())
+
+
+def foreign_material_between(volume: Volume, points: NDArray[np.float64], left: NDArray[np.float64]) -> bool:
+    """Whether cement or metal lies between six points: for a body without a mask.
+
+    Parameters
+    ----------
+    volume
+        HU on the source grid.
+    points
+        (6, 3) LPS mm in the order of `inference.findings.KEYPOINTS`.
+    left
+        (3,) unit vector towards the patient's left.
+    """
+    upper_front, lower_front, upper_back, lower_back = points[[0, 1, 4, 5], None, None, None]
+    down, back, side = np.meshgrid(BETWEEN, BETWEEN, np.arange(-ASIDE_MM, ASIDE_MM + 1.0), indexing="ij")
+    down, back, side = down[..., None], back[..., None], side[..., None]
+    front, rear = upper_front + down * (lower_front - upper_front), upper_back + down * (lower_back - upper_back)
+    hu = sample(volume, front + back * (rear - front) + side * left)
+    return bool((hu > FOREIGN_HU).mean() > FOREIGN_PART)
 
 
 def acquisition_quality(acquisition: Acquisition | None, spacing_mm: float | None = None) -> tuple[Quality, ...]:

@@ -24,6 +24,12 @@ SURE = 0.5
 WHOLE_MM = 10.0
 """A centre nearer to the end of the images is that of a vertebra that is cut."""
 
+CONFIRMS = 0.95
+"""The most that end plates count for as evidence of a vertebra."""
+UNSURE = frozenset({Quality.PARTIAL, Quality.LOW_CONFIDENCE, Quality.OFF_CENTRE_LINE})
+CONFIRMS_UNSURELY = 0.8
+"""Likewise, where the end plates' own finding bears one of `UNSURE`."""
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -90,16 +96,21 @@ def join(
 def confirmed(candidates: Sequence[Candidate], measured: Sequence[Placed]) -> tuple[Candidate, ...]:
     """Candidates with the six points as further evidence: where end plates were found too, a vertebra is surer.
 
-    Two networks that see the same body in different pictures are taken as independent. End plates without a candidate
-    make none: `join` decides what becomes of them.
+    Two networks that see the same body in different pictures err apart, but both learnt from the same phantoms: the
+    second never counts for more than `CONFIRMS`, and for less where its own finding is flagged as unsure or cut. End
+    plates without a candidate make none: `join` decides what becomes of them.
     """
-    surest = {
-        i: measured[k].vertebra.confidence for k, i in _partners(measured, candidates, range(len(candidates))).items()
-    }
+    partners = _partners(measured, candidates, range(len(candidates)))
+    surest = {i: _evidence(measured[k].vertebra) for k, i in partners.items()}
     return tuple(
-        replace(c, confidence=1.0 - (1.0 - c.confidence) * (1.0 - min(surest.get(i, 0.0), 1.0)))
-        for i, c in enumerate(candidates)
+        replace(c, confidence=1.0 - (1.0 - c.confidence) * (1.0 - surest.get(i, 0.0))) for i, c in enumerate(candidates)
     )
+
+
+def _evidence(vertebra: VertebraFinding) -> float:
+    """How far six points speak for a vertebra, 0 to 1."""
+    most = CONFIRMS if UNSURE.isdisjoint(vertebra.quality) else CONFIRMS_UNSURELY
+    return min(vertebra.confidence, most)
 
 
 def _partners(measured: Sequence[Placed], candidates: Sequence[Candidate], kept: Sequence[int]) -> dict[int, int]:

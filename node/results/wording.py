@@ -133,7 +133,8 @@ def as_answered(findings: Findings) -> Findings:
         return replace(findings, patient=unjudged, vertebrae=(), refusal=Refusal(RefusalCode.NO_VERTEBRA_FOUND))
     vertebrae = tuple(_as_answered(v) for v in findings.vertebrae)
     if vertebrae != findings.vertebrae:
-        findings = replace(findings, vertebrae=vertebrae)
+        rule = grading.GradingRule(flag_loss=findings.patient.flag_loss)
+        findings = replace(findings, vertebrae=vertebrae, patient=grading.patient_finding(vertebrae, rule))
     if all(v.grade is None for v in vertebrae) and findings.patient != unjudged:
         findings = replace(findings, patient=unjudged)
     return findings

@@ -1,17 +1,18 @@
 """One evaluation patient through the shipped pipeline, as a plain record that is kept on disk.
 
 A record holds truth and answer side by side, nothing derived, so that figures can be made again without running
-anything. It is filed under the hashes of the evaluation set, the models and the source of ``inference``: whatever
+anything. It is filed under the hashes of the evaluation set, the models and the source of the pipeline: whatever
 changes, changes the folder, and an interrupted evaluation goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,21 +104,37 @@ def load_runner(chosen: EvaluationSet, folder: Path = MODELS) -> Runner:
     names = [name for name in settings.networks if name in hashes]
     models = load_models(folder, "cpu", threads=1, names=names)
     used = {name: hashes[name] for name in names}
-    return Runner(chosen, models, used, "keypoints" not in names, settings, source_hash())
+    return Runner(chosen, models, used, "keypoints" not in names, settings, source_hash(pipeline_source()))
 
 
-def source_hash(folder: Path = MODELS.parent / "inference", leave_out: str = "") -> str:
-    """SHA-256 over the Python source of a folder: another code, another evaluation."""
+def pipeline_source(entry: str = "ct") -> list[Path]:
+    """The modules of ``inference`` that a pipeline imports, itself among them: what its answers depend on."""
+    folder = MODELS.parent / "inference"
+    found: set[str] = set()
+    waiting = {entry}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                package, _, module = node.module.partition(".")
+                if package == "inference":
+                    waiting |= ({module} if module else {alias.name for alias in node.names}) - found
+    return [folder / f"{name}.py" for name in sorted(found)]
+
+
+def source_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and content of files: another code, another evaluation."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        if path.name != leave_out:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
 def phantom_hash() -> str:
     """SHA-256 over the source of the phantom, but for its writing of DICOM."""
-    return source_hash(MODELS / "training" / "phantom", leave_out="dicom.py")
+    paths = sorted((MODELS / "training" / "phantom").glob("*.py"))
+    return source_hash(path for path in paths if path.name != "dicom.py")
 
 
 def prepared(chosen: EvaluationSet, kind: str, index: int) -> tuple[Volume, Record]:

@@ -26,7 +26,14 @@ from inference.sampling import extent
 from inference.screening import measured_only
 from onnx_models import MODELS
 from onnx_models.training.evaluation_groups import GroupSet, group_case, load_groups
-from onnx_models.training.evaluation_records import BUILD, found_of, phantom_hash, source_hash, truth_of
+from onnx_models.training.evaluation_records import (
+    BUILD,
+    found_of,
+    phantom_hash,
+    pipeline_source,
+    source_hash,
+    truth_of,
+)
 from onnx_models.training.evaluation_set import EvaluationCase
 from onnx_models.training.labeller_scenes import named_centres
 from onnx_models.training.metrics import dice_of, matched, surface_distance
@@ -76,7 +83,10 @@ def load_group_runner(folder: Path = MODELS, masks: bool = True) -> GroupRunner:
     """The models of ``folder`` on the CPU, one thread, with the pipeline's own settings; without masks names alone."""
     settings = CtSettings() if masks else CtSettings(masks=None, abnormality=None)
     return GroupRunner(
-        load_groups(), load_models(folder, "cpu", threads=1, names=list(settings.networks)), settings, source_hash()
+        load_groups(),
+        load_models(folder, "cpu", threads=1, names=list(settings.networks)),
+        settings,
+        source_hash(pipeline_source()),
     )
 
 

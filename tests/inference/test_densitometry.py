@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from inference.abnormality import Body
-from inference.densitometry import TrabecularHu, acquisition_quality, holds_foreign_material, trabecular_hu
+from inference.densitometry import (
+    TrabecularHu,
+    acquisition_quality,
+    foreign_material_between,
+    holds_foreign_material,
+    trabecular_hu,
+)
 from inference.findings import Acquisition, Level, Quality
 from inference.geometry import Volume
 from inference.masks import BODY, POSTERIOR
@@ -69,6 +75,18 @@ def test_foreign_material_is_within_the_body_and_not_its_cortex() -> None:
     assert not holds_foreign_material(volume, parts == BODY, whole), "a dense shell, with overshoot of a sharp kernel"
     volume.hu[20:26, 20:26, 30:38] = 1300.0
     assert holds_foreign_material(volume, parts == BODY, whole)
+
+
+def test_cement_is_told_by_six_points_where_there_is_no_mask() -> None:
+    volume, _, _ = _scan()
+    left, middle = np.array([1.0, 0.0, 0.0]), volume.to_lps(np.array([25.0, 25.0, 35.0]))
+    corners = [(y, z) for y in (-16.0, 0.0, 16.0) for z in (15.0, -15.0)]
+    points = middle + np.array([(0.0, y, z) for y, z in corners])
+    assert not foreign_material_between(volume, points, left)
+    volume.hu[volume.hu == 600.0] = 1700.0
+    assert not foreign_material_between(volume, points, left), "a dense shell alone"
+    volume.hu[20:26, 20:26, 30:38] = 1300.0
+    assert foreign_material_between(volume, points, left)
 
 
 def test_a_bone_island_is_flagged() -> None:

@@ -124,7 +124,7 @@ def test_names_out_of_order_end_all_names(levels: tuple[Level, Level]) -> None:
 def test_end_plates_make_a_candidate_surer_and_nothing_else() -> None:
     seen = [candidate(0, confidence=0.4), candidate(STEP, confidence=0.4)]
     found = confirmed(seen, [measured(2.0)])
-    assert found[0].confidence == pytest.approx(1 - 0.6 * 0.01)
+    assert found[0].confidence == pytest.approx(1 - 0.6 * 0.05), "both learnt from the same phantoms"
     assert found[1] is seen[1] or found[1].confidence == pytest.approx(0.4)
     assert np.array_equal(found[0].centroid_lps_mm, seen[0].centroid_lps_mm)
     assert confirmed([], [measured(0.0)]) == ()
@@ -132,7 +132,15 @@ def test_end_plates_make_a_candidate_surer_and_nothing_else() -> None:
 
 def test_two_candidates_are_not_confirmed_by_the_same_end_plates() -> None:
     found = confirmed([candidate(0, confidence=0.4), candidate(9.0, confidence=0.4)], [measured(1.0)])
-    assert [round(c.confidence, 2) for c in found] == [0.99, 0.4]
+    assert [round(c.confidence, 2) for c in found] == [0.97, 0.4]
+
+
+@pytest.mark.parametrize("flag", [Quality.PARTIAL, Quality.LOW_CONFIDENCE, Quality.OFF_CENTRE_LINE])
+def test_end_plates_that_are_themselves_unsure_confirm_less(flag: Quality) -> None:
+    unsure = measured(0.0)
+    unsure = replace(unsure, vertebra=replace(unsure.vertebra, quality=(flag,)))
+    (found,) = confirmed([candidate(0, confidence=0.4)], [unsure])
+    assert found.confidence == pytest.approx(1 - 0.6 * 0.2)
 
 
 def test_an_unsure_candidate_with_end_plates_keeps_its_place_in_the_count() -> None:

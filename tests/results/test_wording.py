@@ -123,6 +123,17 @@ def test_a_partial_vertebra_is_not_measured_whatever_it_carries() -> None:
     assert said[1:] == findings.vertebrae[1:]
 
 
+def test_a_vertebra_that_loses_its_grade_loses_its_flag() -> None:
+    case = make_case({2: (0.5, 0.8, 1.0)}, count=5)
+    assert case.findings.patient.flag
+    cut = tuple(
+        replace(v, quality=(Quality.PARTIAL,)) if v.grade is Grade.SEVERE else v for v in case.findings.vertebrae
+    )
+    said = wording.as_answered(replace(case.findings, vertebrae=cut)).patient
+    assert said.flag is False
+    assert said.worst_grade is Grade.NORMAL
+
+
 def test_an_answer_with_vertebrae_that_were_only_seen_is_not_evaluable(flagged: Case, normal: Case) -> None:
     seen_only = replace(flagged.findings, vertebrae=flagged.findings.vertebrae[7:])
     answered = wording.as_answered(seen_only)

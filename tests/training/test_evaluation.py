@@ -28,6 +28,7 @@ from onnx_models.training.evaluation_figures import (
     undeformed,
 )
 from onnx_models.training.evaluation_real import row_of
+from onnx_models.training.evaluation_records import pipeline_source
 from onnx_models.training.real_cases import RealCase
 
 pytestmark = pytest.mark.training
@@ -232,3 +233,10 @@ def test_real_row() -> None:
 def test_negatives_are_among_the_first_jobs() -> None:
     todo = evaluate.jobs(3, 2)
     assert todo == [("patient", 0), ("negative", 0), ("patient", 1), ("negative", 1), ("patient", 2)]
+
+
+def test_records_depend_on_the_modules_that_the_pipeline_imports_and_no_others() -> None:
+    names = {path.stem for path in pipeline_source()}
+    assert {"ct", "joining", "runtime", "findings", "sampling"} <= names
+    assert not [name for name in names if name.startswith("film") or name == "radiograph"]
+    assert {"radiograph", "film_bodies"} <= {path.stem for path in pipeline_source("radiograph")}
