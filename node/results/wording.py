@@ -65,6 +65,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
     Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
     Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
+    Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
 }
 
 DENSITY_FLAGS = frozenset(
