@@ -4,7 +4,8 @@ In the order in which it works: :mod:`~node.gate.headers` reads, :mod:`~node.gat
 candidate, :mod:`~node.gate.geometry` builds a regular grid, :mod:`~node.gate.assessment` judges a series by all of
 that, :mod:`~node.gate.choice` picks the series that is answered, :mod:`~node.gate.volume` decodes its pixels.
 Radiographs go their own way: :mod:`~node.gate.projection` reads what their header says of view and scale,
-:mod:`~node.gate.radiograph` judges and loads one image, :mod:`~node.gate.presentation` shows it as a reader sees it.
+:mod:`~node.gate.region` of which region they are, :mod:`~node.gate.radiograph` judges and loads one image,
+:mod:`~node.gate.presentation` shows it as a reader sees it.
 """
 
 from node.gate.choice import SeriesDecision, choose

@@ -1,4 +1,4 @@
-"""What the header of a radiograph says of it: how large a pixel is at the spine, from which side, of which region.
+"""What the header of a radiograph says of it: how large a pixel is at the spine, and from which side it was taken.
 
 Consoles fill these elements by habit, so nothing here is more than a hint: what contradicts itself says nothing, and
 the pixels have the last word.
@@ -7,13 +7,12 @@ the pixels have the last word.
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from pydicom.dataset import Dataset
 
 from inference.findings import PixelSize
-from node.gate.policy import GatePolicy
-from node.gate.values import items, number, numbers, text, texts
+from node.gate.region import OF_THE_IMAGE
+from node.gate.values import items, number, numbers, plain, text, texts
 
 # how large a pixel is (PS3.3 10.7)
 
@@ -100,7 +99,7 @@ _OTHER_CODES = frozenset(
 )
 _NOT_A_SIDE_VIEW = r"\b(lat\w*|seit\w*) (bend\w*|flex\w*|decub\w*|neig\w*)|\bdecub\w*|seitneig\w*|\bbending\b"
 """Bent or lying to the side, seen from the front more often than not: such words say nothing."""
-_LATERAL_WORDS = r"\b(lat|lateral\w*|latero\w*|seitl\w*|profil\w*|ll|rl|sag|sagittal\w*|zijdel\w*)\b"
+_LATERAL_WORDS = r"\b(lat|latera+l\w*|latero\w*|seitl\w*|profil\w*|ll|rl|sag|sagittal\w*|zijdel\w*)\b"
 _OTHER_WORDS = r"\b(ap|a p|pa|p a|frontal\w*|antero ?post\w*|postero ?ant\w*|face|obl\w*|schr[aä]g\w*|[lr][ap]o)\b"
 
 
@@ -118,7 +117,7 @@ def lateral(dataset: Dataset) -> bool | None:
         _by_position(text(dataset, "ViewPosition")),
         *(_by_code(text(i, "CodeValue"), text(i, "CodeMeaning")) for i in items(dataset, "ViewCodeSequence")),
         _by_orientation(orientation(dataset)),
-        _by_words(" | ".join(text(dataset, keyword) for keyword in _OF_THE_IMAGE)),
+        _by_words(" | ".join(text(dataset, keyword) for keyword in OF_THE_IMAGE)),
     } - {None}
     return votes.pop() if len(votes) == 1 else None
 
@@ -149,65 +148,3 @@ def _by_words(words: str) -> bool | None:
 def _told(yes: bool, no: bool) -> bool | None:
     """What two signs say together; nothing where both or neither are there."""
     return None if yes is no else yes
-
-
-# of which region
-
-
-class Region(StrEnum):
-    """What a radiograph is of, as far as its header says."""
-
-    SPINE = "spine"
-    CHEST = "chest"
-    OTHER = "other"
-    UNKNOWN = "unknown"
-
-
-_OF_THE_IMAGE = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
-_OF_THE_STUDY = ("StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription")
-
-
-def region(dataset: Dataset, policy: GatePolicy) -> tuple[Region, str]:
-    """The region and the word that told it; of the neck's spine OTHER, since only thoracic and lumbar ones are read.
-
-    The words of the series come before the body part, and both before those of the study. Where a series' own words
-    and the body part name different regions nothing is concluded.
-    """
-    body_part = re.sub(r"[^A-Z]", "", text(dataset, "BodyPartExamined").upper())
-    meanings = [text(i, "CodeMeaning") for i in items(dataset, "AnatomicRegionSequence")]
-    own = " | ".join([*(text(dataset, keyword) for keyword in _OF_THE_IMAGE), *meanings])
-    study = " | ".join(text(dataset, keyword) for keyword in _OF_THE_STUDY)
-    site = " | ".join((body_part, own, study))
-    if any(re.search(pattern, site, re.IGNORECASE) for pattern in policy.site_spine_words):
-        return Region.SPINE, "site's own rule"
-    by_words, by_part = _region_of_words(own, policy), _region_of_part(body_part, policy)
-    if Region.UNKNOWN not in (by_words, by_part) and by_words is not by_part and Region.SPINE is not by_words:
-        return Region.UNKNOWN, ""
-    if by_words is not Region.UNKNOWN:
-        return by_words, "description"
-    if by_part is not Region.UNKNOWN:
-        return by_part, f"body part {body_part[:16]}"
-    return _region_of_words(study, policy), "study description"
-
-
-def _region_of_words(words: str, policy: GatePolicy) -> Region:
-    said = plain(words)
-    rest = re.sub(policy.film_neck_words, " ", said)
-    if re.search(policy.film_spine_words, rest):
-        return Region.SPINE
-    if rest != said:
-        return Region.OTHER
-    return Region.CHEST if re.search(policy.film_chest_words, said) else Region.UNKNOWN
-
-
-def _region_of_part(body_part: str, policy: GatePolicy) -> Region:
-    if body_part in policy.film_spine_parts:
-        return Region.SPINE
-    if body_part in policy.film_chest_parts:
-        return Region.CHEST
-    return Region.OTHER if body_part in policy.film_other_parts else Region.UNKNOWN
-
-
-def plain(words: str) -> str:
-    """Lower case, with a space for whatever stands between words."""
-    return re.sub(r"[_/\\.,;:+()\[\]^-]+", " ", words).lower()

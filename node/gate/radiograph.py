@@ -25,7 +25,8 @@ from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
 from node.gate.presentation import as_read
-from node.gate.projection import Region, aspect, lateral, orientation, pixel_size, region
+from node.gate.projection import aspect, lateral, orientation, pixel_size
+from node.gate.region import Region, region
 from node.gate.values import integer, items, text, texts
 from node.gate.volume import Unevaluable
 

@@ -8,9 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from node.gate import GatePolicy
-from node.gate.projection import Region, aspect, lateral, orientation, pixel_size, region
-from tests.gate.conftest import POLICY
+from node.gate.projection import aspect, lateral, orientation, pixel_size
 
 
 def header(**values: Any) -> Dataset:
@@ -197,40 +195,3 @@ def test_descriptions(words: str, expected: bool | None) -> None:
 
 def test_a_header_that_contradicts_itself_says_nothing() -> None:
     assert lateral(header(ViewPosition="AP", PatientOrientation=["A", "F"])) is None
-
-
-# region
-
-
-@pytest.mark.parametrize(
-    ("part", "series", "study", "expected"),
-    [
-        ("LSPINE", "", "", Region.SPINE),
-        ("TSPINE", "lat", "", Region.SPINE),
-        ("", "BWS seitl", "", Region.SPINE),
-        ("", "lat", "XR LUMBAR SPINE 2 VIEWS", Region.SPINE),
-        ("CHEST", "BWS seitl", "", Region.SPINE),
-        ("ABDOMEN", "lateral", "LWS in 2 Ebenen", Region.SPINE),
-        ("", "Scoliosis lat", "", Region.SPINE),
-        ("", "LWK lateraal", "", Region.SPINE),
-        ("", "cervicothoracic spine", "", Region.SPINE),
-        ("CHEST", "lateral", "", Region.CHEST),
-        ("", "Thorax seitl", "", Region.CHEST),
-        ("LSPINE", "Thorax seitl", "", Region.UNKNOWN),
-        ("CSPINE", "", "", Region.OTHER),
-        ("", "HWS seitl", "", Region.OTHER),
-        ("", "C-Spine lat", "", Region.OTHER),
-        ("HAND", "", "", Region.OTHER),
-        ("SKULL", "lat", "", Region.OTHER),
-        ("ABDOMEN", "lat", "", Region.UNKNOWN),
-        ("", "", "", Region.UNKNOWN),
-    ],
-)
-def test_regions(part: str, series: str, study: str, expected: Region) -> None:
-    found, _ = region(header(BodyPartExamined=part, SeriesDescription=series, StudyDescription=study), POLICY)
-    assert found is expected
-
-
-def test_a_sites_own_rule_comes_first() -> None:
-    policy = GatePolicy(site_spine_words=(r"unit 7",))
-    assert region(header(BodyPartExamined="HAND", StudyDescription="Unit 7"), policy)[0] is Region.SPINE
