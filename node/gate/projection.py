@@ -18,44 +18,55 @@ from node.gate.values import items, number, numbers, plain, text, texts
 
 PIXEL_MM = (0.02, 2.0)
 """Sides of a radiograph's pixels that can be true."""
-MAGNIFICATION = (1.0, 2.5)
-"""More than the first, which many consoles write for "not known", and at most the second."""
-SAME_SPACING = 1e-4
-"""Relative difference up to which two spacings are one, written twice."""
+MAGNIFICATION = (1.02, 2.5)
+"""Magnifications of a spine that can be true. Nearer to 1 are rounding, and what consoles write for "not known"; below
+it pixels would be larger at the patient than on the detector: then the image was resampled."""
+SAME_BOTH_WAYS = 0.01
+"""Relative difference up to which two magnifications are one: rows and columns are magnified alike."""
+ASPECT = (0.5, 2.0)
+"""Heights of a pixel over its width at which a radiograph is still measured."""
 
 
 def pixel_size(dataset: Dataset) -> PixelSize:
     """Size of the pixels in the plane of the spine, (row, column) in mm, and in words where it comes from.
 
-    Pixel Spacing is used where it is calibrated: where its calibration type says so, or where it differs from Imager
-    Pixel Spacing (PS3.3 10.7.1). Else the detector's own spacing counts, divided by the magnification that the header
-    states; where it states none the size at the spine is not known.
+    Pixel Spacing is used where it is calibrated: where its calibration type says so, or, without one, where Imager
+    Pixel Spacing is larger by what can be a magnification (PS3.3 10.7.1.3). Else the detector's own spacing counts,
+    divided by the magnification that the header states; where it states none, or where both spacings differ by what is
+    no magnification, the size at the spine is not known. The distance from source to patient is no help: consoles
+    mean the table's side by it.
     """
     spacing, detector = _spacing(dataset, "PixelSpacing"), _spacing(dataset, "ImagerPixelSpacing")
     calibration = text(dataset, "PixelSpacingCalibrationType").upper()
     if spacing is not None and calibration in ("GEOMETRY", "FIDUCIAL"):
         return PixelSize(spacing, f"Pixel Spacing, calibrated ({calibration.lower()})")
-    if spacing is not None and detector is not None and not _same(spacing, detector):
-        return PixelSize(spacing, "Pixel Spacing, corrected: it differs from the detector's")
     if detector is None:
         why = "Pixel Spacing without a calibration" if spacing is not None else "the header states no pixel spacing"
         return PixelSize(None, f"uncalibrated: {why}")
-    factor, source = _magnification(dataset)
-    if factor is None:
-        return PixelSize(None, f"uncalibrated: detector pixel spacing, {source}")
-    return PixelSize((detector[0] / factor, detector[1] / factor), f"detector pixel spacing / {factor:.3f} ({source})")
+    if spacing is not None:
+        ratio = _magnified(spacing, detector)
+        if ratio is None:
+            return PixelSize(None, "uncalibrated: Pixel Spacing and the detector's differ by what is no magnification")
+        if ratio > MAGNIFICATION[0]:
+            return PixelSize(spacing, f"Pixel Spacing, corrected: the detector's is {ratio:.3f} times as large")
+    factor = number(dataset, "EstimatedRadiographicMagnificationFactor")
+    if factor is None or not MAGNIFICATION[0] < factor <= MAGNIFICATION[1]:
+        return PixelSize(None, "uncalibrated: detector pixel spacing, magnification not stated")
+    source = f"detector pixel spacing / {factor:.3f} (Estimated Radiographic Magnification Factor)"
+    return PixelSize((detector[0] / factor, detector[1] / factor), source)
 
 
 def aspect(dataset: Dataset) -> float:
-    """Height of a pixel over its width: from a spacing, whichever it is, else Pixel Aspect Ratio, else 1."""
+    """Height of a pixel over its width: from a spacing, whichever it is, else Pixel Aspect Ratio, else 1.
+
+    It may lie outside `ASPECT`: such a radiograph is not measured.
+    """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         spacing = _spacing(dataset, keyword)
         if spacing is not None:
             return spacing[0] / spacing[1]
     ratio = numbers(dataset, "PixelAspectRatio", 2)
-    if ratio is None or min(ratio) <= 0 or not 0.1 <= ratio[0] / ratio[1] <= 10:
-        return 1.0
-    return ratio[0] / ratio[1]
+    return 1.0 if ratio is None or min(ratio) <= 0 else ratio[0] / ratio[1]
 
 
 def _spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
@@ -65,21 +76,12 @@ def _spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return (given[0], given[1])
 
 
-def _same(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return all(abs(x - y) <= SAME_SPACING * y for x, y in zip(a, b, strict=True))
-
-
-def _magnification(dataset: Dataset) -> tuple[float | None, str]:
-    """The factor and who says so; ``None`` and why there is none."""
-    stated = number(dataset, "EstimatedRadiographicMagnificationFactor")
-    if stated is not None and MAGNIFICATION[0] < stated <= MAGNIFICATION[1]:
-        return stated, "Estimated Radiographic Magnification Factor"
-    detector, patient = number(dataset, "DistanceSourceToDetector"), number(dataset, "DistanceSourceToPatient")
-    if detector is not None and patient is not None and patient > 0:
-        ratio = detector / patient
-        if MAGNIFICATION[0] < ratio <= MAGNIFICATION[1]:
-            return ratio, f"source to detector {detector:.0f} mm, source to patient {patient:.0f} mm"
-    return None, "magnification not stated"
+def _magnified(spacing: tuple[float, float], detector: tuple[float, float]) -> float | None:
+    """How many times larger the detector's pixels are, alike both ways; ``None`` where that is no magnification."""
+    by_row, by_column = detector[0] / spacing[0], detector[1] / spacing[1]
+    ratio = (by_row * by_column) ** 0.5
+    alike = abs(by_row - by_column) <= SAME_BOTH_WAYS * ratio
+    return ratio if alike and 1 / MAGNIFICATION[0] <= ratio <= MAGNIFICATION[1] else None
 
 
 # from which side (C.8.1.2, C.8.11.5; CID 4010)

@@ -25,7 +25,7 @@ from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
 from node.gate.presentation import as_read
-from node.gate.projection import aspect, lateral, orientation, pixel_size
+from node.gate.projection import ASPECT, aspect, lateral, orientation, pixel_size
 from node.gate.region import Region, region
 from node.gate.values import integer, items, text, texts
 from node.gate.volume import Unevaluable
@@ -52,8 +52,6 @@ DESCRIBING = (
     "ImagerPixelSpacing",
     "PixelAspectRatio",
     "EstimatedRadiographicMagnificationFactor",
-    "DistanceSourceToDetector",
-    "DistanceSourceToPatient",
     "ViewPosition",
     "PatientOrientation",
     "BodyPartExamined",
@@ -241,6 +239,9 @@ def _evaluation_refusal(dataset: Dataset, age: float | None, policy: GatePolicy)
     rows, columns = _size(dataset)
     if rows < 1 or columns < 1 or rows * columns > policy.max_film_pixels:
         return Refusal(RefusalCode.PIXELS_UNREADABLE, f"(Declared as {rows} x {columns} pixels.)")
+    height = aspect(dataset)
+    if not ASPECT[0] <= height <= ASPECT[1]:
+        return Refusal(RefusalCode.PIXEL_ASPECT, f"(Height over width: {height:.3g}.)")
     return Refusal(RefusalCode.AGE_BELOW_18) if age is not None and age < policy.min_age_years else None
 
 

@@ -304,6 +304,15 @@ def test_a_declared_size_beyond_all_films_is_not_evaluable(films_of: FilmsOf) ->
     assert loaded_refusal(headers) is RefusalCode.PIXELS_UNREADABLE
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"PixelSpacing": [0.3, 0.1]}, {"ImagerPixelSpacing": [0.1, 0.3]}, {"PixelAspectRatio": [5, 2]}],
+    ids=lambda values: next(iter(values)),
+)
+def test_pixels_far_from_square_are_not_evaluable(films_of: FilmsOf, values: dict[str, object]) -> None:
+    assert loaded_refusal(films_of(Film(edit=sets(**values)))) is RefusalCode.PIXEL_ASPECT
+
+
 def test_32_bits_are_not_evaluable(films_of: FilmsOf) -> None:
     headers = films_of(Film(allocated=32, bits=32))
     assert loaded_refusal(headers) is RefusalCode.PIXELS_UNREADABLE
