@@ -342,7 +342,9 @@ class _Run:
         body = seen.found.bodies[n]
         alone = seen.found.alone(body.label, seen.maps["body"])
         side = self.orientation.front if self.orientation is not None else -1
-        return _Measured(body, alone, None if body.partial else six_points(alone, seen.found.up(n), side))
+        return _Measured(
+            body, alone, None if body.partial else _on_film(six_points(alone, seen.found.up(n), side), seen)
+        )
 
     def _measured_again(
         self, film: PreparedFilm, seen: _Seen, measured: list[_Measured], settings: PointSettings
@@ -352,7 +354,7 @@ class _Run:
         said = iter(network_points(film, seen.grid, outlined, self.models, settings))
         again = []
         for m in measured:
-            second = next(said) if m.six is not None else None
+            second = _on_film(next(said), seen) if m.six is not None else None
             if m.six is None:
                 again.append(m)
             elif second is None:
@@ -432,6 +434,15 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _on_film(six: SixPoints | None, seen: _Seen) -> SixPoints | None:
+    """The six points; ``None`` where one of them lies outside the image: nothing could be drawn along them."""
+    if six is None:
+        return None
+    points = seen.grid.image_points(six.points)
+    columns_rows = np.array(seen.grid.film_shape[::-1])
+    return six if ((points >= 0) & (points <= columns_rows)).all() else None
 
 
 def _outline(alone: NDArray[np.float32], grid: FilmGrid) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ Radiographs go their own way: :mod:`~node.gate.projection` reads what their head
 from node.gate.choice import SeriesDecision, choose
 from node.gate.headers import HeaderReading, InstanceHeader, Unreadable, read_headers
 from node.gate.policy import GatePolicy
-from node.gate.radiograph import LoadedFilm, load_film
+from node.gate.radiograph import LoadedFilm, load_film, unevaluable_film
 from node.gate.receptions import latest
 from node.gate.volume import LoadedSeries, SliceReference, Unevaluable, load_volume
 
@@ -30,4 +30,5 @@ __all__ = [
     "load_film",
     "load_volume",
     "read_headers",
+    "unevaluable_film",
 ]

@@ -72,6 +72,8 @@ class GatePolicy:
         Whether radiographs can be analysed here; else they are not eligible.
     lateral_chest
         Whether lateral chest radiographs are looked at, too.
+    for_processing
+        Whether a detector's own image is answered, with a flag, where the one that is read did not come.
     min_age_years
         Younger patients are not evaluated.
     own_manufacturers, own_creator_uids, own_description
@@ -103,6 +105,7 @@ class GatePolicy:
     max_film_pixels: int = 120_000_000
     films: bool = True
     lateral_chest: bool = False
+    for_processing: bool = False
     min_age_years: float = 18.0
     own_manufacturers: tuple[str, ...] = ("spine-node",)
     own_creator_uids: tuple[str, ...] = ()
