@@ -78,7 +78,7 @@ class View:
 def crop(findings: Findings, pictures: Shown) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First (column, row), and the one after the last, of the part that holds every vertebra and some room around."""
     points = [pictures.centres(findings.vertebrae)]
-    points += [pictures.heights(v).reshape(-1, 2) for v in wording.measured(findings)]
+    points += [pictures.heights(v).reshape(-1, 2) for v in wording.told(findings)]
     pixels = np.concatenate(points)
     if pictures.masks is not None and pictures.masks.any():
         rows, columns = (np.flatnonzero(pictures.masks.any(axis=axis)) for axis in (1, 0))
@@ -147,7 +147,7 @@ def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
     canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)
-    for vertebra in wording.measured(findings):
+    for vertebra in wording.told(findings):
         colour = GRADE_COLOURS[vertebra.grade]
         lines = (pictures.heights(vertebra) - view.first) * factor
         for upper, lower in lines:

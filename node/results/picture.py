@@ -178,7 +178,7 @@ def _subtitle(findings: Findings) -> str:
     if findings.patient.flag:
         where = "the reformat and the source images" if findings.pixel_size is None else "the radiograph"
         return f"{wording.FLAG_SENTENCE}: please check on {where}"
-    if not wording.measured(findings):
+    if not wording.told(findings):
         return wording.named_only_text(findings)
     if findings.patient.flag is None:
         return "Heights were measured, but no vertebra could be graded"

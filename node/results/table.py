@@ -67,10 +67,17 @@ def _relative(vertebra: VertebraFinding, part: int) -> str:
     return f"{vertebra.relative_heights.as_tuple()[part]:.2f}"
 
 
+def _middle(vertebra: VertebraFinding) -> str:
+    """The middle height, which needs no side of the front."""
+    if vertebra.without_side is not None:
+        return _number("{:.1f}", vertebra.without_side.middle_mm)
+    return wording.heights_text(vertebra.heights_mm)[1]
+
+
 COLUMNS = (
     NAME,
     Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0]),
-    Column("Hm", lambda v: wording.heights_text(v.heights_mm)[1]),
+    Column("Hm", _middle),
     Column("Hp", lambda v: wording.heights_text(v.heights_mm)[2]),
     Column("Ha/Hp", lambda v: _relative(v, 0)),
     Column("Hm/Hp", lambda v: _relative(v, 1)),
