@@ -102,7 +102,7 @@ class GatePolicy:
     max_axial_angle_deg: float = 45.0
     max_matrix: int = 4096
     max_voxels: int = 2_000_000_000
-    max_film_pixels: int = 120_000_000
+    max_film_pixels: int = 40_000_000
     films: bool = True
     lateral_chest: bool = False
     for_processing: bool = False

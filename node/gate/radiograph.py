@@ -185,9 +185,14 @@ def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFi
         read is None or _identity(header, read) != identity
         for header, read in zip(found.headers[:-1], earlier, strict=True)
     )
+    try:
+        pixels = as_read(stored, dataset, for_processing=found.for_processing)
+    except (ValueError, TypeError, ArithmeticError, IndexError) as error:
+        detail = f"(Their values could not be converted: {type(error).__name__}.)"
+        return _unevaluable(found, Refusal(RefusalCode.PIXELS_UNREADABLE, detail))
     size = pixel_size(dataset)
     film = Radiograph(
-        pixels=as_read(stored, dataset, for_processing=found.for_processing),
+        pixels=pixels,
         spacing_mm=size.spacing_mm,
         aspect=aspect(dataset),
         spacing_source=size.source,
@@ -263,8 +268,11 @@ def _object_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | Non
 def _evaluation_refusal(dataset: Dataset, age: float | None, policy: GatePolicy) -> Refusal | None:
     """Why a lateral view of the spine cannot be evaluated, as far as its header tells."""
     rows, columns = _size(dataset)
-    if rows < 1 or columns < 1 or rows * columns > policy.max_film_pixels:
+    if rows < 1 or columns < 1:
         return Refusal(RefusalCode.PIXELS_UNREADABLE, f"(Declared as {rows} x {columns} pixels.)")
+    if rows * columns > policy.max_film_pixels:
+        most = policy.max_film_pixels // 1_000_000
+        return Refusal(RefusalCode.IMAGE_TOO_LARGE, f"({rows} x {columns}; at most {most} million.)")
     height = aspect(dataset)
     if not ASPECT[0] <= height <= ASPECT[1]:
         return Refusal(RefusalCode.PIXEL_ASPECT, f"(Height over width: {height:.3g}.)")

@@ -76,7 +76,7 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
     rows, columns = film.pixels.shape
     size = (max(1, round(columns * float(stretch[0]))), max(1, round(rows * float(stretch[1]))))
     stretch = np.array(size) / (columns, rows)
-    image = _resized((film.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8), size, Image.Resampling.BICUBIC)
+    image = _resized(_grey(film.pixels), size, Image.Resampling.BICUBIC)
     spacing_mm = None if film.spacing_mm is None else side
     return FilmPicture(
         image=image,
@@ -86,6 +86,14 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
         marks=marks(film, findings),
         masks=None if labels is None else _resized(labels, size, Image.Resampling.NEAREST),
     )
+
+
+def _grey(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """0 to 1 as 0 to 255, row by row: a film may have 40 million pixels."""
+    grey = np.empty(pixels.shape, np.uint8)
+    for row, shades in zip(grey, pixels, strict=True):
+        row[:] = shades * np.float32(255) + np.float32(0.5)
+    return grey
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int], how: Image.Resampling) -> NDArray[np.uint8]:

@@ -305,7 +305,7 @@ def test_truncated_pixels_are_not_evaluable(films_of: FilmsOf) -> None:
 def test_a_declared_size_beyond_all_films_is_not_evaluable(films_of: FilmsOf) -> None:
     headers = films_of(Film(edit=sets(Rows=60000, Columns=60000)))
     assert decided(headers).outcome is Outcome.ANSWERED
-    assert loaded_refusal(headers) is RefusalCode.PIXELS_UNREADABLE
+    assert loaded_refusal(headers) is RefusalCode.IMAGE_TOO_LARGE
 
 
 @pytest.mark.parametrize(
