@@ -15,7 +15,7 @@ from typing import Any
 import highdicom as hd
 from highdicom.sr import CodedConcept, ContentItem, UIDRefContentItem
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, XRayRadiofluoroscopicImageStorage
 
 from inference.findings import Findings, VertebraFinding
 from node.results import codes, film_notes
@@ -99,7 +99,9 @@ def build_details(
         title=codes.DETAILS_TITLE,
     )
     root = tree[0]
-    root.ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _verdict(findings)))
+    fluoroscopic = source[0].get("SOPClassUID") == XRayRadiofluoroscopicImageStorage
+    verdict = _verdict(findings, is_fluoroscopic=fluoroscopic)
+    root.ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, verdict))
     root.ContentSequence.append(container(codes.PROVENANCE, _provenance(source, findings, identity, ctx)))
     return document(
         "details",
@@ -296,7 +298,7 @@ def _outline(vertebra: VertebraFinding, image: Dataset, identity: Identity) -> G
     )
 
 
-def _verdict(findings: Findings) -> list[ContentItem]:
+def _verdict(findings: Findings, *, is_fluoroscopic: bool) -> list[ContentItem]:
     """The patient's flag, worst grade, what was not looked at, and what the finding cannot tell."""
     flag = {True: codes.FLAG_RAISED, False: codes.FLAG_NOT_RAISED, None: codes.FLAG_NOT_GRADED}
     items: list[ContentItem] = [code(codes.PATIENT_FLAG, flag[findings.patient.flag])]
@@ -314,6 +316,8 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.HOW_TO_READ, said))
     if any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
         items.append(text(codes.HOW_TO_READ, DENSITY_SENTENCE))
+    if is_fluoroscopic:
+        items.append(text(codes.HOW_TO_READ, film_notes.NO_SEGMENTATION))
     if findings.acquisition is not None:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]

@@ -7,6 +7,9 @@ from node.results import wording
 
 RELATIVE_HEIGHTS = "Ha/Hp, Hm/Hp: anterior and middle height over the vertebra's own posterior height"
 WITHOUT_SIDE = "wall: that wall, anterior or posterior, which lost more"
+NO_SEGMENTATION = (
+    "Of a fluoroscopic image no segmentation is made: outlines stand in the capture, points in this report"
+)
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
 

@@ -17,15 +17,16 @@ from results_synthetic import context
 from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding, WithoutSide
 from inference.refusal import Refusal, RefusalCode
 from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
-from node.results.anatomy import View
+from node.results.anatomy import NAMES, View
 from node.results.capture import picture
 from node.results.drawing import FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
-from node.results.film_notes import compression, compression_text
+from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
 from node.results.film_picture import film_picture, marks
 from node.results.notes import Caption
-from node.results.picture import lay_out
+from node.results.picture import draw_picture, lay_out
 from node.results.wording import as_answered, measured
+from tests.films import RF
 
 CAPTION = Caption("series 1, image 1, LWS", "spine-node 0.1.0, radiograph 1.0.0", "2026-11-20 23:30")
 CASES = {
@@ -655,3 +656,90 @@ def test_bodies_on_too_coarse_a_grid_are_outlined_and_nothing_is_graded() -> Non
     results = encoded(coarse, with_segmentation=True)
     assert list(results) == ["capture", "report", "details", "film_segmentation"]
     assert "not graded" in results["report"].dataset.SeriesDescription
+
+
+# a film that was sent turned by a quarter
+
+
+def turned(case: FilmCase, clockwise: bool) -> FilmCase:
+    """The film as a console sends it that turned it by a quarter, and its findings."""
+    rows, columns = case.film.pixels.shape
+    turns = 3 if clockwise else 1
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        column, row = point
+        return (rows - row, column) if clockwise else (row, columns - column)
+
+    def moved(v: VertebraFinding) -> VertebraFinding:
+        assert v.centroid_px is not None
+        points = None if v.keypoints_px is None else {k: at(p) for k, p in v.keypoints_px.items()}
+        return replace(v, centroid_px=at(v.centroid_px), keypoints_px=points)
+
+    film = replace(case.film, pixels=np.ascontiguousarray(np.rot90(case.film.pixels, turns)), orientation=None)
+    findings = replace(case.findings, vertebrae=tuple(moved(v) for v in case.findings.vertebrae))
+    assert case.answer.labels is not None
+    labels = np.ascontiguousarray(np.rot90(case.answer.labels, turns))
+    return replace(case, film=film, answer=FilmAnswer(findings, film, labels))
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_a_film_turned_by_a_quarter_has_its_rows_in_order_and_no_slanted_lines(
+    wedged: FilmCase, clockwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lying = turned(wedged, clockwise)
+    findings = as_answered(lying.findings)
+    shown = film_picture(lying.film, findings, lying.answer.labels)
+    assert (shown.marks.left, shown.marks.right) == (("F", "H") if clockwise else ("H", "F"))
+    texts: list[tuple[float, float, str]] = []
+    lines: list[tuple[float, ...]] = []
+    write, join = ImageDraw.ImageDraw.text, ImageDraw.ImageDraw.line
+
+    def text(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, *args: Any, **named: Any) -> None:
+        texts.append((*xy, text))
+        write(self, xy, text, *args, **named)
+
+    def line(self: ImageDraw.ImageDraw, xy: tuple[float, ...], *args: Any, **named: Any) -> None:
+        lines.append(tuple(xy))
+        join(self, xy, *args, **named)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "line", line)
+    layout = lay_out(findings, shown, CAPTION)
+    draw_picture(findings, shown, CAPTION)
+    view, names = layout.view, [v.name for v in findings.vertebrae]
+    rows = [next(y for x, y, t in texts if t == n and x >= layout.table_left) for n in names]
+    assert rows == sorted(rows) and min(np.diff(rows)) >= layout.table.letters
+    assert not [at for at in lines if at[2:3] == (layout.table_left - 8,)], "nothing joins rows and image"
+    centres = view.left + (shown.centres(findings.vertebrae)[:, 0] - view.first[0]) * view.scale
+    below = [next(x for x, y, t in texts if t == n and view.bottom < y <= view.bottom + NAMES) for n in names]
+    np.testing.assert_allclose(below, centres, atol=2)
+
+
+def test_a_film_head_down_has_its_rows_beside_its_vertebrae(wedged: FilmCase) -> None:
+    down = turned(turned(wedged, True), True)
+    findings = as_answered(down.findings)
+    shown = film_picture(down.film, findings, down.answer.labels)
+    assert (shown.marks.above, shown.marks.below) == ("F", "H")
+    rows = lay_out(findings, shown, CAPTION).view.rows_of(findings, shown)
+    assert rows == sorted(rows, reverse=True)
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_heights_of_a_turned_film_lie_on_its_bodies(wedged: FilmCase, clockwise: bool) -> None:
+    lying = turned(wedged, clockwise)
+    for vertebra in measured(lying.findings):
+        for upper, lower in height_ends(vertebra)[[1]]:
+            column, row = (upper + lower) / 2
+            assert lying.answer.labels is not None
+            assert lying.answer.labels[int(row), int(column)] == vertebra.ordinal
+            assert abs(upper[0] - lower[0]) > abs(upper[1] - lower[1])
+
+
+def test_of_a_fluoroscopic_image_there_is_no_segmentation_and_the_details_say_so(wedged: FilmCase) -> None:
+    def said(case: FilmCase) -> bool:
+        results = encoded(case, with_segmentation=True)
+        assert ("film_segmentation" in results) is (case is wedged)
+        return NO_SEGMENTATION in [item.TextValue for item in items(results["details"].dataset, "TEXT")]
+
+    spot = film_case({2: 0.55, 4: 1.1}, unmeasured=(5,), sop_class=RF)
+    assert said(spot) and not said(wedged)
