@@ -391,23 +391,26 @@ class _Run:
             replace(v, level=level, level_confidence=confidence)
             for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
         ]
-        heights = [Heights(*(float(h) for h in m.six.heights)) if m.six is not None else None for m in measured]
+        spacing = self._spacing_mm(seen, measured)
+        fine = [self.settings.rule.heights_are_told(s) for s in spacing]
+        vertebrae = [v if f else _untold(v) for v, f in zip(vertebrae, fine, strict=True)]
+        heights = [
+            Heights(*(float(h) for h in m.six.heights)) if m.six is not None and f else None
+            for m, f in zip(measured, fine, strict=True)
+        ]
         centres = np.array([m.body.centre for m in measured])
         positions = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
         places = [m.body.place for m in measured]
-        spacing = self._spacing_mm(seen, measured)
-        if not self.settings.rule.heights_are_told(spacing):
-            return tuple(_untold(v) for v in vertebrae), []
-        said, compressed = graded(vertebrae, heights, places, positions.tolist(), spacing, self.settings.rule)
+        coarsest = max((s for s, h in zip(spacing, heights, strict=True) if h is not None), default=0.0)
+        said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
         return screening.safely_graded(said), compressed
 
-    def _spacing_mm(self, seen: _Seen, measured: list[_Measured]) -> float:
-        """Spacing of the coarsest grid on which heights were measured; by the size of bodies where mm are not known."""
-        steps = [m.step for m in measured if m.six is not None]
-        if not steps or self.film.spacing_mm is not None:
-            return max(steps, default=0.0)
+    def _spacing_mm(self, seen: _Seen, measured: list[_Measured]) -> list[float]:
+        """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""
         posterior = [float(m.six.heights[2]) * seen.grid.step for m in measured if m.six is not None]
-        return max(steps) * BODY_MM / float(np.median(posterior))
+        unknown = self.film.spacing_mm is None and posterior
+        mm = BODY_MM / float(np.median(posterior)) if unknown else 1.0
+        return [m.step * mm for m in measured]
 
     @property
     def _front_is_unsure(self) -> bool:

@@ -70,9 +70,9 @@ def region(dataset: Dataset, policy: GatePolicy) -> tuple[Region, str]:
 
 
 def _of_study(study: str, policy: GatePolicy) -> tuple[Region, str]:
-    """What the words of the study say; of one of spine and neck nobody knows which of them an image shows."""
+    """What the words of the study say; of one of the spine and another region nobody knows which an image shows."""
     said, _ = _by_words(study, policy)
-    mixed = said is Region.SPINE and re.search(policy.film_neck_words, plain(study)) is not None
+    mixed = said is Region.SPINE and re.search(f"{policy.film_neck_words}|{policy.film_other_words}", plain(study))
     return (Region.UNKNOWN, "") if mixed else (said, "study description")
 
 

@@ -390,7 +390,13 @@ def verdict_sentence(findings: Findings) -> str:
     return "NO FLAG"
 
 
-ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING, Quality.UNCALIBRATED)
+ABOUT_VERTEBRAE = (
+    Quality.LEVELS_UNKNOWN,
+    Quality.HEIGHTS_NOT_TOLD,
+    Quality.COARSE_SPACING,
+    Quality.UNCALIBRATED,
+    Quality.FRONT_UNSURE,
+)
 
 
 def answer_quality(findings: Findings) -> tuple[Quality, ...]:

@@ -198,6 +198,8 @@ def test_a_code_of_another_region_counts_more_than_words(part: str, series: str)
         ("SPINE", "HWS seitl", "", OTHER),
         ("", "lat", "XR LUMBAR SPINE 2 VIEWS", SPINE),
         ("", "lat", "HWS und LWS in 2 Ebenen", UNKNOWN),  # of which of them?
+        ("", "lat", "LWS und Knie rechts", UNKNOWN),
+        ("", "LWS lat", "LWS und Knie rechts", SPINE),
         ("", "lat", "HWS in 2 Ebenen", OTHER),
         ("", "lat", "Hand dorsal und lat", OTHER),
         ("ABDOMEN", "lateral", "LWS in 2 Ebenen", SPINE),
