@@ -30,6 +30,8 @@ DEEPEST = 0.45
 """Part of the picture that a border on one side takes at most."""
 LEAST_AREA = 0.15
 """A field of a smaller share of the film is not believed."""
+CHUNK = 1 << 20
+"""Pixels that are averaged at a time."""
 SEARCHED = 384
 """Longest side in pixels of the picture that is searched."""
 
@@ -67,11 +69,16 @@ def block_mean(picture: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     """
     if block <= 1:
         return picture
-    missing = [(0, -n % block) for n in picture.shape]
-    padded = np.pad(picture, missing, mode="edge") if any(m[1] for m in missing) else picture
-    rows, columns = padded.shape
-    blocks = padded.reshape(rows // block, block, columns // block, block)
-    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
+    rows, columns = (-(-n // block) for n in picture.shape)
+    out = np.empty((rows, columns), np.float32)
+    at_a_time = max(1, CHUNK // (block * picture.shape[1]))  # so that a large film is never there twice
+    for first in range(0, rows, at_a_time):
+        part = picture[first * block : (first + at_a_time) * block]
+        missing = [(0, -n % block) for n in part.shape]
+        padded = np.pad(part, missing, mode="edge") if any(m[1] for m in missing) else part
+        blocks = padded.reshape(-1, block, columns, block)
+        out[first : first + len(blocks)] = blocks.mean(axis=(1, 3))
+    return out
 
 
 def exposed_field(pixels: NDArray[np.float32]) -> ExposedField:

@@ -127,7 +127,7 @@ def graded(
     places, positions
         Place in the sequence, and distance along the spine in any unit; both rise.
     spacing
-        Spacing of the film in mm; 0 where it is not known.
+        Spacing in mm of the grid on which heights were measured.
 
     Returns
     -------

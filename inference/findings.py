@@ -124,6 +124,8 @@ class Quality(StrEnum):
     """The size of a radiograph's pixels at the spine is not known: ratios only, no millimetres."""
     FOR_PROCESSING = "FOR_PROCESSING"
     """A radiograph as the detector gave it, without the maker's processing for reading."""
+    FRONT_UNSURE = "FRONT_UNSURE"
+    """On which side of a radiograph the patient's front lies is not sure: nothing that needs to know it is told."""
 
 
 KEYPOINTS = (
@@ -163,6 +165,24 @@ class Heights:
 
 
 @dataclass(frozen=True)
+class WithoutSide:
+    """What can be told of a vertebra on a radiograph whose front may be on either side (``FRONT_UNSURE``).
+
+    Attributes
+    ----------
+    middle_mm
+        Middle height; ``None`` where the radiograph is not calibrated.
+    middle_loss, wall_loss
+        1 - measured / expected from the neighbours, of the middle height and of that wall which lost more; ``None``
+        without references.
+    """
+
+    middle_mm: float | None
+    middle_loss: float | None
+    wall_loss: float | None
+
+
+@dataclass(frozen=True)
 class Acquisition:
     """What the headers say of how attenuation came about; ``None`` where they say nothing.
 
@@ -197,8 +217,8 @@ class VertebraFinding:
     centroid_lps_mm, centroid_px
         Centre of the vertebral body; of a volume the former, of a radiograph the latter: exactly one of them.
     keypoints_lps_mm, keypoints_px
-        The six end plate points, of a radiograph by their names (`KEYPOINTS`); ``None`` when the vertebra was seen but
-        not measured.
+        The six end plate points, of a radiograph by their names (`KEYPOINTS`, the middle two alone with
+        ``FRONT_UNSURE``); ``None`` when the vertebra was seen but not measured.
     heights_mm
         Distances between the superior and inferior point of each pair.
     height_ratio
@@ -215,6 +235,9 @@ class VertebraFinding:
         Of a radiograph: 1 - anterior height / mean anterior height of both neighbours, in per cent; negative where the
         vertebra is the taller one, ``None`` without two neighbours. And the ordinals of the two: where a neighbour is
         deformed itself the next healthy vertebra takes its place.
+    without_side
+        Of a radiograph with ``FRONT_UNSURE``: it takes the place of heights, losses and the outer four points, since
+        nobody knows which of them are anterior. ``height_ratio`` and ``grade`` need no side and are told.
     mask_heights_mm
         Heights of the body's mask: a second opinion beside the six points, never graded.
     abnormality_score
@@ -243,6 +266,7 @@ class VertebraFinding:
     relative_heights: Heights | None = None
     compression_ratio_percent: float | None = None
     compared_with: tuple[int, int] | None = None
+    without_side: WithoutSide | None = None
     mask_heights_mm: Heights | None = None
     abnormality_score: float | None = None
     vertebra_volume_ml: float | None = None

@@ -29,10 +29,10 @@ from inference.film_contour import SixPoints, six_points
 from inference.film_grid import TURNS, FilmGrid, whole_film
 from inference.film_names import FilmNames, NameSettings, named
 from inference.film_orientation import FilmOrientation, front_side, head_is_up, header_turn
-from inference.film_points import PointSettings, network_points
+from inference.film_points import PointSettings, crop_grid, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
-from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality
+from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality, WithoutSide
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Radiograph
 from inference.grading import GradingRule, height_uncertainty_mm
@@ -44,6 +44,8 @@ PIPELINE, PIPELINE_VERSION = "radiograph", "1.0.0"
 ADULT_YEARS = 18.0
 SIZE = 256
 """Rows and columns of the grid on which the network sees the whole film."""
+BODY_MM = 25.0
+"""Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
 VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
 """What the network's output "view" tells, in its order."""
 
@@ -74,7 +76,8 @@ class RadiographSettings:
         Below this mean probability, or above this part of its area between a body and its fitted outline:
         ``LOW_CONFIDENCE``.
     sure_front
-        Below this probability of the side of the front no anterior height is told from a posterior one.
+        Below this probability of the side of the front no anterior height is told from a posterior one:
+        ``FRONT_UNSURE``.
     upright
         Cosine of the angle between the chain and the rows' direction from which on a film stands upright.
     screening_age_years
@@ -209,11 +212,15 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One body with its six points: those that are told, and those of the outline where both were measured."""
+    """One body with its six points: those that are told, and those of the outline where both were measured.
+
+    ``step`` is that of the grid on which they were measured, in the film's units.
+    """
 
     body: FilmBody
     alone: NDArray[np.float32]
     six: SixPoints | None
+    step: float
     outlined: SixPoints | None = None
     disagrees: bool = False
 
@@ -246,6 +253,8 @@ class _Run:
         with self.step("orientation"):
             front, body = seen.maps["front"], seen.maps["body"]
             self.orientation = front_side(front, body, seen.found, self.film.orientation, seen.turn)
+            if self._front_is_unsure:
+                self.quality += (Quality.FRONT_UNSURE,)
 
         with self.step("points"):
             measured = [self._measured(seen, n) for n in range(len(seen.found.bodies))]
@@ -260,11 +269,14 @@ class _Run:
 
         with self.step("grade"):
             vertebrae, compressed = self._graded(seen, measured, names)
+            patient = grading.patient_finding(vertebrae, self.settings.rule)
+            if self._front_is_unsure:
+                vertebrae, compressed = tuple(_without_side(v) for v in vertebrae), []
 
         with self.step("pictures"):
             outlines = {m.body.label: _outline(m.alone, seen.grid) for m in measured}
             answer = RadiographAnswer(
-                findings=self._findings(grading.patient_finding(vertebrae, self.settings.rule), vertebrae),
+                findings=self._findings(patient, vertebrae),
                 labels=_drawn(outlines, seen.grid.film_shape),
                 outlines_px=outlines,
                 sacrum_px=_outline(seen.found.sacrum.astype(np.float32), seen.grid) if seen.found.has_sacrum else None,
@@ -342,7 +354,8 @@ class _Run:
         body = seen.found.bodies[n]
         alone = seen.found.alone(body.label, seen.maps["body"])
         side = self.orientation.front if self.orientation is not None else -1
-        return _Measured(body, alone, None if body.partial else six_points(alone, seen.found.up(n), side))
+        six = None if body.partial else _on_film(six_points(alone, seen.found.up(n), side), seen)
+        return _Measured(body, alone, six, seen.grid.step)
 
     def _measured_again(
         self, film: PreparedFilm, seen: _Seen, measured: list[_Measured], settings: PointSettings
@@ -352,14 +365,15 @@ class _Run:
         said = iter(network_points(film, seen.grid, outlined, self.models, settings))
         again = []
         for m in measured:
-            second = next(said) if m.six is not None else None
+            second = _on_film(next(said), seen) if m.six is not None else None
             if m.six is None:
                 again.append(m)
             elif second is None:
                 again.append(replace(m, disagrees=True))
             else:
                 apart = disagreement(m.six, second) > settings.agreement
-                again.append(replace(m, six=second, outlined=m.six, disagrees=apart))
+                step = crop_grid(seen.grid, m.six).step
+                again.append(replace(m, six=second, step=step, outlined=m.six, disagrees=apart))
         return again
 
     def _named(self, found: FilmBodies) -> FilmNames:
@@ -377,18 +391,30 @@ class _Run:
             replace(v, level=level, level_confidence=confidence)
             for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
         ]
-        heights = [Heights(*(float(h) for h in m.six.heights)) if m.six is not None else None for m in measured]
+        spacing = self._spacing_mm(seen, measured)
+        fine = [self.settings.rule.heights_are_told(s) for s in spacing]
+        vertebrae = [v if f else _untold(v) for v, f in zip(vertebrae, fine, strict=True)]
+        heights = [
+            Heights(*(float(h) for h in m.six.heights)) if m.six is not None and f else None
+            for m, f in zip(measured, fine, strict=True)
+        ]
         centres = np.array([m.body.centre for m in measured])
         positions = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
-        spacing = max(self.film.spacing_mm) if self.film.spacing_mm is not None else 0.0
         places = [m.body.place for m in measured]
-        said, compressed = graded(vertebrae, heights, places, positions.tolist(), spacing, self.settings.rule)
-        said = screening.safely_graded(said)
-        if self.orientation is not None and self.orientation.confidence < self.settings.sure_front:
-            return tuple(
-                replace(v, compression_ratio_percent=None, compared_with=None, relative_heights=None) for v in said
-            ), []
-        return said, compressed
+        coarsest = max((s for s, h in zip(spacing, heights, strict=True) if h is not None), default=0.0)
+        said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
+        return screening.safely_graded(said), compressed
+
+    def _spacing_mm(self, seen: _Seen, measured: list[_Measured]) -> list[float]:
+        """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""
+        posterior = [float(m.six.heights[2]) * seen.grid.step for m in measured if m.six is not None]
+        unknown = self.film.spacing_mm is None and posterior
+        mm = BODY_MM / float(np.median(posterior)) if unknown else 1.0
+        return [m.step * mm for m in measured]
+
+    @property
+    def _front_is_unsure(self) -> bool:
+        return self.orientation is not None and self.orientation.confidence < self.settings.sure_front
 
     def _vertebra(self, grid: FilmGrid, measured: _Measured) -> Vertebra:
         """One body on the film as it was sent, not graded yet."""
@@ -400,19 +426,19 @@ class _Run:
             return replace(vertebra, quality=(Quality.NO_END_PLATES,))
         points = grid.image_points(measured.six.points)
         outlined = measured.outlined or measured.six
-        unsure = (
-            measured.body.probability < self.settings.sure_body
-            or outlined.misfit > self.settings.worst_misfit
-            or (self.orientation is not None and self.orientation.confidence < self.settings.sure_front)
+        unsure = measured.body.probability < self.settings.sure_body or outlined.misfit > self.settings.worst_misfit
+        flags = (
+            (Quality.LOW_CONFIDENCE, unsure),
+            (Quality.MASK_DISAGREES, measured.disagrees),
+            (Quality.FRONT_UNSURE, self._front_is_unsure),
         )
-        flags = ((Quality.LOW_CONFIDENCE, unsure), (Quality.MASK_DISAGREES, measured.disagrees))
         calibrated = self.film.spacing_mm is not None
         beside = measured.outlined.heights if measured.outlined is not None and calibrated else None
         return replace(
             vertebra,
             keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
             heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
-            height_uncertainty_mm=height_uncertainty_mm(grid.step) if calibrated else None,
+            height_uncertainty_mm=height_uncertainty_mm(measured.step) if calibrated else None,
             mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
             quality=tuple(flag for flag, so in flags if so),
         )
@@ -432,6 +458,51 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _without_side(vertebra: Vertebra) -> Vertebra:
+    """What of a measured vertebra can be told while its front may be on either side; its grade needs no side."""
+    points, lost, heights = vertebra.keypoints_px, vertebra.height_loss, vertebra.heights_mm
+    if points is None:
+        return vertebra
+    return replace(
+        vertebra,
+        keypoints_px={name: at for name, at in points.items() if name.startswith("middle")},
+        without_side=WithoutSide(
+            middle_mm=None if heights is None else heights.middle,
+            middle_loss=None if lost is None else lost.middle,
+            wall_loss=None if lost is None else max(lost.anterior, lost.posterior),
+        ),
+        heights_mm=None,
+        mask_heights_mm=None,
+        relative_heights=None,
+        height_loss=None,
+        compression_ratio_percent=None,
+        compared_with=None,
+    )
+
+
+def _untold(vertebra: Vertebra) -> Vertebra:
+    """A vertebra on so coarse a grid that its heights mean nothing; one that was not measured stays as it is."""
+    if vertebra.keypoints_px is None:
+        return vertebra
+    return replace(
+        vertebra,
+        keypoints_px=None,
+        heights_mm=None,
+        height_uncertainty_mm=None,
+        mask_heights_mm=None,
+        quality=(*vertebra.quality, Quality.HEIGHTS_NOT_TOLD),
+    )
+
+
+def _on_film(six: SixPoints | None, seen: _Seen) -> SixPoints | None:
+    """The six points; ``None`` where one of them lies outside the image: nothing could be drawn along them."""
+    if six is None:
+        return None
+    points = seen.grid.image_points(six.points)
+    columns_rows = np.array(seen.grid.film_shape[::-1])
+    return six if ((points >= 0) & (points <= columns_rows)).all() else None
 
 
 def _outline(alone: NDArray[np.float32], grid: FilmGrid) -> NDArray[np.float64]:

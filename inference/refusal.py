@@ -38,6 +38,7 @@ class RefusalCode(StrEnum):
     NOT_A_LATERAL_SPINE = "NOT_A_LATERAL_SPINE"
     CHEST_FILM = "CHEST_FILM"
     FOR_PROCESSING_TWIN = "FOR_PROCESSING_TWIN"
+    FOR_PROCESSING_ONLY = "FOR_PROCESSING_ONLY"
     NOT_INSTALLED = "NOT_INSTALLED"
     PATIENT_MISMATCH = "PATIENT_MISMATCH"
     NO_PATIENT_ID = "NO_PATIENT_ID"
@@ -60,6 +61,8 @@ class RefusalCode(StrEnum):
     NO_FRAME_OF_REFERENCE = "NO_FRAME_OF_REFERENCE"
     NOT_HOUNSFIELD = "NOT_HOUNSFIELD"
     PIXELS_UNREADABLE = "PIXELS_UNREADABLE"
+    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+    PIXEL_ASPECT = "PIXEL_ASPECT"
     AGE_BELOW_18 = "AGE_BELOW_18"
     NO_SPINE_FOUND = "NO_SPINE_FOUND"
     SEVERAL_PEOPLE = "SEVERAL_PEOPLE"
@@ -88,6 +91,9 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.FOR_PROCESSING_TWIN: (
         "This is the detector's own image; the same exposure was sent as it is read, and that image is analysed."
     ),
+    RefusalCode.FOR_PROCESSING_ONLY: (
+        "This is the detector's own image, not processed for reading; the image that is read was not received."
+    ),
     RefusalCode.NOT_INSTALLED: "The networks that analyse images of this kind are not installed here.",
     RefusalCode.PATIENT_MISMATCH: "Images of one study carry different patient IDs; nothing was analysed.",
     RefusalCode.NO_PATIENT_ID: "The images carry no patient ID, so a result could not be filed safely.",
@@ -110,6 +116,8 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.NO_FRAME_OF_REFERENCE: "The images carry no frame of reference, so a segmentation cannot be placed.",
     RefusalCode.NOT_HOUNSFIELD: "The pixel values cannot be converted to Hounsfield units.",
     RefusalCode.PIXELS_UNREADABLE: "The pixel data of an image could not be decoded.",
+    RefusalCode.IMAGE_TOO_LARGE: "The image has more pixels than this node analyses.",
+    RefusalCode.PIXEL_ASPECT: "The pixels are declared as more than twice as high as wide, or as wide as high.",
     RefusalCode.AGE_BELOW_18: "The patient is younger than 18 years; unfused vertebrae are not evaluated.",
     RefusalCode.NO_SPINE_FOUND: "No spine was found in the images.",
     RefusalCode.SEVERAL_PEOPLE: "More than one person seems to lie in the images.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -144,13 +145,31 @@ def radiograph_settings(settings: Settings) -> RadiographSettings:
 def load(decision: SeriesDecision, headers: Iterable[InstanceHeader], policy: GatePolicy) -> Loaded:
     """The pixels of what was decided to be answered, or why they cannot be evaluated.
 
+    ``headers`` come in order of arrival. What goes wrong with one radiograph, however unexpected, is a reason of its
+    own: other images of the study are answered all the same.
+
     Raises
     ------
     OSError
         A file cannot be read; that may pass.
     """
     mine = [header for header in headers if decision.is_about(header)]
-    return gate.load_film(mine, policy) if decision.sop_instance_uid else gate.load_volume(mine, policy)
+    if not decision.sop_instance_uid:
+        return gate.load_volume(mine, policy)
+    try:
+        return gate.load_film(mine, policy)
+    except OSError:
+        raise
+    except Exception as error:
+        return gate.unevaluable_film(mine, policy, _failed("gate", error))
+
+
+def _failed(step: str, error: Exception) -> Refusal:
+    """The reason of an answer for which the code has an error: its kind. The log has the place, not the words, since
+    these may quote a header."""
+    where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("a radiograph could not be analysed", step=step, reason=type(error).__name__, where=where)
+    return Refusal(RefusalCode.MODEL_FAILED, f"({step}: {type(error).__name__}.)")
 
 
 def grading_rule(settings: Settings) -> GradingRule:
@@ -196,6 +215,7 @@ def gate_policy(settings: Settings, films: FilmPipeline | None = None) -> GatePo
         own_creator_uids=(device_uid(settings),),
         films=films is not None,
         lateral_chest=settings.study.lateral_chest,
+        for_processing=settings.study.for_processing,
     )
 
 
@@ -249,7 +269,16 @@ def answer(
     context = result_context(settings, series, identity, films)
     if progress is not None:
         progress("results")
-    results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
+    try:
+        results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
+    except OSError:
+        raise
+    except Exception as error:
+        if films is None or findings.refusal is not None:
+            raise
+        # one radiograph whose findings cannot be told must not take the answers to the others with it
+        findings = _not_evaluable(_failed("results", error), films.models, RADIOGRAPH, films.version, settings)
+        results = tuple(_encoded(series, FilmAnswer(findings), settings, context))
     timings_s = {
         **findings.timings_s,
         "gate": gate_s,
@@ -285,7 +314,14 @@ def _film_answer(
         raise TypeError("a series of slices is no radiograph")
     if isinstance(series, Unevaluable):
         return FilmAnswer(_not_evaluable(series.refusal, films.models, RADIOGRAPH, films.version, settings))
-    said = films.evaluate(series.film, series.age_years, progress)
+    try:
+        said = films.evaluate(series.film, series.age_years, progress)
+    except OSError:
+        raise
+    except Exception as error:
+        return FilmAnswer(
+            _not_evaluable(_failed("inference", error), films.models, RADIOGRAPH, films.version, settings)
+        )
     findings = replace(_with_quality(said.findings, series.quality), pixel_size=series.pixel_size)
     return FilmAnswer(findings, series.film, said.labels)
 

@@ -68,6 +68,8 @@ class Study(_Section):
     """Regular expressions over body part, study, series and protocol descriptions: here a spine is expected."""
     lateral_chest: bool = False
     """Whether lateral chest radiographs are analysed, too; those of the spine always are."""
+    for_processing: bool = False
+    """Whether a detector's own image is analysed, with a flag, where the one that is read did not come."""
     screening_age: float = Field(50.0, ge=18)
     """Younger patients are answered, and marked as outside the screening age."""
 

@@ -24,7 +24,7 @@ from inference.refusal import Outcome, Refusal, RefusalCode
 from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
-from node.gate import InstanceHeader, SeriesDecision
+from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
 from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.queue import Queue
@@ -139,7 +139,7 @@ class Workflow:
         built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
         step("outbox")
         rows = self._write_outbox(claimed, built)
-        self._finish(study_uid, claimed, built, rows)
+        self._finish(study_uid, claimed, built, rows, series.corrected if isinstance(series, LoadedFilm) else 0)
         log.info(
             "series answered",
             study=_short(study_uid),
@@ -160,6 +160,7 @@ class Workflow:
                 self._settings.configuration_sha256,
                 __version__,
                 sop_instance_uid=decision.sop_instance_uid,
+                replaces=decision.replaces,
                 per_series=self._settings.study.all_series,
             )
 
@@ -206,8 +207,13 @@ class Workflow:
         _sync(target.parent)
         return rows
 
-    def _finish(self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow]) -> None:
-        """Results, their deliveries and the jobs that send them become true in one transaction."""
+    def _finish(
+        self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], corrected: int
+    ) -> None:
+        """Results, their deliveries and the jobs that send them become true in one transaction.
+
+        ``corrected``: earlier receptions of a radiograph whose header the one that was answered has corrected.
+        """
         findings = built.findings
         with self._database.transaction() as connection:
             ids = answers.finish_answer(
@@ -221,6 +227,9 @@ class Workflow:
                 reason_code=str(findings.refusal.code) if findings.refusal else None,
                 timings_s=findings.timings_s,
             )
+            if corrected:
+                detail = {"answer": claimed.id, "earlier_receptions": corrected}
+                intake.record_event(connection, "image_corrected", study_uid, detail)
             cancelled = answers.is_parked(connection, study_uid)
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:

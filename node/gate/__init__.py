@@ -4,13 +4,14 @@ In the order in which it works: :mod:`~node.gate.headers` reads, :mod:`~node.gat
 candidate, :mod:`~node.gate.geometry` builds a regular grid, :mod:`~node.gate.assessment` judges a series by all of
 that, :mod:`~node.gate.choice` picks the series that is answered, :mod:`~node.gate.volume` decodes its pixels.
 Radiographs go their own way: :mod:`~node.gate.projection` reads what their header says of view and scale,
-:mod:`~node.gate.radiograph` judges and loads one image, :mod:`~node.gate.presentation` shows it as a reader sees it.
+:mod:`~node.gate.region` of which region they are, :mod:`~node.gate.radiograph` judges and loads one image,
+:mod:`~node.gate.presentation` shows it as a reader sees it.
 """
 
 from node.gate.choice import SeriesDecision, choose
 from node.gate.headers import HeaderReading, InstanceHeader, Unreadable, read_headers
 from node.gate.policy import GatePolicy
-from node.gate.radiograph import LoadedFilm, load_film
+from node.gate.radiograph import LoadedFilm, load_film, unevaluable_film
 from node.gate.receptions import latest
 from node.gate.volume import LoadedSeries, SliceReference, Unevaluable, load_volume
 
@@ -29,4 +30,5 @@ __all__ = [
     "load_film",
     "load_volume",
     "read_headers",
+    "unevaluable_film",
 ]

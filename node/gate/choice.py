@@ -54,6 +54,9 @@ class SeriesDecision:
         Number of instances received, whatever they are.
     pipeline
         Name of the pipeline that answers; ``None`` where none does.
+    replaces
+        SOP instance UID of another image of the same exposure that this radiograph takes the place of: if that one was
+        answered before, this answer is its revision.
     """
 
     series_uid: str
@@ -69,6 +72,7 @@ class SeriesDecision:
     spine_expected: bool = False
     spacing_mm: float | None = None
     coverage_mm: float | None = None
+    replaces: str = ""
 
     def is_about(self, header: InstanceHeader) -> bool:
         """Whether an instance belongs to what is decided here: to the series, or to the one radiograph."""
@@ -101,7 +105,8 @@ def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[Series
     The order of preference among series: a spine is expected; the headers allow an evaluation; primary images; spacing
     up to 1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand
     before the quality of the images so that a thin head CT never silences the chest of the same study, nor a broken
-    series a whole one. The answer depends on the set of instances only, not on their order.
+    series a whole one. The answer depends on the set of instances only, not on their order, but for receptions of one
+    radiograph: of these the last one counts.
     """
     studies: dict[str, list[InstanceHeader]] = defaultdict(list)
     for header in headers:
@@ -181,4 +186,5 @@ def _film_decision(film: FilmAssessment, patient: Refusal | None) -> SeriesDecis
         study_uid=header.study_uid,
         sop_instance_uid=header.sop_instance_uid,
         spine_expected=film.spine_expected,
+        replaces=film.replaces if answered else "",
     )

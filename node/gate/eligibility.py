@@ -39,6 +39,7 @@ NOT_ELIGIBLE = frozenset(
         RefusalCode.NOT_A_LATERAL_SPINE,
         RefusalCode.CHEST_FILM,
         RefusalCode.FOR_PROCESSING_TWIN,
+        RefusalCode.FOR_PROCESSING_ONLY,
         RefusalCode.NOT_INSTALLED,
         RefusalCode.PATIENT_MISMATCH,
         RefusalCode.NO_PATIENT_ID,

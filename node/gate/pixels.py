@@ -8,6 +8,7 @@ signed bits leave the upper ones unset.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 
 import gdcm
@@ -24,8 +25,10 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
+    RLELossless,
 )
 
+from node.gate.codestream import coded_size, first_fragment, is_compressed
 from node.gate.headers import InstanceHeader
 from node.gate.values import integer, permissive, text
 
@@ -133,6 +136,7 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
         if len(data) < wanted:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
         return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
+    _check_coded_size(header, dataset["PixelData"].value)
     if _is_wide_jpeg(header):
         array: NDArray[np.integer] = _by_gdcm(header)[0]
     else:
@@ -140,6 +144,30 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
     if array.shape != (rows, columns):
         raise PixelError("The decoded image has another size than the header says")
     return array
+
+
+def _check_coded_size(header: InstanceHeader, data: bytes) -> None:
+    """That the compressed image has the size of the header, before a decoder allocates what it asks for.
+
+    Raises
+    ------
+    PixelError
+        When it has another one, or states none.
+    """
+    if not is_compressed(header.transfer_syntax_uid):
+        return
+    try:
+        coded = coded_size(first_fragment(data), header.transfer_syntax_uid)
+    except (ValueError, EOFError, struct.error) as error:
+        raise PixelError("The compressed pixel data are malformed") from error
+    if coded is None:
+        raise PixelError("The compressed image does not state its size")
+    rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
+    samples = integer(header.dataset, "SamplesPerPixel") or 1
+    if header.transfer_syntax_uid == RLELossless:
+        samples *= (integer(header.dataset, "BitsAllocated") or 0) // 8
+    if coded.components != samples or (coded.rows, coded.columns) not in ((rows, columns), (None, None)):
+        raise PixelError("The compressed image has another size than the header says")
 
 
 def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:
@@ -172,4 +200,8 @@ def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     signed = integer(dataset, "PixelRepresentation") == 1
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(kind)
-    return np.right_shift(np.left_shift(bits, unused_above), unused) if unused else bits
+    if not unused:
+        return bits
+    moved: NDArray[np.integer] = np.left_shift(bits, unused_above)
+    np.right_shift(moved, unused, out=moved)
+    return moved

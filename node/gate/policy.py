@@ -1,4 +1,4 @@
-"""Every threshold and word list of the gate, in one place.
+"""Every threshold and word list of the gate, in one place (those of radiographs: :mod:`node.gate.film_words`).
 
 A site changes them in its configuration; nothing else in this package holds a number that a site might want to change.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from node.gate import film_words
 from node.gate.kernels import KERNEL_RULES, KernelRule
 
 SPINE_BODY_PARTS = frozenset(
@@ -32,22 +33,6 @@ SPINE_WORDS = (
 
 PROJECTION_WORDS = (r"(?<![a-z])(mip|minip)(?![a-z])",)
 """Series descriptions of projections whose ImageType does not say so."""
-
-FILM_SPINE_PARTS = frozenset(
-    """SPINE TSPINE LSPINE SSPINE TLSPINE LSSPINE DSPINE THORACICSPINE DORSALSPINE LUMBARSPINE WHOLESPINE FULLSPINE
-    LUMBOSACRALSPINE LUMBOSACSPINE THORACOLUMBARSPINE THORACOLUMBAR SPINECOLUMN""".split()
-)
-FILM_CHEST_PARTS = frozenset("CHEST THORAX LUNG RIB RIBS HEART STERNUM".split())
-FILM_OTHER_PARTS = OTHER_BODY_PARTS | frozenset("CSPINE CERVICALSPINE CERVICAL COCCYX".split())
-"""Values of Body Part Examined of a radiograph. An abdomen or a pelvis says nothing: consoles without a better word
-for a lumbar spine use them."""
-FILM_SPINE_WORDS = (
-    r"\bspin(e|al)\b|spine\b|vertebra|lumb|lomb|\bdorsal|dorso ?lum|sacr|s[ck]olio|kypho|kyfo|wirbel|\b[bl]?ws\b"
-    r"|rachis|colonn|columna|rygg|wervel|\b[bltd]wk\b"
-)
-FILM_CHEST_WORDS = r"\bchest|\blung|t[h]?orax|\bpulm|poumon|\bribs?\b|rippen"
-FILM_NECK_WORDS = r"\bcervi[ck]al\w*( spine| vertebra\w*)?|\bhws\b|\bc ?spine\b|halswirbel\w*"
-"""Searched in lower case, with spaces for punctuation; the neck's words are taken out before the spine's are sought."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +72,8 @@ class GatePolicy:
         Whether radiographs can be analysed here; else they are not eligible.
     lateral_chest
         Whether lateral chest radiographs are looked at, too.
+    for_processing
+        Whether a detector's own image is answered, with a flag, where the one that is read did not come.
     min_age_years
         Younger patients are not evaluated.
     own_manufacturers, own_creator_uids, own_description
@@ -115,9 +102,10 @@ class GatePolicy:
     max_axial_angle_deg: float = 45.0
     max_matrix: int = 4096
     max_voxels: int = 2_000_000_000
-    max_film_pixels: int = 120_000_000
+    max_film_pixels: int = 40_000_000
     films: bool = True
     lateral_chest: bool = False
+    for_processing: bool = False
     min_age_years: float = 18.0
     own_manufacturers: tuple[str, ...] = ("spine-node",)
     own_creator_uids: tuple[str, ...] = ()
@@ -127,10 +115,13 @@ class GatePolicy:
     spine_words: tuple[str, ...] = SPINE_WORDS
     site_spine_words: tuple[str, ...] = ()
     projection_words: tuple[str, ...] = PROJECTION_WORDS
-    film_spine_parts: frozenset[str] = FILM_SPINE_PARTS
-    film_chest_parts: frozenset[str] = FILM_CHEST_PARTS
-    film_other_parts: frozenset[str] = FILM_OTHER_PARTS
-    film_spine_words: str = FILM_SPINE_WORDS
-    film_chest_words: str = FILM_CHEST_WORDS
-    film_neck_words: str = FILM_NECK_WORDS
+    film_spine_parts: frozenset[str] = film_words.SPINE_PARTS
+    film_chest_parts: frozenset[str] = film_words.CHEST_PARTS
+    film_other_parts: frozenset[str] = OTHER_BODY_PARTS | film_words.OTHER_PARTS
+    film_level_words: str = film_words.LEVEL_WORDS
+    film_spine_words: str = film_words.SPINE_WORDS
+    film_spurious_spines: str = film_words.SPURIOUS_SPINES
+    film_neck_words: str = film_words.NECK_WORDS
+    film_chest_words: str = film_words.CHEST_WORDS
+    film_other_words: str = film_words.OTHER_WORDS
     kernel_rules: tuple[KernelRule, ...] = KERNEL_RULES

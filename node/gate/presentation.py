@@ -10,6 +10,7 @@ pixel: a radiograph has ten million pixels, but at most 65,536 values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,11 @@ from pydicom.dataset import Dataset
 from node.gate.values import first_number, integer, item, items, numbers, text
 
 Floats = NDArray[np.float32]
+CHUNK = 1 << 20
+"""Pixels that are converted at a time: beside the image itself, conversions take little memory."""
+FIRST_VALUES = (-32768, 65535)
+TABLE_BITS = (1, 16)
+"""First values mapped, and bits of an entry, that a look-up table can have (C.11.1.1.1)."""
 
 RANGE = (0.5, 99.5)
 """Percentiles of the values between which an image without a usable window is shown."""
@@ -49,15 +55,27 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
     turned so that less radiation is brighter, as far as its header tells.
     """
     outside = padding(stored, dataset)
-    first = int(stored.min())
-    index = stored.astype(np.int32) - first
-    pixels = np.bincount((index if outside is None else index[~outside]).ravel(), minlength=int(index.max()) + 1)
-    values = _Values(np.arange(first, first + len(pixels)), pixels)
+    first, last = int(stored.min()), int(stored.max())
+    pixels = np.zeros(last - first + 1, np.int64)
+    for rows in _chunks(stored.shape):
+        index = stored[rows].astype(np.int32) - first
+        pixels += np.bincount((index if outside is None else index[~outside[rows]]).ravel(), minlength=len(pixels))
+    values = _Values(np.arange(first, last + 1), pixels)
     shown = _for_processing(values, dataset) if for_processing else _presented(values, dataset, stored.dtype)
-    image = shown.astype(np.float32)[index]
+    shown = shown.astype(np.float32)
+    image = np.empty(stored.shape, np.float32)
+    for rows in _chunks(stored.shape):
+        image[rows] = shown[stored[rows].astype(np.int32) - first]
     if outside is not None:
         image[outside] = 0
     return image
+
+
+def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows that hold about `CHUNK` pixels each."""
+    step = max(1, CHUNK // max(1, shape[1]))
+    for begin in range(0, shape[0], step):
+        yield slice(begin, begin + step)
 
 
 def _presented(values: _Values, dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
@@ -147,17 +165,24 @@ def _table(lut: Dataset, kind: np.dtype[np.integer] | None = None) -> _Table | N
         Type of the values that are looked up where they are stored ones: the first value mapped has their sign.
     """
     descriptor, data = numbers(lut, "LUTDescriptor", 3), lut.get("LUTData")
-    if descriptor is None or data is None:
+    if descriptor is None or data is None or any(v != int(v) for v in descriptor):
         return None
-    count, first, bits = int(descriptor[0]) % 65536 or 65536, int(descriptor[1]), int(descriptor[2])
-    if isinstance(data, bytes):
-        narrow = bits <= 8 and len(data) < 2 * count
-        entries = np.frombuffer(data[: len(data) // 2 * 2], np.uint8 if narrow else "<u2")
-    else:
-        try:
+    declared, first, bits = (int(v) for v in descriptor)
+    count = declared % 65536 or 65536  # 0 means 65,536; read as SS more than 32,767 are negative
+    if (
+        not -32768 <= declared <= 65536
+        or not FIRST_VALUES[0] <= first <= FIRST_VALUES[1]
+        or not TABLE_BITS[0] <= bits <= TABLE_BITS[1]
+    ):
+        return None
+    try:
+        if isinstance(data, bytes):
+            narrow = bits <= 8 and len(data) < 2 * count
+            entries = np.frombuffer(data if narrow else data[: len(data) // 2 * 2], np.uint8 if narrow else "<u2")
+        else:
             entries = np.asarray(data, np.int64).reshape(-1) & 0xFFFF
-        except (TypeError, ValueError, OverflowError):
-            return None
+    except (TypeError, ValueError, OverflowError):
+        return None
     if not 1 < count <= len(entries):
         return None
     if kind is not None:
@@ -189,8 +214,11 @@ def _by_table(values: Floats, dataset: Dataset) -> Floats | None:
     low, high = float(table.entries.min()), float(table.entries.max())
     if high <= low:
         return None
-    if table.first > 32767 and float(values.min()) < 0:  # read as US where the values are signed
+    smallest, largest = float(values.min()), float(values.max())
+    if table.first > 32767 and smallest < 0:  # read as US where the values are signed
         table = _Table(table.first - 65536, table.entries)
+    elif table.first < 0 <= smallest and table.first + 65536 <= largest:  # and the reverse
+        table = _Table(table.first + 65536, table.entries)
     return (table.of(values) - np.float32(low)) / np.float32(high - low)
 
 

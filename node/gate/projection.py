@@ -1,4 +1,4 @@
-"""What the header of a radiograph says of it: how large a pixel is at the spine, from which side, of which region.
+"""What the header of a radiograph says of it: how large a pixel is at the spine, and from which side it was taken.
 
 Consoles fill these elements by habit, so nothing here is more than a hint: what contradicts itself says nothing, and
 the pixels have the last word.
@@ -7,56 +7,66 @@ the pixels have the last word.
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from pydicom.dataset import Dataset
 
 from inference.findings import PixelSize
-from node.gate.policy import GatePolicy
-from node.gate.values import items, number, numbers, text, texts
+from node.gate.region import OF_THE_IMAGE
+from node.gate.values import items, number, numbers, plain, text, texts
 
 # how large a pixel is (PS3.3 10.7)
 
 PIXEL_MM = (0.02, 2.0)
 """Sides of a radiograph's pixels that can be true."""
-MAGNIFICATION = (1.0, 2.5)
-"""More than the first, which many consoles write for "not known", and at most the second."""
-SAME_SPACING = 1e-4
-"""Relative difference up to which two spacings are one, written twice."""
+MAGNIFICATION = (1.02, 2.5)
+"""Magnifications of a spine that can be true. Nearer to 1 are rounding, and what consoles write for "not known"; below
+it pixels would be larger at the patient than on the detector: then the image was resampled."""
+SAME_BOTH_WAYS = 0.01
+"""Relative difference up to which two magnifications are one: rows and columns are magnified alike."""
+ASPECT = (0.5, 2.0)
+"""Heights of a pixel over its width at which a radiograph is still measured."""
 
 
 def pixel_size(dataset: Dataset) -> PixelSize:
     """Size of the pixels in the plane of the spine, (row, column) in mm, and in words where it comes from.
 
-    Pixel Spacing is used where it is calibrated: where its calibration type says so, or where it differs from Imager
-    Pixel Spacing (PS3.3 10.7.1). Else the detector's own spacing counts, divided by the magnification that the header
-    states; where it states none the size at the spine is not known.
+    Pixel Spacing is used where it is calibrated: where its calibration type says so, or, without one, where Imager
+    Pixel Spacing is larger by what can be a magnification (PS3.3 10.7.1.3). Else the detector's own spacing counts,
+    divided by the magnification that the header states; where it states none, or where both spacings differ by what is
+    no magnification, the size at the spine is not known. The distance from source to patient is no help: consoles
+    mean the table's side by it.
     """
     spacing, detector = _spacing(dataset, "PixelSpacing"), _spacing(dataset, "ImagerPixelSpacing")
     calibration = text(dataset, "PixelSpacingCalibrationType").upper()
     if spacing is not None and calibration in ("GEOMETRY", "FIDUCIAL"):
         return PixelSize(spacing, f"Pixel Spacing, calibrated ({calibration.lower()})")
-    if spacing is not None and detector is not None and not _same(spacing, detector):
-        return PixelSize(spacing, "Pixel Spacing, corrected: it differs from the detector's")
     if detector is None:
         why = "Pixel Spacing without a calibration" if spacing is not None else "the header states no pixel spacing"
         return PixelSize(None, f"uncalibrated: {why}")
-    factor, source = _magnification(dataset)
-    if factor is None:
-        return PixelSize(None, f"uncalibrated: detector pixel spacing, {source}")
-    return PixelSize((detector[0] / factor, detector[1] / factor), f"detector pixel spacing / {factor:.3f} ({source})")
+    if spacing is not None:
+        ratio = _magnified(spacing, detector)
+        if ratio is None:
+            return PixelSize(None, "uncalibrated: Pixel Spacing and the detector's differ by what is no magnification")
+        if ratio > MAGNIFICATION[0]:
+            return PixelSize(spacing, f"Pixel Spacing, corrected: the detector's is {ratio:.3f} times as large")
+    factor = number(dataset, "EstimatedRadiographicMagnificationFactor")
+    if factor is None or not MAGNIFICATION[0] < factor <= MAGNIFICATION[1]:
+        return PixelSize(None, "uncalibrated: detector pixel spacing, magnification not stated")
+    source = f"detector pixel spacing / {factor:.3f} (Estimated Radiographic Magnification Factor)"
+    return PixelSize((detector[0] / factor, detector[1] / factor), source)
 
 
 def aspect(dataset: Dataset) -> float:
-    """Height of a pixel over its width: from a spacing, whichever it is, else Pixel Aspect Ratio, else 1."""
+    """Height of a pixel over its width: from a spacing, whichever it is, else Pixel Aspect Ratio, else 1.
+
+    It may lie outside `ASPECT`: such a radiograph is not measured.
+    """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         spacing = _spacing(dataset, keyword)
         if spacing is not None:
             return spacing[0] / spacing[1]
     ratio = numbers(dataset, "PixelAspectRatio", 2)
-    if ratio is None or min(ratio) <= 0 or not 0.1 <= ratio[0] / ratio[1] <= 10:
-        return 1.0
-    return ratio[0] / ratio[1]
+    return 1.0 if ratio is None or min(ratio) <= 0 else ratio[0] / ratio[1]
 
 
 def _spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
@@ -66,21 +76,12 @@ def _spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return (given[0], given[1])
 
 
-def _same(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return all(abs(x - y) <= SAME_SPACING * y for x, y in zip(a, b, strict=True))
-
-
-def _magnification(dataset: Dataset) -> tuple[float | None, str]:
-    """The factor and who says so; ``None`` and why there is none."""
-    stated = number(dataset, "EstimatedRadiographicMagnificationFactor")
-    if stated is not None and MAGNIFICATION[0] < stated <= MAGNIFICATION[1]:
-        return stated, "Estimated Radiographic Magnification Factor"
-    detector, patient = number(dataset, "DistanceSourceToDetector"), number(dataset, "DistanceSourceToPatient")
-    if detector is not None and patient is not None and patient > 0:
-        ratio = detector / patient
-        if MAGNIFICATION[0] < ratio <= MAGNIFICATION[1]:
-            return ratio, f"source to detector {detector:.0f} mm, source to patient {patient:.0f} mm"
-    return None, "magnification not stated"
+def _magnified(spacing: tuple[float, float], detector: tuple[float, float]) -> float | None:
+    """How many times larger the detector's pixels are, alike both ways; ``None`` where that is no magnification."""
+    by_row, by_column = detector[0] / spacing[0], detector[1] / spacing[1]
+    ratio = (by_row * by_column) ** 0.5
+    alike = abs(by_row - by_column) <= SAME_BOTH_WAYS * ratio
+    return ratio if alike and 1 / MAGNIFICATION[0] <= ratio <= MAGNIFICATION[1] else None
 
 
 # from which side (C.8.1.2, C.8.11.5; CID 4010)
@@ -100,7 +101,7 @@ _OTHER_CODES = frozenset(
 )
 _NOT_A_SIDE_VIEW = r"\b(lat\w*|seit\w*) (bend\w*|flex\w*|decub\w*|neig\w*)|\bdecub\w*|seitneig\w*|\bbending\b"
 """Bent or lying to the side, seen from the front more often than not: such words say nothing."""
-_LATERAL_WORDS = r"\b(lat|lateral\w*|latero\w*|seitl\w*|profil\w*|ll|rl|sag|sagittal\w*|zijdel\w*)\b"
+_LATERAL_WORDS = r"\b(lat|latera+l\w*|latero\w*|seitl\w*|profil\w*|ll|rl|sag|sagittal\w*|zijdel\w*)\b"
 _OTHER_WORDS = r"\b(ap|a p|pa|p a|frontal\w*|antero ?post\w*|postero ?ant\w*|face|obl\w*|schr[aä]g\w*|[lr][ap]o)\b"
 
 
@@ -118,7 +119,7 @@ def lateral(dataset: Dataset) -> bool | None:
         _by_position(text(dataset, "ViewPosition")),
         *(_by_code(text(i, "CodeValue"), text(i, "CodeMeaning")) for i in items(dataset, "ViewCodeSequence")),
         _by_orientation(orientation(dataset)),
-        _by_words(" | ".join(text(dataset, keyword) for keyword in _OF_THE_IMAGE)),
+        _by_words(" | ".join(text(dataset, keyword) for keyword in OF_THE_IMAGE)),
     } - {None}
     return votes.pop() if len(votes) == 1 else None
 
@@ -149,65 +150,3 @@ def _by_words(words: str) -> bool | None:
 def _told(yes: bool, no: bool) -> bool | None:
     """What two signs say together; nothing where both or neither are there."""
     return None if yes is no else yes
-
-
-# of which region
-
-
-class Region(StrEnum):
-    """What a radiograph is of, as far as its header says."""
-
-    SPINE = "spine"
-    CHEST = "chest"
-    OTHER = "other"
-    UNKNOWN = "unknown"
-
-
-_OF_THE_IMAGE = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
-_OF_THE_STUDY = ("StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription")
-
-
-def region(dataset: Dataset, policy: GatePolicy) -> tuple[Region, str]:
-    """The region and the word that told it; of the neck's spine OTHER, since only thoracic and lumbar ones are read.
-
-    The words of the series come before the body part, and both before those of the study. Where a series' own words
-    and the body part name different regions nothing is concluded.
-    """
-    body_part = re.sub(r"[^A-Z]", "", text(dataset, "BodyPartExamined").upper())
-    meanings = [text(i, "CodeMeaning") for i in items(dataset, "AnatomicRegionSequence")]
-    own = " | ".join([*(text(dataset, keyword) for keyword in _OF_THE_IMAGE), *meanings])
-    study = " | ".join(text(dataset, keyword) for keyword in _OF_THE_STUDY)
-    site = " | ".join((body_part, own, study))
-    if any(re.search(pattern, site, re.IGNORECASE) for pattern in policy.site_spine_words):
-        return Region.SPINE, "site's own rule"
-    by_words, by_part = _region_of_words(own, policy), _region_of_part(body_part, policy)
-    if Region.UNKNOWN not in (by_words, by_part) and by_words is not by_part and Region.SPINE is not by_words:
-        return Region.UNKNOWN, ""
-    if by_words is not Region.UNKNOWN:
-        return by_words, "description"
-    if by_part is not Region.UNKNOWN:
-        return by_part, f"body part {body_part[:16]}"
-    return _region_of_words(study, policy), "study description"
-
-
-def _region_of_words(words: str, policy: GatePolicy) -> Region:
-    said = plain(words)
-    rest = re.sub(policy.film_neck_words, " ", said)
-    if re.search(policy.film_spine_words, rest):
-        return Region.SPINE
-    if rest != said:
-        return Region.OTHER
-    return Region.CHEST if re.search(policy.film_chest_words, said) else Region.UNKNOWN
-
-
-def _region_of_part(body_part: str, policy: GatePolicy) -> Region:
-    if body_part in policy.film_spine_parts:
-        return Region.SPINE
-    if body_part in policy.film_chest_parts:
-        return Region.CHEST
-    return Region.OTHER if body_part in policy.film_other_parts else Region.UNKNOWN
-
-
-def plain(words: str) -> str:
-    """Lower case, with a space for whatever stands between words."""
-    return re.sub(r"[_/\\.,;:+()\[\]^-]+", " ", words).lower()

@@ -25,7 +25,8 @@ from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
 from node.gate.presentation import as_read
-from node.gate.projection import Region, aspect, lateral, orientation, pixel_size, region
+from node.gate.projection import ASPECT, aspect, lateral, orientation, pixel_size
+from node.gate.region import Region, region
 from node.gate.values import integer, items, text, texts
 from node.gate.volume import Unevaluable
 
@@ -51,8 +52,6 @@ DESCRIBING = (
     "ImagerPixelSpacing",
     "PixelAspectRatio",
     "EstimatedRadiographicMagnificationFactor",
-    "DistanceSourceToDetector",
-    "DistanceSourceToPatient",
     "ViewPosition",
     "PatientOrientation",
     "BodyPartExamined",
@@ -67,9 +66,11 @@ class FilmAssessment:
     Attributes
     ----------
     headers
-        Receptions of the image; the first one counts, and the others must be the same image.
+        Receptions of the image in order of arrival; the last one counts: a header may have been corrected since.
     refusal
         Why the image is not eligible or not evaluable; ``None`` where its header allows everything.
+    replaces
+        SOP instance UID of the detector's own image that gave way to this one; empty where there is none.
     """
 
     headers: tuple[InstanceHeader, ...]
@@ -77,11 +78,12 @@ class FilmAssessment:
     spine_expected: bool
     lateral: bool | None
     age_years: float | None
+    replaces: str = ""
 
     @property
     def header(self) -> InstanceHeader:
         """The reception that counts."""
-        return self.headers[0]
+        return self.headers[-1]
 
     @property
     def eligible(self) -> bool:
@@ -110,6 +112,8 @@ class LoadedFilm:
         Identity of the input.
     age_years
         ``None`` where unknown.
+    corrected
+        How many earlier receptions showed the same pixels under another header, or could not be read.
     """
 
     film: Radiograph
@@ -118,6 +122,7 @@ class LoadedFilm:
     input_sha256: str
     spine_expected: bool
     age_years: float | None
+    corrected: int = 0
 
     @property
     def pixel_size(self) -> PixelSize:
@@ -139,18 +144,19 @@ def is_for_processing(header: InstanceHeader) -> bool:
 
 
 def assess_films(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[FilmAssessment]:
-    """Judge the radiographs of one study by their headers, sorted by series and SOP instance UID."""
+    """Judge the radiographs of one study by their headers, sorted by series and SOP instance UID.
+
+    ``headers`` come in order of arrival, which counts among receptions of one image only.
+    """
     images: dict[tuple[str, str], list[InstanceHeader]] = defaultdict(list)
     for header in headers:
         images[header.series_uid, header.sop_instance_uid or str(header.path)].append(header)
-    films = [_assess(sorted(images[key], key=lambda h: str(h.path)), policy) for key in sorted(images)]
-    read = [film for film in films if film.eligible and not film.for_processing]
-    films = [_without_twin(film, read) for film in films]
+    films = _one_answer_an_exposure([_assess(images[key], policy) for key in sorted(images)], policy)
     return films if policy.films else [_not_installed(film) for film in films]
 
 
 def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFilm | Unevaluable:
-    """Load one radiograph from its receptions.
+    """Load one radiograph from its receptions, given in order of arrival: the last one counts.
 
     Whatever the file holds, the answer is a radiograph or a refusal. Its study is not judged here:
     :func:`node.gate.choice.choose` does that.
@@ -160,23 +166,33 @@ def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFi
     OSError
         The file cannot be read (gone, disk or network failing): that may pass and says nothing about the image.
     """
-    found = _assess(sorted(headers, key=lambda h: str(h.path)), policy)
+    found = _assess(headers, policy)
     if found.refusal is not None:
         return _unevaluable(found, found.refusal)
     dataset = found.header.dataset
     try:
         stored = next(stored_values(found.header, (None,)))
-        digest = pixel_digest(stored)
-        for again in found.headers[1:]:
-            if _identity(again, pixel_digest(next(stored_values(again, (None,))))) != _identity(found.header, digest):
-                detail = "(Two different images carry the same SOP Instance UID.)"
-                return _unevaluable(found, Refusal(RefusalCode.DUPLICATE_POSITIONS, detail))
     except PixelError as error:
         detail = f"({str(error)[:1].upper()}{str(error)[1:]}.)"
         return _unevaluable(found, Refusal(RefusalCode.PIXELS_UNREADABLE, detail))
+    digest = pixel_digest(stored)
+    identity = _identity(found.header, digest)
+    earlier = [_read_before(header) for header in found.headers[:-1]]
+    if any(read is not None and read != digest for read in earlier):
+        detail = "(Two different images carry the same SOP Instance UID.)"
+        return _unevaluable(found, Refusal(RefusalCode.DUPLICATE_POSITIONS, detail))
+    corrected = sum(
+        read is None or _identity(header, read) != identity
+        for header, read in zip(found.headers[:-1], earlier, strict=True)
+    )
+    try:
+        pixels = as_read(stored, dataset, for_processing=found.for_processing)
+    except (ValueError, TypeError, ArithmeticError, IndexError) as error:
+        detail = f"(Their values could not be converted: {type(error).__name__}.)"
+        return _unevaluable(found, Refusal(RefusalCode.PIXELS_UNREADABLE, detail))
     size = pixel_size(dataset)
     film = Radiograph(
-        pixels=as_read(stored, dataset, for_processing=found.for_processing),
+        pixels=pixels,
         spacing_mm=size.spacing_mm,
         aspect=aspect(dataset),
         spacing_source=size.source,
@@ -192,21 +208,35 @@ def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFi
         film=film,
         datasets=(dataset,),
         quality=tuple(flag for flag, holds in flags if holds),
-        input_sha256=_identity(found.header, digest),
+        input_sha256=identity,
         spine_expected=found.spine_expected,
         age_years=found.age_years,
+        corrected=corrected,
     )
 
 
+def unevaluable_film(headers: Sequence[InstanceHeader], policy: GatePolicy, refusal: Refusal) -> Unevaluable:
+    """One radiograph, given as to `load_film`, as "not evaluable" for a reason that was met elsewhere."""
+    return _unevaluable(_assess(headers, policy), refusal)
+
+
+def _read_before(header: InstanceHeader) -> str | None:
+    """Digest of the pixels of an earlier reception; ``None`` where they cannot be decoded: it was sent again."""
+    try:
+        return pixel_digest(next(stored_values(header, (None,))))
+    except PixelError:
+        return None
+
+
 def _assess(headers: Sequence[InstanceHeader], policy: GatePolicy) -> FilmAssessment:
-    first = headers[0]
-    where, told_by = region(first.dataset, policy)
-    side = lateral(first.dataset)
+    last = headers[-1]
+    where, told_by = region(last.dataset, policy)
+    side = lateral(last.dataset)
     age = age_years(Slice(header, image) for header in headers for image in header.images)
     refusal = (
-        _object_refusal(first, policy)
+        _object_refusal(last, policy)
         or _view_refusal(where, told_by, side, policy)
-        or _evaluation_refusal(first.dataset, age, policy)
+        or _evaluation_refusal(last.dataset, age, policy)
     )
     return FilmAssessment(tuple(headers), refusal, where is Region.SPINE, side, age)
 
@@ -238,8 +268,14 @@ def _object_refusal(header: InstanceHeader, policy: GatePolicy) -> Refusal | Non
 def _evaluation_refusal(dataset: Dataset, age: float | None, policy: GatePolicy) -> Refusal | None:
     """Why a lateral view of the spine cannot be evaluated, as far as its header tells."""
     rows, columns = _size(dataset)
-    if rows < 1 or columns < 1 or rows * columns > policy.max_film_pixels:
+    if rows < 1 or columns < 1:
         return Refusal(RefusalCode.PIXELS_UNREADABLE, f"(Declared as {rows} x {columns} pixels.)")
+    if rows * columns > policy.max_film_pixels:
+        most = policy.max_film_pixels // 1_000_000
+        return Refusal(RefusalCode.IMAGE_TOO_LARGE, f"({rows} x {columns}; at most {most} million.)")
+    height = aspect(dataset)
+    if not ASPECT[0] <= height <= ASPECT[1]:
+        return Refusal(RefusalCode.PIXEL_ASPECT, f"(Height over width: {height:.3g}.)")
     return Refusal(RefusalCode.AGE_BELOW_18) if age is not None and age < policy.min_age_years else None
 
 
@@ -269,11 +305,28 @@ def _not_installed(film: FilmAssessment) -> FilmAssessment:
 # images for processing and their twins
 
 
-def _without_twin(film: FilmAssessment, read: Sequence[FilmAssessment]) -> FilmAssessment:
-    """The film, refused where the same exposure is there for presentation as well."""
-    if not (film.eligible and film.for_processing and any(_same_exposure(film, other) for other in read)):
-        return film
-    return replace(film, refusal=Refusal(RefusalCode.FOR_PROCESSING_TWIN))
+def _one_answer_an_exposure(films: Sequence[FilmAssessment], policy: GatePolicy) -> list[FilmAssessment]:
+    """The films, with the detector's own images refused where the same exposure is there for presentation as well.
+
+    Alone they are refused, too, since the image that is read may still come; a site may have them answered. The image
+    that came later knows which one it takes the place of, so that its answer becomes a revision of that one's.
+    """
+    read = [film for film in films if film.eligible and not film.for_processing]
+    replaced: dict[str, str] = {}
+    judged: list[FilmAssessment] = []
+    for film in films:
+        if not (film.eligible and film.for_processing):
+            judged.append(film)
+            continue
+        twin = next((other for other in read if _same_exposure(film, other)), None)
+        if twin is not None:
+            replaced.setdefault(twin.header.sop_instance_uid, film.header.sop_instance_uid)
+            judged.append(replace(film, refusal=Refusal(RefusalCode.FOR_PROCESSING_TWIN)))
+        elif policy.for_processing:
+            judged.append(film)
+        else:
+            judged.append(replace(film, refusal=Refusal(RefusalCode.FOR_PROCESSING_ONLY)))
+    return [replace(film, replaces=replaced.get(film.header.sop_instance_uid, "")) for film in judged]
 
 
 def _same_exposure(raw: FilmAssessment, other: FilmAssessment) -> bool:

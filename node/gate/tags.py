@@ -90,7 +90,7 @@ IMAGE = tuple(
 PROJECTION = tuple(
     """
     ViewPosition ViewCodeSequence PatientOrientation ImagerPixelSpacing PixelSpacingCalibrationType PixelAspectRatio
-    EstimatedRadiographicMagnificationFactor DistanceSourceToDetector DistanceSourceToPatient PresentationLUTShape
+    EstimatedRadiographicMagnificationFactor PresentationLUTShape
     PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction
     AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID
     """.split()

@@ -80,6 +80,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(texts(dataset, keyword))
 
 
+def plain(words: str) -> str:
+    """Lower case, with one space for whatever stands between words."""
+    return re.sub(r"[\s_/\\.,;:+()\[\]^-]+", " ", words).lower()
+
+
 def uid(dataset: Dataset, keyword: str) -> str:
     """The element if it is a well-formed UID (PS3.5 section 9.1; leading zeros are forgiven), else an empty string.
 

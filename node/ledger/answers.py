@@ -175,13 +175,15 @@ def claim_answer(
     software_version: str,
     *,
     sop_instance_uid: str = "",
+    replaces: str = "",
     per_series: bool = False,
 ) -> Answer | None:
     """Claim the answer to this input; ``None`` when it was answered already.
 
     An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
     same UIDs and dates come out; its attempt number fences off the former worker. Revisions count what was sent: per
-    study, or ``per_series``, or per radiograph where ``sop_instance_uid`` names one.
+    study, or ``per_series``, or per radiograph where ``sop_instance_uid`` names one; with ``replaces``, another image
+    of the same exposure, of both.
     """
     found = connection.execute(
         """
@@ -204,20 +206,21 @@ def claim_answer(
         ).fetchone()
         assert row is not None
         return Answer(found["id"], found["revision"], row["attempt"], found["started_at"], found["predecessor"])
-    scope = (series_uid if per_series or sop_instance_uid else None, sop_instance_uid)
+    images = [sop_instance_uid, replaces] if replaces else [sop_instance_uid]
+    scope = (series_uid if (per_series or sop_instance_uid) and not replaces else None, images)
     connection.execute(  # unfinished claims on inputs that no longer stand
         """
         UPDATE answer SET state = 'superseded'
          WHERE study_uid = %s AND pipeline = %s AND state = 'working' AND series_uid = coalesce(%s, series_uid)
-           AND sop_instance_uid = %s
+           AND sop_instance_uid = ANY(%s)
         """,
         (study_uid, pipeline, *scope),
     )
     last = connection.execute(
         """
         SELECT max(revision) AS revision, max(id) AS predecessor FROM answer
-         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid) AND sop_instance_uid = %s
-           AND state = 'done' AND sent
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid)
+           AND sop_instance_uid = ANY(%s) AND state = 'done' AND sent
         """,
         (study_uid, pipeline, *scope),
     ).fetchone()

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from inference.findings import Findings
 from node.results import wording
 from node.results.contours import dashed, outlines
-from node.results.drawing import EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, WHITE, font
+from node.results.drawing import EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, WHITE, font, spread, text_width
 from node.results.notes import shows_expected
 from node.results.pictures import Shown
 
@@ -29,6 +29,8 @@ MARK_SIZE = 22
 BAR_LABEL_SIZE = 18
 LEFT_MARGIN, RIGHT_MARGIN, ABOVE, BELOW = 44, 28, 30, 32
 """Room for the mark A and the scale bar, for P, for H, and for F and the bar's length."""
+NAME_SIZE, NAMES = 18, 26
+"""Letters of names below an image of vertebrae that lie beside each other, and the room for them."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,19 @@ class View:
         return [self.top + float(row - self.first[1]) * self.scale for row in centres[:, 1]]
 
 
+def lies(findings: Findings, pictures: Shown) -> bool:
+    """Whether the spine lies across the image: vertebrae beside each other, as on a film that was sent turned."""
+    if len(findings.vertebrae) < 2:
+        return False
+    centres = pictures.centres(findings.vertebrae)
+    across, along = np.abs(centres[-1] - centres[0])
+    return bool(across > along)
+
+
 def crop(findings: Findings, pictures: Shown) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First (column, row), and the one after the last, of the part that holds every vertebra and some room around."""
     points = [pictures.centres(findings.vertebrae)]
-    points += [pictures.heights(v).reshape(-1, 2) for v in wording.measured(findings)]
+    points += [pictures.heights(v).reshape(-1, 2) for v in wording.told(findings)]
     pixels = np.concatenate(points)
     if pictures.masks is not None and pictures.masks.any():
         rows, columns = (np.flatnonzero(pictures.masks.any(axis=axis)) for axis in (1, 0))
@@ -112,19 +123,34 @@ def draw_anatomy(
     image.paste(_rendered(findings, pictures, view), (view.left, view.top))
     draw.rectangle((view.left - 1, view.top - 1, view.right, view.bottom), outline=FRAME)
     centre = ((view.left + view.right) // 2, (view.top + view.bottom) // 2)
+    names = NAMES if lies(findings, pictures) else 0
+    if names:
+        _draw_names(draw, findings, pictures, view)
     for mark, at in zip(
         pictures.marks,
         (
             (view.left - 34, centre[1] - 12),
             (view.right + 8, centre[1] - 12),
             (centre[0] - 8, view.top - 28),
-            (centre[0] - 8, view.bottom + 3),
+            (centre[0] - 8, view.bottom + 3 + names),
         ),
         strict=True,
     ):
         draw.text(at, mark, TEXT, font(MARK_SIZE))
     if pictures.spacing_mm is not None:
         _scale_bar(draw, view, pictures.spacing_mm)
+
+
+def _draw_names(draw: ImageDraw.ImageDraw, findings: Findings, pictures: Shown, view: View) -> None:
+    """The names of vertebrae that lie beside each other, each below its own, right of the scale bar's length."""
+    columns = [view.left + float(x - view.first[0]) * view.scale for x in pictures.centres(findings.vertebrae)[:, 0]]
+    wide = max(text_width(v.name, NAME_SIZE) for v in findings.vertebrae)
+    places = spread(columns, wide + 6, view.left + LEFT_MARGIN, view.right - wide / 2)
+    at = view.bottom + NAMES // 2 + 4
+    for vertebra, column, place in zip(findings.vertebrae, columns, places, strict=True):
+        colour = GRADE_COLOURS[vertebra.grade]
+        draw.line((column, view.bottom + 2, place, at - NAME_SIZE // 2), colour, 1)
+        draw.text((place, at), vertebra.name, colour, font(NAME_SIZE), anchor="mm")
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, view: View, spacing_mm: float) -> None:
@@ -147,7 +173,7 @@ def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
     canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)
-    for vertebra in wording.measured(findings):
+    for vertebra in wording.told(findings):
         colour = GRADE_COLOURS[vertebra.grade]
         lines = (pictures.heights(vertebra) - view.first) * factor
         for upper, lower in lines:

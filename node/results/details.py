@@ -15,7 +15,7 @@ from typing import Any
 import highdicom as hd
 from highdicom.sr import CodedConcept, ContentItem, UIDRefContentItem
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, XRayRadiofluoroscopicImageStorage
 
 from inference.findings import Findings, VertebraFinding
 from node.results import codes, film_notes
@@ -47,7 +47,10 @@ from node.results.wording import (
     answer_quality,
     graded_text,
     is_measured,
+    is_without_side,
+    losses,
     numbering_text,
+    percent,
     quality_sentence,
     rule_text,
     seen_text,
@@ -59,6 +62,8 @@ Group = (
     | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
 )
 
+Row = tuple[CodedConcept, float | None, CodedConcept, int]
+"""Name, value, unit and decimals of a number; without a value it is left out."""
 RATIO_DIGITS = 4
 """Decimals of ratios, losses and probabilities."""
 SCORE_DIGITS = 1
@@ -81,6 +86,8 @@ def build_details(
         groups.append(_numbers(vertebra, findings, segments.get(WHOLE.name), identity, ctx))
         if is_measured(vertebra) and ctx.pipeline == RADIOGRAPH:
             groups += [_lines(vertebra, source[0], identity), _outline(vertebra, source[0], identity)]
+        elif is_without_side(vertebra) and drawn(vertebra):
+            groups.append(_lines(vertebra, source[0], identity))
         elif is_measured(vertebra) and site:
             groups.append(_end_points(vertebra, site, identity))
         if BODIES.name in segments:
@@ -92,7 +99,9 @@ def build_details(
         title=codes.DETAILS_TITLE,
     )
     root = tree[0]
-    root.ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _verdict(findings)))
+    fluoroscopic = source[0].get("SOPClassUID") == XRayRadiofluoroscopicImageStorage
+    verdict = _verdict(findings, is_fluoroscopic=fluoroscopic)
+    root.ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, verdict))
     root.ContentSequence.append(container(codes.PROVENANCE, _provenance(source, findings, identity, ctx)))
     return document(
         "details",
@@ -140,7 +149,10 @@ def _numbers(
     items = group[0].ContentSequence
     if vertebra.rule is not None:
         items.append(text(codes.RULE, vertebra.rule))
-    if not is_measured(vertebra):
+    if is_without_side(vertebra):
+        lost = "; ".join(f"{name} {percent(loss)}" for name, loss in losses(vertebra).items())
+        items.append(text(codes.HOW_TO_READ, f"{film_notes.WITHOUT_SIDE}" + (f": {lost}" if lost else "")))
+    elif not is_measured(vertebra):
         items.append(text(codes.NOT_MEASURED, "seen but not measured"))
     if (numbering := numbering_text(findings)) is not None:
         items.append(text(codes.NUMBERING, numbering))
@@ -155,17 +167,7 @@ def _numbers(
 
 def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     """Heights, losses, G, score, volumes, HU, confidences and the centre; what was not measured is left out."""
-    rows: list[tuple[CodedConcept, float | None, CodedConcept, int]] = []
-    if vertebra.heights_mm is not None:
-        heights = vertebra.heights_mm.as_tuple()
-        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.HEIGHTS, heights, strict=True)]
-        rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
-    if vertebra.height_loss is not None:
-        losses = (loss_cut(loss, RATIO_DIGITS) for loss in vertebra.height_loss.as_tuple())
-        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
-    if vertebra.relative_heights is not None:
-        relative = vertebra.relative_heights.as_tuple()[:2]
-        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.RELATIVE_HEIGHTS, relative, strict=False)]
+    rows = _height_rows(vertebra)
     rows.append((codes.COMPRESSION_RATIO, vertebra.compression_ratio_percent, codes.PERCENT, 1))
     if vertebra.height_ratio is not None:
         ratio = ratio_cut(vertebra.height_ratio, RATIO_DIGITS)
@@ -201,6 +203,30 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
             )
         )
     return measurements
+
+
+def _height_rows(vertebra: VertebraFinding) -> list[Row]:
+    """Heights, losses and relative heights; those that need no side where the front is not sure."""
+    rows: list[Row] = []
+    if vertebra.heights_mm is not None:
+        heights = vertebra.heights_mm.as_tuple()
+        rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.HEIGHTS, heights, strict=True)]
+        rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
+    if (side := vertebra.without_side) is not None:
+        rows.append((codes.HEIGHTS[1], side.middle_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
+        if side.middle_mm is not None:
+            rows.append((codes.HEIGHT_UNCERTAINTY, vertebra.height_uncertainty_mm, codes.MILLIMETRE, HEIGHT_DIGITS))
+        if side.middle_loss is not None:
+            rows.append(
+                (codes.HEIGHT_LOSSES[1], loss_cut(side.middle_loss, RATIO_DIGITS), codes.NO_UNITS, RATIO_DIGITS)
+            )
+    if vertebra.height_loss is not None:
+        losses = (loss_cut(loss, RATIO_DIGITS) for loss in vertebra.height_loss.as_tuple())
+        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
+    if vertebra.relative_heights is not None:
+        relative = vertebra.relative_heights.as_tuple()[:2]
+        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.RELATIVE_HEIGHTS, relative, strict=False)]
+    return rows
 
 
 def _volume(name: CodedConcept, volume_ml: float) -> hd.sr.Measurement:
@@ -272,7 +298,7 @@ def _outline(vertebra: VertebraFinding, image: Dataset, identity: Identity) -> G
     )
 
 
-def _verdict(findings: Findings) -> list[ContentItem]:
+def _verdict(findings: Findings, *, is_fluoroscopic: bool) -> list[ContentItem]:
     """The patient's flag, worst grade, what was not looked at, and what the finding cannot tell."""
     flag = {True: codes.FLAG_RAISED, False: codes.FLAG_NOT_RAISED, None: codes.FLAG_NOT_GRADED}
     items: list[ContentItem] = [code(codes.PATIENT_FLAG, flag[findings.patient.flag])]
@@ -290,6 +316,8 @@ def _verdict(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.HOW_TO_READ, said))
     if any(v.trabecular_mean_hu is not None for v in findings.vertebrae):
         items.append(text(codes.HOW_TO_READ, DENSITY_SENTENCE))
+    if is_fluoroscopic:
+        items.append(text(codes.HOW_TO_READ, film_notes.NO_SEGMENTATION))
     if findings.acquisition is not None:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]

@@ -105,14 +105,14 @@ class KeypointsMm(_Part):
 
 
 class KeypointsPx(_Part):
-    """End plate points of a radiograph as (column, row)."""
+    """End plate points of a radiograph as (column, row); those in the middle alone where its front is not sure."""
 
-    anterior_superior: PointPx
-    anterior_inferior: PointPx
+    anterior_superior: PointPx | None = None
+    anterior_inferior: PointPx | None = None
     middle_superior: PointPx
     middle_inferior: PointPx
-    posterior_superior: PointPx
-    posterior_inferior: PointPx
+    posterior_superior: PointPx | None = None
+    posterior_inferior: PointPx | None = None
 
 
 class AcquisitionPart(_Part):
@@ -147,6 +147,14 @@ class PixelSizePart(_Part):
     source: str
 
 
+class WithoutSidePart(_Part):
+    """What can be told of a vertebra on a radiograph whose front may lie on either side."""
+
+    middle_mm: Millimetres | None
+    middle_loss: float | None
+    wall_loss: float | None
+
+
 class Losses(_Part):
     """1 - measured / expected per height; negative where a vertebra is taller than its neighbours let expect."""
 
@@ -172,6 +180,7 @@ class Vertebra(_Part):
     height_loss: Losses | None
     compression_ratio_percent: float | None
     compared_with: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    without_side: WithoutSidePart | None = None
     grade: Grade | None
     rule: str | None
     mask_heights_mm: HeightsMm | None = None

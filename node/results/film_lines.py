@@ -32,6 +32,20 @@ def height_ends(vertebra: VertebraFinding) -> NDArray[np.float64]:
     return np.array([points[name] for name in KEYPOINTS], np.float64).reshape(3, 2, 2)
 
 
+def lines(vertebra: VertebraFinding) -> NDArray[np.float64]:
+    """(n, 2, 2): the heights that are told, as `height_ends`; the middle one alone where the front is not sure.
+
+    Raises
+    ------
+    ResultError
+        When a point is missing.
+    """
+    points = vertebra.keypoints_px
+    if vertebra.without_side is None or points is None:
+        return height_ends(vertebra)
+    return np.array([[points[name] for name in KEYPOINTS[2:4]]], np.float64)
+
+
 def outline(vertebra: VertebraFinding) -> NDArray[np.float64]:
     """(7, 2): the body as the polygon of its six points, closed."""
     points = height_ends(vertebra).reshape(6, 2)
@@ -41,9 +55,15 @@ def outline(vertebra: VertebraFinding) -> NDArray[np.float64]:
 def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:
     """The numbers of one vertebra: three heights in mm, or over the posterior one; then the compression ratio.
 
+    Where the front is not sure there is the middle height alone, and nothing without millimetres.
+
     The compression ratio compares anterior heights, so that it lies on the anterior line. ``short`` gives the names
     that viewers write beside a line.
     """
+    if vertebra.without_side is not None:
+        middle = vertebra.without_side.middle_mm
+        name = (codes.SHORT_HEIGHTS if short else codes.HEIGHTS)[1]
+        return [] if middle is None else [Drawn(name, middle, codes.MILLIMETRE, HEIGHT_DIGITS, lines(vertebra)[0])]
     ends = height_ends(vertebra)
     if vertebra.heights_mm is not None:
         names, unit, digits = codes.SHORT_HEIGHTS if short else codes.HEIGHTS, codes.MILLIMETRE, HEIGHT_DIGITS

@@ -6,6 +6,10 @@ from inference.findings import Findings, VertebraFinding
 from node.results import wording
 
 RELATIVE_HEIGHTS = "Ha/Hp, Hm/Hp: anterior and middle height over the vertebra's own posterior height"
+WITHOUT_SIDE = "wall: that wall, anterior or posterior, which lost more"
+NO_SEGMENTATION = (
+    "Of a fluoroscopic image no segmentation is made: outlines stand in the capture, points in this report"
+)
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
 
@@ -51,6 +55,11 @@ def compression_text(vertebra: VertebraFinding) -> str | None:
     """The cell of the compression ratio: "23 %", "-4 %"."""
     value = vertebra.compression_ratio_percent
     return None if value is None else f"{round(value)} %"
+
+
+def without_side_text(findings: Findings) -> str:
+    """What is told of heights where the front may lie on either side."""
+    return WITHOUT_SIDE if is_uncalibrated(findings) else f"Hm: middle height in mm; {WITHOUT_SIDE}"
 
 
 def is_uncalibrated(findings: Findings) -> bool:

@@ -12,9 +12,9 @@ from PIL import Image
 from inference.findings import Findings, VertebraFinding
 from inference.geometry import Radiograph
 from node.results.context import ResultError
-from node.results.film_lines import height_ends
+from node.results.film_lines import height_ends, lines
 from node.results.pictures import Floats, Marks
-from node.results.wording import measured
+from node.results.wording import measured, told
 
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: it says how wide margins are where pixels have no known size."""
@@ -54,8 +54,8 @@ class FilmPicture:
         return np.asarray(points * self.stretch, np.float64)
 
     def heights(self, vertebra: VertebraFinding) -> Floats:
-        """(3, 2, 2) on the picture."""
-        return np.asarray(height_ends(vertebra) * self.stretch, np.float64)
+        """(n, 2, 2) on the picture: of the three heights, or of the middle one alone where the front is not sure."""
+        return np.asarray(lines(vertebra) * self.stretch, np.float64)
 
 
 def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8] | None) -> FilmPicture:
@@ -76,7 +76,7 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
     rows, columns = film.pixels.shape
     size = (max(1, round(columns * float(stretch[0]))), max(1, round(rows * float(stretch[1]))))
     stretch = np.array(size) / (columns, rows)
-    image = _resized((film.pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8), size, Image.Resampling.BICUBIC)
+    image = _resized(_grey(film.pixels), size, Image.Resampling.BICUBIC)
     spacing_mm = None if film.spacing_mm is None else side
     return FilmPicture(
         image=image,
@@ -88,6 +88,14 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
     )
 
 
+def _grey(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """0 to 1 as 0 to 255, row by row: a film may have 40 million pixels."""
+    grey = np.empty(pixels.shape, np.uint8)
+    for row, shades in zip(grey, pixels, strict=True):
+        row[:] = shades * np.float32(255) + np.float32(0.5)
+    return grey
+
+
 def _resized(image: NDArray[np.uint8], size: tuple[int, int], how: Image.Resampling) -> NDArray[np.uint8]:
     if image.shape == size[::-1]:
         return image
@@ -96,20 +104,26 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int], how: Image.Resampl
 
 def _roughly(findings: Findings, stretch: NDArray[np.float64], size: tuple[int, int]) -> float:
     """Pixels per mm, from how high the bodies are; where none was measured the film is taken to be 400 mm high."""
-    heights = [height_ends(v)[2] * stretch for v in measured(findings)]
+    heights = [lines(v)[-1] * stretch for v in told(findings)]
     if not heights:
         return size[1] / 400
     return float(np.median([np.linalg.norm(upper - lower) for upper, lower in heights])) / BODY_MM
 
 
 def marks(film: Radiograph, findings: Findings) -> Marks:
-    """Where front, back, head and feet are: by the points that were measured, else as the header says, else unsaid."""
+    """Where front, back, head and feet are: by the points that were measured, else as the header says, else unsaid.
+
+    Where the front is not sure only head and feet are said.
+    """
     ends = [height_ends(v) for v in measured(findings)]
     if ends:
         points = np.array(ends)
         to_front = (points[:, 0] - points[:, 2]).mean(axis=(0, 1))
         to_head = (points[:, :, 0] - points[:, :, 1]).mean(axis=(0, 1))
         directions = {"A": to_front, "P": -to_front, "H": to_head, "F": -to_head}
+    elif upright := [lines(v)[0] for v in told(findings)]:
+        to_head = np.mean([upper - lower for upper, lower in upright], axis=0)
+        directions = {"H": to_head, "F": -to_head}
     else:
         directions = _by_header(film.orientation)
     left, right, above, below = (

@@ -88,12 +88,15 @@ def shows_expected(vertebra: VertebraFinding) -> bool:
 
 
 def _heights(findings: Findings) -> str:
-    if not wording.measured(findings):
+    those = wording.told(findings)
+    if not those:
         return ""
     uncertain = [v.height_uncertainty_mm for v in findings.vertebrae if v.height_uncertainty_mm is not None]
     heights = "Ha, Hm, Hp: anterior, middle, posterior height in mm"
     if film_notes.is_uncalibrated(findings):
         heights = film_notes.RELATIVE_HEIGHTS
+    if not wording.measured(findings):
+        heights = film_notes.without_side_text(findings)
     if uncertain:
         heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
     flag = wording.flag_text(findings.patient, coarse=Quality.COARSE_SPACING in findings.quality)

@@ -1,7 +1,8 @@
 """The capture as a picture: what a radiologist reads in five seconds, without opening anything else.
 
 Above the verdict; left the reformat, or the radiograph as it was sent, with outlines, measured points and heights, as
-large as the page allows; right of it the table, each row level with its vertebra; then the coronal view for the
+large as the page allows; right of it the table, each row level with its vertebra (of a film on which the spine lies,
+in its order, with the names below the image); then the coronal view for the
 numbering and what was not seen, below or, beside a tall spine, at the right. Every colour stands beside its word, "not
 measured" is grey and never green, and no text lies on an image. 1280 x 1024 pixels; verdict and table can still be read
 when a viewer shows it 512 pixels wide.
@@ -86,16 +87,19 @@ def draw_picture(findings: Findings, pictures: Shown | None, caption: Caption) -
     layout = lay_out(findings, pictures, caption)
     view = layout.view
     anatomy.draw_anatomy(image, draw, findings, pictures, view)
+    lying = anatomy.lies(findings, pictures)
     wanted = view.rows_of(findings, pictures)
+    if lying:
+        wanted = [view.top + 6.0 + (layout.table.letters + table.ROW_ROOM) * n for n in range(1, len(wanted) + 1)]
     table.draw_table(
         draw,
         findings,
         layout.table,
         layout.table_left,
         view.top - anatomy.ABOVE + 12,
-        (view.top + 6.0, max(view.bottom - 6.0, view.top + 30.0 * len(wanted))),
+        (view.top + 6.0, max(view.bottom - 6.0, view.top + 30.0 * len(wanted), wanted[-1] if lying else 0.0)),
         wanted,
-        view.right + anatomy.RIGHT_MARGIN,
+        None if lying else view.right + anatomy.RIGHT_MARGIN,
     )
     if pictures.coronal is not None and layout.coronal_within is not None:
         coronal.draw_coronal(image, draw, findings, pictures.coronal, layout.coronal_within)
@@ -143,6 +147,8 @@ def _fitted(findings: Findings, pictures: Shown, letters: int, table_right: int,
     """View and table side by side up to ``table_right``; the least needed columns go where the view is too small."""
     first, last = anatomy.crop(findings, pictures)
     left, top = anatomy.LEFT_MARGIN, TOP + anatomy.ABOVE
+    if anatomy.lies(findings, pictures):
+        bottom -= anatomy.NAMES
     columns = table.columns_of(findings)
     for dropped in (*(c for c in table.LEAST_NEEDED if c in columns), None):
         laid = table.laid(findings, columns, letters)
@@ -178,7 +184,7 @@ def _subtitle(findings: Findings) -> str:
     if findings.patient.flag:
         where = "the reformat and the source images" if findings.pixel_size is None else "the radiograph"
         return f"{wording.FLAG_SENTENCE}: please check on {where}"
-    if not wording.measured(findings):
+    if not wording.told(findings):
         return wording.named_only_text(findings)
     if findings.patient.flag is None:
         return "Heights were measured, but no vertebra could be graded"

@@ -24,7 +24,7 @@ from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
 from node.results.reformat import Ruler
 from node.results.structured import document, group_head, observation_context, text
-from node.results.wording import comment, reading_order
+from node.results.wording import comment, is_measured, reading_order
 
 HEIGHT_DIGITS = 2
 """Decimals of a height in mm."""
@@ -75,7 +75,7 @@ def build_report(
     ctx: ResultContext,
 ) -> FileDataset:
     """The report whose lines lie on ``image``: the reformat, or the radiograph. ``drawn`` gives those of a vertebra."""
-    groups = [_group(v, drawn(v), image, identity) for v in reading_order(findings)]
+    groups = [_group(v, drawn(v), image, identity) for v in reading_order(findings) if is_measured(v)]
     tree = hd.sr.MeasurementReport(
         observation_context=observation_context(ctx),
         procedure_reported=codes.PROCEDURE_REPORTED[ctx.pipeline],

@@ -67,10 +67,17 @@ def _relative(vertebra: VertebraFinding, part: int) -> str:
     return f"{vertebra.relative_heights.as_tuple()[part]:.2f}"
 
 
+def _middle(vertebra: VertebraFinding) -> str:
+    """The middle height, which needs no side of the front."""
+    if vertebra.without_side is not None:
+        return _number("{:.1f}", vertebra.without_side.middle_mm)
+    return wording.heights_text(vertebra.heights_mm)[1]
+
+
 COLUMNS = (
     NAME,
     Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0]),
-    Column("Hm", lambda v: wording.heights_text(v.heights_mm)[1]),
+    Column("Hm", _middle),
     Column("Hp", lambda v: wording.heights_text(v.heights_mm)[2]),
     Column("Ha/Hp", lambda v: _relative(v, 0)),
     Column("Hm/Hp", lambda v: _relative(v, 1)),
@@ -125,9 +132,11 @@ def draw_table(
     headings_at: float,
     rows: tuple[float, float],
     wanted: Sequence[float],
-    joined_from: int,
+    joined_from: int | None,
 ) -> None:
     """One row per vertebra, level with it as far as rows find room, and joined to it by a line.
+
+    Where vertebrae lie beside each other rows stand in their order, and nothing joins them.
 
     Parameters
     ----------
@@ -140,7 +149,7 @@ def draw_table(
     wanted
         Row of the page at which each vertebra lies.
     joined_from
-        Where the lines to the rows begin.
+        Where the lines to the rows begin; ``None``: there are none.
     """
     first, last = rows
     pitch = min(table.letters + ROW_ROOM, (last - first) / max(1, len(wanted) - 1))
@@ -156,7 +165,8 @@ def draw_table(
     draw.line((left, headings_at + 14, left + table.width, headings_at + 14), FRAME, 1)
     for vertebra, row, place in zip(findings.vertebrae, wanted, places, strict=True):
         colour = GRADE_COLOURS[vertebra.grade]
-        draw.line((joined_from, row, left - 8, place), colour, 1)
+        if joined_from is not None:
+            draw.line((joined_from, row, left - 8, place), colour, 1)
         if wording.raises_flag(vertebra, findings.patient):
             band = tuple(int(FLAG_TINT * part) for part in colour)
             draw.rectangle((left - 4, place - pitch / 2 + 1, left + table.width, place + pitch / 2 - 1), fill=band)

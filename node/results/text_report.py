@@ -1,5 +1,7 @@
 """The SR of an answer without heights, in words that every viewer shows: why nothing was measured, or what was named.
 
+Of a radiograph whose front may lie on either side it tells the verdict and what needs no side of each vertebra.
+
 Basic Text SR under "Diagnostic Imaging Report", never 126000: a measurement report without coordinates opens as a
 black view.
 """
@@ -13,24 +15,33 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes as dicom_codes
 from pydicom.uid import BasicTextSRStorage
 
-from inference.findings import Findings, VertebraFinding
+from inference.findings import Findings, Quality, VertebraFinding
 from inference.refusal import Refusal
-from node.results import codes
+from node.results import codes, film_notes
 from node.results.common import local_start, source_text
 from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
 from node.results.structured import HAS_CONCEPT_MOD, code, container, document, observation_context, text
 from node.results.wording import (
     DENSITY_SENTENCE,
+    FLAG_SENTENCE,
     LIMITS_SENTENCE,
     RESEARCH,
     acquisition_text,
     answer_quality,
+    grade_word,
+    graded_text,
+    losses,
     measured,
     named_only_text,
     numbering_text,
+    percent,
     quality_sentence,
+    ratio_text,
+    rule_text,
     seen_text,
+    told,
+    verdict_sentence,
     wrapped,
 )
 
@@ -76,21 +87,38 @@ def _refused(findings: Findings, refusal: Refusal) -> list[ContentItem]:
 
 
 def _named(findings: Findings) -> list[ContentItem]:
-    """What is there without heights: numbering, then a line for each vertebra."""
+    """What is there without heights: the verdict where there is one, numbering, then a line for each vertebra."""
     numbering = numbering_text(findings)
+    first = _verdict(findings) if told(findings) else f"{named_only_text(findings)}."
     return [
         code(codes.CAD_SUMMARY, codes.NOT_ALL_ALGORITHMS_SUCCEEDED),
-        text(codes.FINDING, wrapped(f"{named_only_text(findings)}.")),
+        text(codes.FINDING, wrapped(first)),
         text(codes.SEEN, wrapped(seen_text(findings))),
         *([text(codes.NUMBERING, wrapped(numbering))] if numbering else []),
         *(text(codes.FINDING, wrapped(_line(v))) for v in findings.vertebrae),
     ]
 
 
+def _verdict(findings: Findings) -> str:
+    """The verdict with its sentence, and how to read what is told without knowing the front."""
+    flagged = f" {FLAG_SENTENCE}." if findings.patient.flag else ""
+    unsure = quality_sentence(Quality.FRONT_UNSURE)
+    return (
+        f"{verdict_sentence(findings)}.{flagged} {unsure[:1].upper()}{unsure[1:]}. "
+        f"{film_notes.without_side_text(findings)}; {rule_text(findings.patient)}."
+    )
+
+
 def _line(vertebra: VertebraFinding) -> str:
     """One vertebra without heights: "L3 (0.98), 61 ml, body 33 ml, 142 HU: end plates not found: no heights"."""
     confidence = vertebra.level_confidence
     said = vertebra.name + (f" (confidence {confidence:.2f})" if confidence is not None else "")
+    side = vertebra.without_side
+    if side is not None:
+        said += f", {grade_word(vertebra)}"
+        said += f", Hm {side.middle_mm:.1f} mm" if side.middle_mm is not None else ""
+        said += "".join(f", {name} {percent(loss)}" for name, loss in losses(vertebra).items())
+        said += f", G {ratio_text(vertebra.height_ratio)}" if vertebra.height_ratio is not None else ""
     for pattern, value in (
         ("{:.1f} ml", vertebra.vertebra_volume_ml),
         ("body {:.1f} ml", vertebra.body_volume_ml),
@@ -102,9 +130,12 @@ def _line(vertebra: VertebraFinding) -> str:
 
 def _conclusions(source: Sequence[Dataset], findings: Findings, ctx: ResultContext) -> list[ContentItem]:
     what = "not evaluated" if findings.refusal is not None else "not measured"
+    lead = f"Vertebrae were {what}; this is neither a normal nor an abnormal result. "
+    if told(findings):
+        lead = f"{verdict_sentence(findings)}: {seen_text(findings)}; {graded_text(findings)}. "
     densities = any(v.trabecular_mean_hu is not None for v in findings.vertebrae)
     said = (
-        f"Vertebrae were {what}; this is neither a normal nor an abnormal result. "
+        lead
         + (f"{DENSITY_SENTENCE} ({acquisition_text(findings.acquisition)}). " if densities else "")
         + f"Source: {source_text(source[0], ctx)}, {len(source)} instances. {RESEARCH}. {LIMITS_SENTENCE}"
     )

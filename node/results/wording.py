@@ -29,19 +29,21 @@ NOTABLE_SCORE = 25.0
 """Two standard deviations above the published mean of normal vertebrae (Botros et al. 2022: 10.1 +/- 6.9)."""
 LOSS_NAMES = ("Ha", "Hm", "Hp")
 """Short names of the anterior, middle and posterior height."""
+WALL = "wall"
+"""Of that wall which lost more, anterior or posterior: nobody knows where the side of the front is not sure."""
 
 GRADED_LEVELS = tuple(Level)[list(Level).index(Level.T4) : list(Level).index(Level.L5) + 1]
 """Levels whose absence is named when levels are known (T13 only where it was seen)."""
 
 QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.G_ONLY: "no undeformed vertebra above and below to compare with: only its own height ratio G can grade it",
-    Quality.MILD_NOT_REPORTED: "a mild loss (20 to 25 %; G .74 to .8) cannot be told from normal at this slice spacing",
+    Quality.MILD_NOT_REPORTED: "a mild loss (20 to 25 %; G .74 to .8) cannot be told from normal at this spacing",
     Quality.LOW_CONFIDENCE: "the network was unsure of this vertebra or of one of its points",
     Quality.PARTIAL: "cut by the edge of the field of view",
     Quality.NEAR_EDGE: "a point lies within one slice of the edge of the field of view",
     Quality.OFF_CENTRE_LINE: "the centre line is unsure here",
     Quality.COARSE_SPACING: "slice spacing above 1.5 mm: heights are less certain",
-    Quality.HEIGHTS_NOT_TOLD: "slices too thick to measure heights: names and masks only",
+    Quality.HEIGHTS_NOT_TOLD: "spacing too coarse to measure heights: names and masks only",
     Quality.METAL: "metal or cement in or beside the body: neither grade nor HU",
     Quality.OUTSIDE_SCREENING_AGE: "outside screening age",
     Quality.AGE_UNKNOWN: "age unknown",
@@ -65,6 +67,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
     Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
     Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
+    Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
 }
 
 DENSITY_FLAGS = frozenset(
@@ -113,10 +116,26 @@ def measured(findings: Findings) -> tuple[VertebraFinding, ...]:
     return tuple(v for v in findings.vertebrae if is_measured(v))
 
 
+def is_without_side(vertebra: VertebraFinding) -> bool:
+    """Whether a whole vertebra of a radiograph was measured, but nobody knows which of its walls is the anterior."""
+    return vertebra.without_side is not None and vertebra.keypoints_px is not None and not is_partial(vertebra)
+
+
+def is_partial(vertebra: VertebraFinding) -> bool:
+    """Whether the vertebra is cut by the edge of the field of view."""
+    return Quality.PARTIAL in vertebra.quality
+
+
+def told(findings: Findings) -> tuple[VertebraFinding, ...]:
+    """The vertebrae of which a height or a ratio is told, top to bottom: `measured`, and those without a side."""
+    return tuple(v for v in findings.vertebrae if is_measured(v) or is_without_side(v))
+
+
 def says_something(vertebra: VertebraFinding) -> bool:
     """Whether a vertebra was measured, named or segmented, if only in part, and not only seen."""
     segmented = vertebra.vertebra_volume_ml is not None or Quality.MASK_CUT in vertebra.quality
-    return is_measured(vertebra) or vertebra.level is not None or segmented
+    outlined = vertebra.centroid_px is not None and Quality.HEIGHTS_NOT_TOLD in vertebra.quality
+    return is_measured(vertebra) or is_without_side(vertebra) or vertebra.level is not None or segmented or outlined
 
 
 def as_answered(findings: Findings) -> Findings:
@@ -150,10 +169,11 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
             body_volume_ml=None,
             trabecular_mean_hu=None,
         )
-    if is_measured(vertebra):
+    if is_measured(vertebra) or is_without_side(vertebra):
         return vertebra
     return replace(
         vertebra,
+        without_side=None,
         keypoints_lps_mm=None,
         keypoints_px=None,
         relative_heights=None,
@@ -179,7 +199,10 @@ def verdict(findings: Findings) -> str:
 
 def raises_flag(vertebra: VertebraFinding, patient: PatientFinding) -> bool:
     """Whether this vertebra alone sets the patient's flag, by the cut-off under which the patient was judged."""
-    return grading.raises_flag(vertebra, patient.flag_loss)
+    lost = losses(vertebra)
+    if vertebra.without_side is None or vertebra.grade is None or not lost or Quality.G_ONLY in vertebra.quality:
+        return grading.raises_flag(vertebra, patient.flag_loss)
+    return max(lost.values()) >= patient.flag_loss
 
 
 def flag_text(patient: PatientFinding, coarse: bool = False) -> str:
@@ -202,11 +225,21 @@ def rule_text(patient: PatientFinding) -> str:
 
 def largest_loss(vertebra: VertebraFinding) -> tuple[str, float] | None:
     """("Hm", 0.4): the part that lost most of its expected height; ``None`` when no loss is known."""
-    if vertebra.height_loss is None:
+    lost = losses(vertebra)
+    if not lost:
         return None
-    losses = dict(zip(LOSS_NAMES, vertebra.height_loss.as_tuple(), strict=True))
-    name = max(losses, key=lambda part: losses[part])
-    return name, losses[name]
+    name = max(lost, key=lambda part: lost[part])
+    return name, lost[name]
+
+
+def losses(vertebra: VertebraFinding) -> dict[str, float]:
+    """Losses by the short name of the part; where the front is not sure that of the middle and of the worse wall."""
+    if vertebra.height_loss is not None:
+        return dict(zip(LOSS_NAMES, vertebra.height_loss.as_tuple(), strict=True))
+    side = vertebra.without_side
+    if side is None or side.middle_loss is None or side.wall_loss is None:
+        return {}
+    return {LOSS_NAMES[1]: side.middle_loss, WALL: side.wall_loss}
 
 
 def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
@@ -217,14 +250,14 @@ def reading_order(findings: Findings) -> tuple[VertebraFinding, ...]:
         grade = vertebra.grade.rank if vertebra.grade is not None else -1
         return (-grade, -(loss[1] if loss else 0.0), vertebra.height_ratio or 1.0)
 
-    vertebrae = measured(findings)
+    vertebrae = told(findings)
     flagged = sorted((v for v in vertebrae if raises_flag(v, findings.patient)), key=badness)
     return (*flagged, *(v for v in vertebrae if not raises_flag(v, findings.patient)))
 
 
 def grade_word(vertebra: VertebraFinding) -> str:
     """The word beside the colour: the grade, "not graded", or "not measured"."""
-    if not is_measured(vertebra):
+    if not (is_measured(vertebra) or is_without_side(vertebra)):
         return "not measured"
     return str(vertebra.grade) if vertebra.grade is not None else "not graded"
 
@@ -284,7 +317,7 @@ def heights_text(heights: Heights | None, pattern: str = "{:.1f}") -> tuple[str,
 
 def seen_text(findings: Findings) -> str:
     """ "k of n measured, levels not seen: ..."."""
-    k, n = len(measured(findings)), len(findings.vertebrae)
+    k, n = len(told(findings)), len(findings.vertebrae)
     counted = f"{k} of {n} vertebrae measured"
     seen = {v.level for v in findings.vertebrae if v.level is not None}
     if not seen:
@@ -297,7 +330,7 @@ def seen_text(findings: Findings) -> str:
 
 def graded_text(findings: Findings) -> str:
     """How many of the measured vertebrae could be graded, and which could not be."""
-    graded = [v for v in measured(findings) if v.grade is not None]
+    graded = [v for v in told(findings) if v.grade is not None]
     if not graded:
         return "none graded"
     others = [v for v in findings.vertebrae if v.grade is None]
@@ -358,7 +391,13 @@ def verdict_sentence(findings: Findings) -> str:
     return "NO FLAG"
 
 
-ABOUT_VERTEBRAE = (Quality.LEVELS_UNKNOWN, Quality.HEIGHTS_NOT_TOLD, Quality.COARSE_SPACING, Quality.UNCALIBRATED)
+ABOUT_VERTEBRAE = (
+    Quality.LEVELS_UNKNOWN,
+    Quality.HEIGHTS_NOT_TOLD,
+    Quality.COARSE_SPACING,
+    Quality.UNCALIBRATED,
+    Quality.FRONT_UNSURE,
+)
 
 
 def answer_quality(findings: Findings) -> tuple[Quality, ...]:

@@ -9,8 +9,10 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 
 from inference.findings import Quality
+from inference.refusal import RefusalCode
+from node.gate import Unevaluable, load_film
 from tests.films import DX_FOR_PROCESSING, RF, Film, shades
-from tests.gate.conftest import FilmsOf, film_of, raw
+from tests.gate.conftest import POLICY, FilmsOf, film_of, raw
 
 BONE, GROUND, AIR = (40, 32), (40, 20), (40, 2)
 """(row, column) in a body, beside it, and outside of the patient."""
@@ -239,3 +241,48 @@ def test_a_fluoroscopic_spot_image_is_a_radiograph(films_of: FilmsOf) -> None:
 
 def test_rows_and_columns_stay_as_they_were_sent(films_of: FilmsOf) -> None:
     assert seen(films_of, Film(stored=shades(90, 70))).shape == (90, 70)
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [[4096, 70_000, 16], [4096, -40_000, 16], [4096, 0, 0], [4096, 0, 64], [70_000, 0, 16], [-40_000, 0, 16]],
+    ids=str,
+)
+def test_a_descriptor_that_no_table_can_have_is_left_out(films_of: FilmsOf, descriptor: list[int]) -> None:
+    def edit(ds: FileDataset) -> None:
+        item = lut([4096, 0, 16], list(range(4096)))
+        item.add_new("LUTDescriptor", "IS", descriptor)  # wider than any header can say it
+        ds.VOILUTSequence = Sequence([item])
+
+    assert np.array_equal(seen(films_of, Film(edit=edit)), seen(films_of, Film()))
+
+
+def test_a_table_shorter_than_the_65536_that_zero_means_is_left_out(films_of: FilmsOf) -> None:
+    def edit(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([0, 0, 16], np.arange(65535, dtype="<u2").tobytes(), "OW")])
+        ds.ModalityLUTSequence = Sequence([lut([0, 0, 16], [5, 6, 7])])
+
+    assert np.array_equal(seen(films_of, Film(edit=edit)), seen(films_of, Film()))
+
+
+@pytest.mark.parametrize(("first", "vr"), [(40_000, "US"), (40_000 - 65536, "SS")])
+def test_a_first_value_is_read_with_the_sign_of_the_values(films_of: FilmsOf, first: int, vr: str) -> None:
+    def edit(ds: FileDataset) -> None:
+        item = lut([20_000, 0, 16], np.arange(20_000).tolist())
+        item.add_new("LUTDescriptor", vr, [20_000, first, 16])
+        ds.VOILUTSequence = Sequence([item])
+
+    film = shades() * 4 + 40_000
+    pixels = seen(films_of, Film(stored=film, bits=16, edit=edit))
+    assert pixels[BONE] == pytest.approx((film[BONE] - 40_000) / 19_999, abs=1e-3)
+
+
+def test_an_error_of_the_conversion_is_a_reason(films_of: FilmsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OverflowError
+
+    headers = films_of(Film())
+    monkeypatch.setattr("node.gate.radiograph.as_read", fails)
+    found = load_film(headers, POLICY)
+    assert isinstance(found, Unevaluable)
+    assert (found.refusal.code, "OverflowError" in found.refusal.sentence) == (RefusalCode.PIXELS_UNREADABLE, True)

@@ -8,9 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from node.gate import GatePolicy
-from node.gate.projection import Region, aspect, lateral, orientation, pixel_size, region
-from tests.gate.conftest import POLICY
+from node.gate.projection import aspect, lateral, orientation, pixel_size
 
 
 def header(**values: Any) -> Dataset:
@@ -37,10 +35,20 @@ def coded(value: str, meaning: str = "") -> Sequence:
             id="calibrated by its type",
         ),
         pytest.param(
-            {"PixelSpacing": [0.12, 0.13], "ImagerPixelSpacing": [0.143, 0.143]},
-            (0.12, 0.13),
-            "differs from the detector's",
-            id="corrected: differs from the detector's",
+            {"PixelSpacing": [0.12, 0.12], "ImagerPixelSpacing": [0.143, 0.143]},
+            (0.12, 0.12),
+            "the detector's is 1.192 times as large",
+            id="corrected: differs from the detector's by a magnification",
+        ),
+        pytest.param(
+            {
+                "PixelSpacing": [0.14, 0.14],
+                "ImagerPixelSpacing": [0.14, 0.14],
+                "PixelSpacingCalibrationType": "FIDUCIAL",
+            },
+            (0.14, 0.14),
+            "calibrated (fiducial)",
+            id="its type counts more than the detector's spacing",
         ),
         pytest.param(
             {"ImagerPixelSpacing": [0.15, 0.12], "EstimatedRadiographicMagnificationFactor": 1.2},
@@ -50,14 +58,13 @@ def coded(value: str, meaning: str = "") -> Sequence:
         ),
         pytest.param(
             {
-                "PixelSpacing": [0.14, 0.14],
-                "ImagerPixelSpacing": [0.14, 0.14],
-                "DistanceSourceToDetector": 1150,
-                "DistanceSourceToPatient": 920,
+                "PixelSpacing": [0.143, 0.143],
+                "ImagerPixelSpacing": [0.1434, 0.1434],
+                "EstimatedRadiographicMagnificationFactor": 1.195,
             },
-            (0.112, 0.112),
-            "source to detector 1150 mm, source to patient 920 mm",
-            id="detector's and both distances",
+            (0.12, 0.12),
+            "Estimated Radiographic Magnification Factor",
+            id="a rounded detector spacing is the detector's",
         ),
     ],
 )
@@ -86,14 +93,36 @@ def test_millimetres_are_told_where_they_are_known(
             id="a factor of one is what consoles write for not known",
         ),
         pytest.param(
-            {"ImagerPixelSpacing": [0.14, 0.14], "DistanceSourceToDetector": 1150},
+            {"ImagerPixelSpacing": [0.14, 0.14], "DistanceSourceToDetector": 1150, "DistanceSourceToPatient": 920},
             "magnification not stated",
-            id="one distance",
+            id="the distance to the patient is that to the table's side",
         ),
         pytest.param(
-            {"ImagerPixelSpacing": [0.14, 0.14], "DistanceSourceToDetector": 900, "DistanceSourceToPatient": 1000},
+            {"PixelSpacing": [0.143, 0.143], "ImagerPixelSpacing": [0.1434, 0.1434]},
             "magnification not stated",
-            id="a patient behind the detector",
+            id="rounded",
+        ),
+        pytest.param(
+            {"PixelSpacing": [0.28, 0.28], "ImagerPixelSpacing": [0.14, 0.14]},
+            "no magnification",
+            id="two by two pixels in one",
+        ),
+        pytest.param(
+            {
+                "PixelSpacing": [0.28, 0.28],
+                "ImagerPixelSpacing": [0.14, 0.14],
+                "EstimatedRadiographicMagnificationFactor": 1.2,
+            },
+            "no magnification",
+            id="a factor does not say whose pixels it divides",
+        ),
+        pytest.param(
+            {"PixelSpacing": [0.05, 0.05], "ImagerPixelSpacing": [0.14, 0.14]}, "no magnification", id="2.8 times"
+        ),
+        pytest.param(
+            {"PixelSpacing": [0.12, 0.14], "ImagerPixelSpacing": [0.14, 0.14]},
+            "no magnification",
+            id="magnified along one axis only",
         ),
         pytest.param(
             {"PixelSpacing": [14, 14], "PixelSpacingCalibrationType": "FIDUCIAL"}, "states no", id="not plausible"
@@ -114,6 +143,7 @@ def test_no_millimetres_where_they_are_not(values: dict[str, Any], said: str) ->
         ({"ImagerPixelSpacing": [0.1, 0.2]}, 0.5),
         ({"PixelAspectRatio": [4, 3]}, 4 / 3),
         ({"PixelAspectRatio": [0, 3]}, 1.0),
+        ({"PixelAspectRatio": [3, 1]}, 3.0),
         ({}, 1.0),
     ],
 )
@@ -197,40 +227,3 @@ def test_descriptions(words: str, expected: bool | None) -> None:
 
 def test_a_header_that_contradicts_itself_says_nothing() -> None:
     assert lateral(header(ViewPosition="AP", PatientOrientation=["A", "F"])) is None
-
-
-# region
-
-
-@pytest.mark.parametrize(
-    ("part", "series", "study", "expected"),
-    [
-        ("LSPINE", "", "", Region.SPINE),
-        ("TSPINE", "lat", "", Region.SPINE),
-        ("", "BWS seitl", "", Region.SPINE),
-        ("", "lat", "XR LUMBAR SPINE 2 VIEWS", Region.SPINE),
-        ("CHEST", "BWS seitl", "", Region.SPINE),
-        ("ABDOMEN", "lateral", "LWS in 2 Ebenen", Region.SPINE),
-        ("", "Scoliosis lat", "", Region.SPINE),
-        ("", "LWK lateraal", "", Region.SPINE),
-        ("", "cervicothoracic spine", "", Region.SPINE),
-        ("CHEST", "lateral", "", Region.CHEST),
-        ("", "Thorax seitl", "", Region.CHEST),
-        ("LSPINE", "Thorax seitl", "", Region.UNKNOWN),
-        ("CSPINE", "", "", Region.OTHER),
-        ("", "HWS seitl", "", Region.OTHER),
-        ("", "C-Spine lat", "", Region.OTHER),
-        ("HAND", "", "", Region.OTHER),
-        ("SKULL", "lat", "", Region.OTHER),
-        ("ABDOMEN", "lat", "", Region.UNKNOWN),
-        ("", "", "", Region.UNKNOWN),
-    ],
-)
-def test_regions(part: str, series: str, study: str, expected: Region) -> None:
-    found, _ = region(header(BodyPartExamined=part, SeriesDescription=series, StudyDescription=study), POLICY)
-    assert found is expected
-
-
-def test_a_sites_own_rule_comes_first() -> None:
-    policy = GatePolicy(site_spine_words=(r"unit 7",))
-    assert region(header(BodyPartExamined="HAND", StudyDescription="Unit 7"), policy)[0] is Region.SPINE

@@ -13,11 +13,12 @@ from pydicom.sequence import Sequence
 
 from inference.findings import Quality
 from inference.refusal import Outcome, RefusalCode
-from node.gate import GatePolicy, InstanceHeader, LoadedFilm, SeriesDecision, Unevaluable, choose, load_film
+from node.gate import GatePolicy, InstanceHeader, SeriesDecision, Unevaluable, choose, load_film
 from tests.films import CR, DX, DX_FOR_PROCESSING, RF, Film, shades
 from tests.gate.conftest import POLICY, Ct, FilmsOf, HeadersOf, film_of
 
 CHEST = GatePolicy(lateral_chest=True)
+RAW_TOO = GatePolicy(for_processing=True)
 
 
 def sets(**values: object) -> Callable[[FileDataset], None]:
@@ -160,10 +161,11 @@ def raw_film(**changes: object) -> Film:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def test_an_image_for_processing_without_a_twin_is_answered_with_a_flag(films_of: FilmsOf) -> None:
+def test_an_image_for_processing_alone_is_refused_and_has_a_switch_of_its_own(films_of: FilmsOf) -> None:
     headers = films_of(raw_film())
-    assert decided(headers).outcome is Outcome.ANSWERED
-    assert Quality.FOR_PROCESSING in film_of(headers).quality
+    assert refusal_of(headers) is RefusalCode.FOR_PROCESSING_ONLY
+    assert decided(headers, RAW_TOO).outcome is Outcome.ANSWERED
+    assert Quality.FOR_PROCESSING in film_of(headers, RAW_TOO).quality
 
 
 def referring(ds: FileDataset) -> None:
@@ -180,9 +182,10 @@ def same_irradiation(ds: FileDataset) -> None:
     ds.IrradiationEventUID = "1.2.9"
 
 
+@pytest.mark.parametrize("policy", [POLICY, RAW_TOO], ids=["default", "switched on"])
 @pytest.mark.parametrize("shared", [referring, same_time, same_irradiation, lambda _: None])
 def test_an_image_for_processing_gives_way_to_its_twin(
-    films_of: FilmsOf, shared: Callable[[FileDataset], None]
+    films_of: FilmsOf, shared: Callable[[FileDataset], None], policy: GatePolicy
 ) -> None:
     def raw_edit(ds: FileDataset) -> None:
         ds.PresentationIntentType = "FOR PROCESSING"
@@ -190,8 +193,9 @@ def test_an_image_for_processing_gives_way_to_its_twin(
             shared(ds)
 
     headers = films_of(raw_film(edit=raw_edit), Film(sop_uid="1.2.8", edit=shared))
-    by_uid = {d.sop_instance_uid: d for d in choose(headers, POLICY)}
+    by_uid = {d.sop_instance_uid: d for d in choose(headers, policy)}
     assert by_uid["1.2.8"].outcome is Outcome.ANSWERED
+    assert by_uid["1.2.8"].replaces == "1.2.7"
     assert by_uid["1.2.7"].outcome is Outcome.NOT_ELIGIBLE
     assert by_uid["1.2.7"].refusal is not None
     assert by_uid["1.2.7"].refusal.code is RefusalCode.FOR_PROCESSING_TWIN
@@ -206,12 +210,12 @@ def test_a_processed_image_of_another_exposure_is_no_twin(films_of: FilmsOf) -> 
         ds.PresentationIntentType = "FOR PROCESSING"
 
     headers = films_of(raw_film(edit=earlier), Film(edit=later))
-    assert [d.outcome for d in choose(headers, POLICY)] == [Outcome.ANSWERED] * 2
+    assert [(d.outcome, d.replaces) for d in choose(headers, RAW_TOO)] == [(Outcome.ANSWERED, "")] * 2
 
 
 def test_a_frontal_processed_image_is_no_twin(films_of: FilmsOf) -> None:
     headers = films_of(raw_film(), Film(sop_uid="1.2.8", description="LWS ap"))
-    outcomes = {d.sop_instance_uid: d.outcome for d in choose(headers, POLICY)}
+    outcomes = {d.sop_instance_uid: d.outcome for d in choose(headers, RAW_TOO)}
     assert outcomes == {"1.2.7": Outcome.ANSWERED, "1.2.8": Outcome.NOT_ELIGIBLE}
 
 
@@ -301,7 +305,16 @@ def test_truncated_pixels_are_not_evaluable(films_of: FilmsOf) -> None:
 def test_a_declared_size_beyond_all_films_is_not_evaluable(films_of: FilmsOf) -> None:
     headers = films_of(Film(edit=sets(Rows=60000, Columns=60000)))
     assert decided(headers).outcome is Outcome.ANSWERED
-    assert loaded_refusal(headers) is RefusalCode.PIXELS_UNREADABLE
+    assert loaded_refusal(headers) is RefusalCode.IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"PixelSpacing": [0.3, 0.1]}, {"ImagerPixelSpacing": [0.1, 0.3]}, {"PixelAspectRatio": [5, 2]}],
+    ids=lambda values: next(iter(values)),
+)
+def test_pixels_far_from_square_are_not_evaluable(films_of: FilmsOf, values: dict[str, object]) -> None:
+    assert loaded_refusal(films_of(Film(edit=sets(**values)))) is RefusalCode.PIXEL_ASPECT
 
 
 def test_32_bits_are_not_evaluable(films_of: FilmsOf) -> None:
@@ -311,10 +324,35 @@ def test_32_bits_are_not_evaluable(films_of: FilmsOf) -> None:
 
 def test_two_images_under_one_uid_are_not_evaluable_and_one_sent_twice_is(films_of: FilmsOf) -> None:
     twice = films_of(Film(sop_uid="1.2"), Film(sop_uid="1.2"))
-    assert isinstance(load_film(twice, POLICY), LoadedFilm)
+    assert film_of(twice).corrected == 0
     assert len(choose(twice, POLICY)) == 1
     other = films_of(Film(sop_uid="1.2"), Film(sop_uid="1.2", stored=np.flipud(shades())))
     assert loaded_refusal(other) is RefusalCode.DUPLICATE_POSITIONS
+
+
+def test_of_a_film_sent_again_with_a_corrected_header_the_last_reception_counts(films_of: FilmsOf) -> None:
+    headers = films_of(
+        Film(sop_uid="1.2", description="Hand dorsal lat", body_part="HAND"),
+        Film(sop_uid="1.2", edit=sets(WindowCenter=1000, WindowWidth=900)),
+        Film(sop_uid="1.2", edit=sets(PixelSpacing=[0.1, 0.1], PixelSpacingCalibrationType="FIDUCIAL")),
+    )
+    (decision,) = choose(headers, POLICY)
+    assert (decision.outcome, decision.spine_expected) == (Outcome.ANSWERED, True)
+    found = film_of(headers)
+    assert found.film.spacing_mm == (0.1, 0.1)
+    assert found.corrected == 2
+    assert found.input_sha256 == film_of(headers[2:]).input_sha256
+    back = film_of([headers[2], headers[1]])
+    assert (back.film.spacing_mm, back.corrected) == (None, 1)
+    assert refusal_of([headers[1], headers[0]]) is RefusalCode.NOT_A_LATERAL_SPINE
+
+
+def test_a_film_sent_again_because_its_first_transfer_was_broken_is_answered(films_of: FilmsOf) -> None:
+    def cut(ds: FileDataset) -> None:
+        ds.PixelData = ds.PixelData[:100]
+
+    found = film_of(films_of(Film(sop_uid="1.2", edit=cut), Film(sop_uid="1.2")))
+    assert found.corrected == 1
 
 
 def test_lossy_and_uncalibrated_are_said(films_of: FilmsOf) -> None:

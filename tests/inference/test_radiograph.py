@@ -9,11 +9,12 @@ import pytest
 from toy_film import MAPS, Body, ToyFilm, filmed, models, network, spine
 from toy_spine import ToySession
 
-from inference.film_contour import SixPoints
+from inference.film_contour import SixPoints, six_points
 from inference.film_grid import whole_film
 from inference.film_points import PointSettings, crop_grid
 from inference.findings import KEYPOINTS, Grade, Level, Quality
 from inference.geometry import Radiograph
+from inference.grading import height_uncertainty_mm
 from inference.radiograph import RadiographAnswer, RadiographSettings, evaluate
 from inference.refusal import RefusalCode
 
@@ -225,13 +226,72 @@ def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> N
     assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
 
 
-def test_an_unknown_side_is_not_guessed(film: ToyFilm) -> None:
-    answer = answered(replace(film, sacrum=np.zeros_like(film.sacrum)), front=0.55)
+@pytest.mark.parametrize("spacing", [SPACING, None])
+def test_of_an_unknown_side_nothing_is_told_that_needs_it(film: ToyFilm, spacing: float | None) -> None:
+    silent = replace(film, sacrum=np.zeros_like(film.sacrum))
+    answer, sure = answered(silent, spacing, front=0.55), answered(silent, spacing)
     found = answer.findings
-    assert answer.orientation.confidence < 0.75
-    assert all(Quality.LOW_CONFIDENCE in v.quality for v in found.vertebrae)
-    assert all(v.compression_ratio_percent is None and v.relative_heights is None for v in found.vertebrae)
-    assert found.vertebrae[2].grade is Grade.MODERATE  # a loss is one on whichever side
+    assert answer.orientation.confidence < 0.75 and answer.compressions == {}
+    assert Quality.FRONT_UNSURE in found.quality and Quality.FRONT_UNSURE not in sure.findings.quality
+    assert (answer.labels == sure.labels).all() and answer.outlines_px.keys() == sure.outlines_px.keys()
+    assert found.patient == sure.findings.patient and found.patient.flag is True
+    for told, known in zip(found.vertebrae, sure.findings.vertebrae, strict=True):
+        assert Quality.FRONT_UNSURE in told.quality and Quality.LOW_CONFIDENCE not in told.quality
+        assert told.compression_ratio_percent is None and told.relative_heights is None
+        assert told.heights_mm is None and told.height_loss is None and told.mask_heights_mm is None
+        assert set(told.keypoints_px) == {"middle_superior", "middle_inferior"}
+        assert told.grade is known.grade  # a loss is one on whichever side
+        assert told.height_ratio == pytest.approx(known.height_ratio, abs=0.01)
+        middle = known.heights_mm.middle if spacing is not None else None
+        assert told.without_side.middle_mm == (None if middle is None else pytest.approx(middle, abs=0.1))
+        if known.height_loss is not None:
+            a, m, p = known.height_loss.as_tuple()
+            assert told.without_side.middle_loss == pytest.approx(m, abs=0.01)
+            assert told.without_side.wall_loss == pytest.approx(max(a, p), abs=0.01)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_mild_loss_is_told_by_the_spacing_of_the_grid(film: ToyFilm, calibrated: bool) -> None:
+    """Of a film of the same pixels of which the network sees each body half or a third as fine."""
+    mild = spine(
+        [HEIGHTS[0], HEIGHTS[1], (26.5, 28.0, 36.5), *HEIGHTS[3:]], top=(60, 170), depth=50.0, disc=11, waist=0.05
+    )
+    small = filmed(mild)
+    for times, flags in ((1, set()), (1.6, {Quality.MILD_NOT_REPORTED}), (3.5, {Quality.HEIGHTS_NOT_TOLD})):
+        wide = padded(small, times)
+        found = answered(wide, SPACING if calibrated else None).findings
+        third = next(v for v in found.vertebrae if abs(v.centroid_px[1] - small.points[2, :, 0].mean()) < 15)
+        assert flags <= set(third.quality)
+        assert (third.grade is Grade.MILD) is (not flags)
+        if Quality.HEIGHTS_NOT_TOLD in flags:
+            assert all(v.keypoints_px is None and v.heights_mm is None for v in found.vertebrae)
+        elif calibrated:
+            step = SPACING * max(wide.pixels.shape) / 256
+            assert third.height_uncertainty_mm == pytest.approx(height_uncertainty_mm(step))
+
+
+def padded(film: ToyFilm, times: float) -> ToyFilm:
+    """The film with so much empty ground below and to the right that it is so many times as large."""
+    more = [(0, round((times - 1) * n)) for n in film.pixels.shape]
+    maps = {n: np.pad(getattr(film, n), more) for n in ("body", "centre", "sacrum")}
+    return replace(film, pixels=np.pad(film.pixels, more, mode="edge"), **maps)
+
+
+def test_a_point_outside_the_image_leaves_its_vertebra_without_end_plates(
+    film: ToyFilm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inference import radiograph
+
+    def beyond(body, up, front):
+        six = six_points(body, up, front)
+        uppermost = np.argwhere(body >= 0.5)[:, 0].min() < 40
+        return replace(six, points=six.points - [100.0, 0.0]) if uppermost else six
+
+    monkeypatch.setattr(radiograph, "six_points", beyond)
+    first, second, *_ = answered(film).findings.vertebrae
+    assert first.quality == (Quality.NO_END_PLATES,)
+    assert first.keypoints_px is None and first.heights_mm is None and first.grade is None
+    assert second.keypoints_px is not None and second.compression_ratio_percent is None
 
 
 @pytest.mark.parametrize(
@@ -278,7 +338,7 @@ def test_bodies_side_by_side_are_a_spine_that_lies_and_that_is_said() -> None:
     row = [Body((250.0, 60.0 + 75 * n), (30.0,) * 3, 40.0) for n in range(4)]
     answer = answered(filmed(row), orientation=("P", "F"))
     assert answer.orientation.turn % 2 == 1 and answer.orientation.contradicts_header
-    assert Quality.LOW_CONFIDENCE in answer.findings.vertebrae[0].quality  # nothing tells where its front is
+    assert Quality.FRONT_UNSURE in answer.findings.vertebrae[0].quality  # nothing tells where its front is
 
 
 @pytest.mark.parametrize(("age", "quality"), [(None, Quality.AGE_UNKNOWN), (40.0, Quality.OUTSIDE_SCREENING_AGE)])

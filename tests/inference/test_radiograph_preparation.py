@@ -114,3 +114,17 @@ def test_reducing_first_hardly_changes_what_a_network_sees(monkeypatch: pytest.M
     whole = prepare(big)
     assert whole.block == 1
     assert np.abs(whole.on(grid) - reduced.on(grid)).mean() < 0.02
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("finer", [1, 2])
+def test_pixels_twice_as_high_or_wide_show_the_same_film(axis: int, finer: int) -> None:
+    square = Radiograph(np.repeat(np.repeat(collimated(3.0, 0.0)[0], finer, axis=0), finer, axis=1))
+    halves = np.moveaxis(square.pixels, axis, 0)
+    pairs = np.moveaxis((halves[0::2] + halves[1::2]) / 2, 0, axis)
+    long = Radiograph(np.ascontiguousarray(pairs), aspect=2.0 if axis == 0 else 0.5)
+    size = [whole_film(f.pixels.shape, f.pixel_mm, 256) for f in (square, long)]
+    seen, otherwise = (prepare(f).on(g) for f, g in zip((square, long), size, strict=True))
+    inside = (seen > 0) & (otherwise > 0)
+    assert inside.sum() > 0.97 * (seen > 0).sum()
+    assert np.abs(seen - otherwise)[inside].mean() < 0.02

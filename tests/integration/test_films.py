@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.uid import BasicTextSRStorage
 
 from inference.geometry import Radiograph
 from inference.runtime import CPU, Models
+from node import gate
 from node.analyze import analyze
-from node.answering import film_pipeline
-from node.ledger import Database, overview
+from node.answering import FilmPipeline, film_pipeline
+from node.gate import GatePolicy, InstanceHeader, LoadedFilm, Unevaluable, load_film
+from node.ledger import Database, intake, overview
 from node.receive.registrar import Registrar
 from node.receive.spool import ReceivedObject, Spool
 from node.results import FilmAnswer
@@ -27,7 +31,7 @@ from node.settings import Settings, load_settings
 from node.workflow import Workflow
 from tests.conftest import wait_until
 from tests.dicom import ct_slice
-from tests.films import Film, shades
+from tests.films import DX_FOR_PROCESSING, Film, shades
 from tests.toy_film_pipeline import bodies_of, toy_film_pipeline
 from tests.unit.test_spool import ARRIVED
 
@@ -170,6 +174,139 @@ def test_a_corrected_patient_makes_a_revision_that_names_its_predecessor(house: 
     }
     assert len(superseded) == 2
     assert superseded <= {d.SOPInstanceUID for d in first}
+
+
+def corrected(ds: FileDataset) -> None:
+    ds.PixelSpacing, ds.PixelSpacingCalibrationType = [0.5, 0.5], "FIDUCIAL"
+
+
+def test_a_corrected_header_makes_a_revision_and_the_ledger_says_so(house: House) -> None:
+    house.receive(LATERAL.dataset())
+    house.receive(replace(LATERAL, edit=corrected).dataset())
+    assert house.answers() == [
+        ("radiograph", "1.2.1", 1, "evaluated", True),
+        ("radiograph", "1.2.1", 2, "evaluated", True),
+    ]
+    with house.database.transaction() as connection:
+        said = [e for e in intake.events(connection, 50) if e["kind"] == "image_corrected"]
+    assert [(e["subject"], e["detail"]["earlier_receptions"]) for e in said] == [(STUDY, 1)]
+
+
+# errors of one film
+
+
+def fails_on(rows: int, how: Callable[[], FilmAnswer]) -> FilmPipeline:
+    """A pipeline that does something else than analysing with films of that many rows."""
+
+    def evaluate(film: Radiograph, age: float | None, progress: Callable[[str], None] | None) -> FilmAnswer:
+        return how() if film.pixels.shape[0] == rows else bodies_of(film, age, progress)
+
+    return toy_film_pipeline(evaluate)
+
+
+def broken() -> FilmAnswer:
+    raise ValueError("Doe^Jane")
+
+
+def out_of_the_picture() -> FilmAnswer:
+    """Findings that no result can be made of: a point far outside the image."""
+    film = Radiograph(shades(104, 64).astype(np.float32) / 4095)
+    said = bodies_of(film, 70.0, None)
+    first, *others = said.findings.vertebrae
+    points = {**(first.keypoints_px or {}), "anterior_superior": (-5.0, 9.0)}
+    vertebrae = (replace(first, keypoints_px=points), *others)
+    return replace(said, findings=replace(said.findings, vertebrae=vertebrae))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [(broken, "inference: ValueError"), (out_of_the_picture, "results: ResultError")]
+)
+def test_an_unexpected_error_of_one_film_is_its_answer_and_the_others_go_on(
+    house: House, how: Callable[[], FilmAnswer], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.films = fails_on(104, how)
+    house.receive(replace(LATERAL, stored=shades(104, 64)).dataset(), OTHER_LATERAL.dataset())
+    assert house.answers() == [
+        ("radiograph", "1.2.1", 1, "not_evaluable", True),
+        ("radiograph", "1.2.2", 1, "evaluated", True),
+    ]
+    assert [kind for kind, _ in house.sent()] == ["capture", "report", "capture", "report", "details"]
+    report = next(d for d in house.outbox() if d.SOPClassUID == BasicTextSRStorage)
+    words = report.to_json().replace("\\r\\n", " ")
+    assert told in words and "MODEL_FAILED" in words
+    assert "Doe^Jane" not in "".join(capsys.readouterr())
+    assert house.study()["parked"] is None
+
+
+def test_an_unexpected_error_of_the_gate_is_the_answer_to_its_film(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(headers: list[InstanceHeader], policy: GatePolicy) -> LoadedFilm | Unevaluable:
+        if headers[0].sop_instance_uid == "1.2.1":
+            raise ZeroDivisionError
+        return load_film(headers, policy)
+
+    monkeypatch.setattr(gate, "load_film", load)
+    house.receive(LATERAL.dataset(), OTHER_LATERAL.dataset())
+    assert [(uid, status) for _, uid, _, status, _ in house.answers()] == [
+        ("1.2.1", "not_evaluable"),
+        ("1.2.2", "evaluated"),
+    ]
+
+
+def test_an_error_of_the_disk_is_no_answer(house: House) -> None:
+    def gone() -> FilmAnswer:
+        raise OSError(5, "input/output error")
+
+    house.films = fails_on(96, gone)
+    house.receive(LATERAL.dataset())
+    assert house.sent() == []
+    house.films = toy_film_pipeline()
+    house.evaluate()
+    assert house.answers() == [("radiograph", "1.2.1", 1, "evaluated", True)]
+
+
+# images for processing
+
+
+def raw_film() -> FileDataset:
+    def raw(ds: FileDataset) -> None:
+        ds.PresentationIntentType, ds.IrradiationEventUID = "FOR PROCESSING", "1.2.9"
+
+    return Film(sop_class=DX_FOR_PROCESSING, sop_uid="1.2.7", series_uid="1.2.77", edit=raw).dataset()
+
+
+def read_film() -> FileDataset:
+    def exposed(ds: FileDataset) -> None:
+        ds.PresentationIntentType, ds.IrradiationEventUID = "FOR PRESENTATION", "1.2.9"
+
+    return replace(LATERAL, edit=exposed).dataset()
+
+
+def test_a_detector_image_waits_for_the_one_that_is_read(house: House) -> None:
+    house.receive(raw_film())
+    assert outcomes(house) == {"1.2.7": ("not_eligible", "FOR_PROCESSING_ONLY")}
+    house.receive(read_film())
+    assert outcomes(house)["1.2.7"] == ("not_eligible", "FOR_PROCESSING_TWIN")
+    assert house.answers() == [("radiograph", "1.2.1", 1, "evaluated", True)]
+
+
+@pytest.mark.parametrize("raw_first", [True, False])
+def test_where_detector_images_are_answered_one_exposure_has_one_answer(house: House, raw_first: bool) -> None:
+    study = {"quiet_s": 0, "for_processing": True}
+    house.settings = house.settings.model_copy(update={"study": house.settings.study.model_copy(update=study)})
+    for dataset in (raw_film(), read_film()) if raw_first else (read_film(), raw_film()):
+        house.receive(dataset)
+    if not raw_first:
+        assert house.answers() == [("radiograph", "1.2.1", 1, "evaluated", True)]
+        return
+    assert house.answers() == [
+        ("radiograph", "1.2.7", 1, "evaluated", True),
+        ("radiograph", "1.2.1", 2, "evaluated", True),
+    ]
+    reports = [d for d in house.outbox() if d.Modality == "SR" and "report" in d.SeriesDescription]
+    (before,) = reports[1].PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert before.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID
 
 
 def test_a_film_whose_analysis_was_interrupted_has_the_same_uids_afterwards(house: House, tmp_path: Path) -> None:

@@ -14,18 +14,19 @@ from PIL import ImageDraw
 from pydicom.dataset import Dataset
 from results_synthetic import context
 
-from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding
+from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding, WithoutSide
 from inference.refusal import Refusal, RefusalCode
 from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
-from node.results.anatomy import View
+from node.results.anatomy import NAMES, View
 from node.results.capture import picture
 from node.results.drawing import FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
-from node.results.film_notes import compression, compression_text
+from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
 from node.results.film_picture import film_picture, marks
 from node.results.notes import Caption
-from node.results.picture import lay_out
+from node.results.picture import draw_picture, lay_out
 from node.results.wording import as_answered, measured
+from tests.films import RF
 
 CAPTION = Caption("series 1, image 1, LWS", "spine-node 0.1.0, radiograph 1.0.0", "2026-11-20 23:30")
 CASES = {
@@ -564,3 +565,181 @@ def test_the_flags_of_a_film_have_sentences(wedged: FilmCase, monkeypatch: pytes
     assert "lossy compressed" in said
     assert wedged.findings.pixel_size == PixelSize(SPACING_MM, "Pixel Spacing, calibrated (fiducial)")
     assert wedged.findings.patient.worst_grade is Grade.SEVERE
+
+
+# the front may lie on either side
+
+
+def without_side(case: FilmCase) -> FilmCase:
+    """The same findings as a pipeline tells them that does not know where the front is."""
+
+    def said(v: VertebraFinding) -> VertebraFinding:
+        if v.keypoints_px is None or v.height_loss is None:
+            return v
+        loss = v.height_loss
+        return replace(
+            v,
+            keypoints_px={k: at for k, at in v.keypoints_px.items() if k.startswith("middle")},
+            without_side=WithoutSide(
+                v.heights_mm.middle if v.heights_mm is not None else None,
+                loss.middle,
+                max(loss.anterior, loss.posterior),
+            ),
+            heights_mm=None,
+            relative_heights=None,
+            height_loss=None,
+            compression_ratio_percent=None,
+            compared_with=None,
+            quality=(*v.quality, Quality.FRONT_UNSURE),
+        )
+
+    findings = replace(case.findings, vertebrae=tuple(said(v) for v in case.findings.vertebrae))
+    findings = replace(findings, quality=(*findings.quality, Quality.FRONT_UNSURE))
+    return replace(case, answer=replace(case.answer, findings=findings))
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_without_a_side_the_answer_says_so_and_names_no_wall(
+    calibrated: bool, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    case = without_side(film_case({2: 0.55}, unmeasured=(5,), calibrated=calibrated))
+    results = encoded(case, with_segmentation=True)
+    assert list(results) == ["capture", "report", "details", "film_segmentation"]
+    for result in results.values():
+        assert validation_errors(result) == []
+    assert all(
+        r.dataset.SeriesDescription.startswith("AI spine: FLAG") for r in (results["capture"], results["report"])
+    )
+    words = " ".join(str(item.TextValue) for item in items(results["report"].dataset, "TEXT")).replace("\r\n", " ")
+    assert "FLAG: V2 severe" in words and "ossible fracture" in words
+    assert "Not sure to which side the front lies" in words and "FRONT_UNSURE" in words
+    assert "V2, severe" in words and "wall -45 %" in words
+    assert ("Hm" in words.split("V2, severe")[1].split("V3")[0]) and "Ha" not in words and "Hp" not in words
+    measured_numbers = {name(item) for item in items(results["details"].dataset, "NUM")}
+    assert not any("nterior" in n or "osterior" in n or "ompression" in n for n in measured_numbers)
+    lines = [numbers(g) for g in groups(results["details"].dataset)]
+    middles = [n for found in lines for n in found]
+    assert len(middles) == (4 if calibrated else 0)
+
+
+def test_without_a_side_the_capture_draws_the_middle_and_marks_no_front() -> None:
+    case = without_side(film_case({2: 0.55}, unmeasured=(5,)))
+    shown = film_picture(case.film, as_answered(case.findings), case.answer.labels)
+    assert (shown.marks.left, shown.marks.right, shown.marks.above, shown.marks.below) == ("", "", "H", "F")
+    (ends,) = shown.heights(case.findings.vertebrae[1])
+    points = case.findings.vertebrae[1].keypoints_px
+    assert points is not None
+    np.testing.assert_allclose(ends, [points["middle_superior"], points["middle_inferior"]])
+    layout = lay_out(as_answered(case.findings), shown, CAPTION)
+    headings = [c.heading for c in layout.table.columns]
+    assert {"Hm", "G", "loss", "grade"} <= set(headings)
+    assert {"Ha", "Hp", "Ha/Hp", "Hm/Hp", "VCR"}.isdisjoint(headings)
+    text = " ".join(line[0] for line in layout.notes)
+    assert "wall" in text and "not sure to which side" in text and "4 of 5 vertebrae measured" in text
+
+
+def test_without_a_side_the_document_keeps_what_needs_none() -> None:
+    case = without_side(film_case({2: 0.55}, unmeasured=(5,)))
+    made = findings_document([case.source], case.findings, film_context(), sent=True)
+    second = made["vertebrae"][1]
+    assert made["patient"]["flag"] is True and second["grade"] == "severe"
+    assert second["without_side"]["wall_loss"] == pytest.approx(0.45)
+    assert second["heights_mm"] is None and second["keypoints_px"]["anterior_superior"] is None
+    assert second["keypoints_px"]["middle_superior"] is not None
+
+
+def test_bodies_on_too_coarse_a_grid_are_outlined_and_nothing_is_graded() -> None:
+    case = film_case({2: 0.55}, unmeasured=(1, 2, 3, 4, 5))
+    vertebrae = tuple(replace(v, quality=(Quality.HEIGHTS_NOT_TOLD,)) for v in case.findings.vertebrae)
+    coarse = replace(case, answer=replace(case.answer, findings=replace(case.findings, vertebrae=vertebrae)))
+    assert as_answered(coarse.findings).refusal is None
+    results = encoded(coarse, with_segmentation=True)
+    assert list(results) == ["capture", "report", "details", "film_segmentation"]
+    assert "not graded" in results["report"].dataset.SeriesDescription
+
+
+# a film that was sent turned by a quarter
+
+
+def turned(case: FilmCase, clockwise: bool) -> FilmCase:
+    """The film as a console sends it that turned it by a quarter, and its findings."""
+    rows, columns = case.film.pixels.shape
+    turns = 3 if clockwise else 1
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        column, row = point
+        return (rows - row, column) if clockwise else (row, columns - column)
+
+    def moved(v: VertebraFinding) -> VertebraFinding:
+        assert v.centroid_px is not None
+        points = None if v.keypoints_px is None else {k: at(p) for k, p in v.keypoints_px.items()}
+        return replace(v, centroid_px=at(v.centroid_px), keypoints_px=points)
+
+    film = replace(case.film, pixels=np.ascontiguousarray(np.rot90(case.film.pixels, turns)), orientation=None)
+    findings = replace(case.findings, vertebrae=tuple(moved(v) for v in case.findings.vertebrae))
+    assert case.answer.labels is not None
+    labels = np.ascontiguousarray(np.rot90(case.answer.labels, turns))
+    return replace(case, film=film, answer=FilmAnswer(findings, film, labels))
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_a_film_turned_by_a_quarter_has_its_rows_in_order_and_no_slanted_lines(
+    wedged: FilmCase, clockwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lying = turned(wedged, clockwise)
+    findings = as_answered(lying.findings)
+    shown = film_picture(lying.film, findings, lying.answer.labels)
+    assert (shown.marks.left, shown.marks.right) == (("F", "H") if clockwise else ("H", "F"))
+    texts: list[tuple[float, float, str]] = []
+    lines: list[tuple[float, ...]] = []
+    write, join = ImageDraw.ImageDraw.text, ImageDraw.ImageDraw.line
+
+    def text(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, *args: Any, **named: Any) -> None:
+        texts.append((*xy, text))
+        write(self, xy, text, *args, **named)
+
+    def line(self: ImageDraw.ImageDraw, xy: tuple[float, ...], *args: Any, **named: Any) -> None:
+        lines.append(tuple(xy))
+        join(self, xy, *args, **named)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "line", line)
+    layout = lay_out(findings, shown, CAPTION)
+    draw_picture(findings, shown, CAPTION)
+    view, names = layout.view, [v.name for v in findings.vertebrae]
+    rows = [next(y for x, y, t in texts if t == n and x >= layout.table_left) for n in names]
+    assert rows == sorted(rows) and min(np.diff(rows)) >= layout.table.letters
+    assert not [at for at in lines if at[2:3] == (layout.table_left - 8,)], "nothing joins rows and image"
+    centres = view.left + (shown.centres(findings.vertebrae)[:, 0] - view.first[0]) * view.scale
+    below = [next(x for x, y, t in texts if t == n and view.bottom < y <= view.bottom + NAMES) for n in names]
+    np.testing.assert_allclose(below, centres, atol=2)
+
+
+def test_a_film_head_down_has_its_rows_beside_its_vertebrae(wedged: FilmCase) -> None:
+    down = turned(turned(wedged, True), True)
+    findings = as_answered(down.findings)
+    shown = film_picture(down.film, findings, down.answer.labels)
+    assert (shown.marks.above, shown.marks.below) == ("F", "H")
+    rows = lay_out(findings, shown, CAPTION).view.rows_of(findings, shown)
+    assert rows == sorted(rows, reverse=True)
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_heights_of_a_turned_film_lie_on_its_bodies(wedged: FilmCase, clockwise: bool) -> None:
+    lying = turned(wedged, clockwise)
+    for vertebra in measured(lying.findings):
+        for upper, lower in height_ends(vertebra)[[1]]:
+            column, row = (upper + lower) / 2
+            assert lying.answer.labels is not None
+            assert lying.answer.labels[int(row), int(column)] == vertebra.ordinal
+            assert abs(upper[0] - lower[0]) > abs(upper[1] - lower[1])
+
+
+def test_of_a_fluoroscopic_image_there_is_no_segmentation_and_the_details_say_so(wedged: FilmCase) -> None:
+    def said(case: FilmCase) -> bool:
+        results = encoded(case, with_segmentation=True)
+        assert ("film_segmentation" in results) is (case is wedged)
+        return NO_SEGMENTATION in [item.TextValue for item in items(results["details"].dataset, "TEXT")]
+
+    spot = film_case({2: 0.55, 4: 1.1}, unmeasured=(5,), sop_class=RF)
+    assert said(spot) and not said(wedged)
