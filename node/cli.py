@@ -300,7 +300,10 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
         changed = overview.retry(connection, study_uid, names)
         left = overview.unconfigured(connection, study_uid, names)
         if changed:
-            Queue(database.dsn).wake_evaluation(connection, study_uid, 0.0)
+            queue = Queue(database.dsn)
+            queue.wake_evaluation(connection, study_uid, 0.0)
+            for answer_id, destination in overview.to_send(connection, study_uid):
+                queue.wake_delivery(connection, answer_id, destination)
     if changed or not left:
         out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
     if left:

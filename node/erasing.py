@@ -59,23 +59,20 @@ def erase_patient(settings: Settings, database: Database, patient_id: str, patie
     _wait_for_workers(settings, database, studies, answers, patience_s)
     with database.transaction() as connection:
         images, results = erasure.files_of(connection, patient_id, studies)
-    removed = 0
-    for name in images:
-        removed += spool.path(name).is_file()
-        spool.remove(name)
-    outbox = settings.outbox_dir
-    removed += sum(_remove(outbox / name) for name in results)
+    removed = _remove_known(settings, spool, images, results)
     for answer_id in answers:  # also what an attempt left there that was killed
-        for folder in outbox.glob(f"{answer_id:08d}-*"):
+        for folder in settings.outbox_dir.glob(f"{answer_id:08d}-*"):
             shutil.rmtree(folder, ignore_errors=True)
     for path in _unknown_files(spool, database, patient_id):
         removed += _remove(path)
     if not (studies or images or removed):
         return Erased(0, 0, 0, 0, None)
-    counts = {"studies": len(studies), "images": len(images), "results": len(results), "files": removed}
     with database.transaction() as connection:
+        images, results = erasure.files_of(connection, patient_id, studies)  # some may have come meanwhile
         erasure.forget(connection, studies, patient_id)
+        counts = {"studies": len(studies), "images": len(images), "results": len(results), "files": removed}
         at = erasure.record(connection, patient_id, counts)
+    _remove_known(settings, spool, images, results)
     log.info("a patient was erased", **counts)
     return Erased(**counts, at=at)
 
@@ -95,6 +92,15 @@ def _wait_for_workers(
             )
         release_stalled(database.dsn, settings.work.stalled_after_s)
         time.sleep(POLL_S)
+
+
+def _remove_known(settings: Settings, spool: Spool, images: list[str], results: list[str]) -> int:
+    """Delete files by the names that the ledger has; returns how many were there."""
+    removed = 0
+    for name in images:
+        removed += spool.path(name).is_file()
+        spool.remove(name)
+    return removed + sum(_remove(settings.outbox_dir / name) for name in results)
 
 
 def _remove(path: Path) -> bool:

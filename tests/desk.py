@@ -16,6 +16,8 @@ from node.settings import Settings, load_settings
 from tests import ledger
 from tests.dicom import STUDY, ct_slice
 
+RESULTS = "2.25.77"
+"""Series of the results."""
 KINDS = ("reformat", "report", "capture")
 CLOCKS = {
     "delivery": ("first_try_at", "last_try_at", "next_try_at", "stored_at", "confirmed_at", "proof_due_at"),
@@ -47,7 +49,7 @@ class Desk:
         """An answer of the study that is to go to a destination; returns its id."""
         rows = []
         for number, kind in enumerate(KINDS):
-            data_set = ct_slice(number + ordinal * len(KINDS))
+            data_set = ct_slice(number + ordinal * len(KINDS), series_uid=RESULTS)
             data_set.SOPClassUID = data_set.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
             path = self.settings.outbox_dir / (f"{kind}-{ordinal}.dcm" if ordinal else f"{kind}.dcm")
             data_set.save_as(path, enforce_file_format=True)

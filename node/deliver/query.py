@@ -51,7 +51,7 @@ class Person:
         def value(keyword: str) -> str:
             return str(header.get(keyword, "") or "").strip()
 
-        return cls(value("PatientID"), value("IssuerOfPatientID"), value("PatientBirthDate").replace(".", ""))
+        return cls(value("PatientID"), value("IssuerOfPatientID"), value("PatientBirthDate"))
 
     def differs_from(self, other: Person) -> str | None:
         """What tells them apart, in words that name nobody; ``None`` where nothing does."""

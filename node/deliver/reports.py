@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import psycopg
 import structlog
+from procrastinate.exceptions import ConnectorException
 from psycopg_pool import PoolTimeout
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
 from node.deliver.commitment import ALL_COMMITTED, FAILURES_EXIST, InvalidReportError, Report, next_step, read_report
-from node.ledger import Database, intake, proofs
+from node.ledger import Database, deliveries, intake, proofs
 from node.queue import Queue
 from node.settings import Deliver
 
@@ -59,7 +60,7 @@ class ReportDesk:
             return INVALID_ARGUMENT
         try:
             return self._enter(report, reporter)
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.Error, PoolTimeout, ConnectorException) as error:
             log.warning("a report could not be entered; the ledger is away", reason=type(error).__name__)
             return PROCESSING_FAILURE
 
@@ -74,5 +75,8 @@ class ReportDesk:
                 return INVALID_ARGUMENT
             for uid, reason in found.parked.items():
                 intake.record_event(connection, "delivery_parked", uid, {"reason": reason})
-            self._queue.wake_delivery(connection, found.answer_id, found.destination)
+            waits = deliveries.waits(connection, found.answer_id, found.destination)
+            if waits:
+                wait_s = min(row["wait_s"] for row in waits)
+                self._queue.wake_delivery(connection, found.answer_id, found.destination, wait_s)
         return SUCCESS

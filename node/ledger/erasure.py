@@ -53,7 +53,7 @@ def stop_work(connection: Connection, studies: Sequence[str]) -> list[int]:
         (ids,),
     )
     connection.execute(
-        "DELETE FROM procrastinate_jobs WHERE status = 'todo' AND (lock = ANY(%s) OR lock ~ %s)",
+        "DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND (lock = ANY(%s) OR lock ~ %s)",
         ([f"study:{uid}" for uid in studies], _delivery_locks(ids)),
     )
     return ids
@@ -73,7 +73,10 @@ def _delivery_locks(answers: Sequence[int]) -> str:
 
 
 def files_of(connection: Connection, patient_id: str, studies: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names in the spool and in the outbox that belong to a patient; they are marked as gone."""
+    """Names in the spool and in the outbox that belong to a patient; they are marked as gone.
+
+    A file that outlives its mark (the program was killed) is deleted when the spool is read at the next start.
+    """
     spool = connection.execute(
         """
         UPDATE instance SET erased_at = coalesce(erased_at, now()) WHERE study_uid = ANY(%s) OR patient_id = %s

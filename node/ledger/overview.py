@@ -77,6 +77,19 @@ def retry(connection: Connection, study_uid: str, destinations: Collection[str])
     return unparked + resumed
 
 
+def to_send(connection: Connection, study_uid: str) -> list[tuple[int, str]]:
+    """(answer id, destination) with results of a study that are to be sent."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT a.id, d.destination FROM delivery d
+          JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
+         WHERE a.study_uid = %s AND d.state = 'pending' ORDER BY a.id, d.destination
+        """,
+        (study_uid,),
+    ).fetchall()
+    return [(int(row["id"]), str(row["destination"])) for row in rows]
+
+
 def unconfigured(connection: Connection, study_uid: str, destinations: Collection[str]) -> list[str]:
     """Names outside ``destinations`` for which results of a study are parked or cancelled."""
     rows = connection.execute(
