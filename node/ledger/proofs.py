@@ -247,9 +247,12 @@ def ask_no_more(connection: Connection, answer_id: int, destination: str, reason
 
 
 def _is_unproven(connection: Connection, delivery_id: int, requested_at: Any) -> bool:
-    """Whether a "no" to a request still counts: not where the object was stored again since, or proven otherwise."""
+    """Whether a "no" to a request still counts: not where the object was stored again, proven or retracted since."""
     row = connection.execute(
-        "SELECT 1 FROM delivery WHERE id = %s AND state = 'stored' AND stored_at <= %s", (delivery_id, requested_at)
+        """
+        SELECT 1 FROM delivery WHERE id = %s AND state = 'stored' AND stored_at <= %s AND proof_due_at IS NOT NULL
+        """,
+        (delivery_id, requested_at),
     ).fetchone()
     return row is not None
 

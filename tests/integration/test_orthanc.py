@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +14,12 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from node.deliver.reports import ReportDesk
 from node.deliver.retraction import Retractor, maker
+from node.keeper import Keeper
 from node.ledger import Database
 from node.receive.association import Listener
 from node.receive.spool import Spool
 from node.results.rejection import Reason
-from node.settings import Receive
+from node.settings import Receive, load_settings
 from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY, ct_slice
@@ -122,11 +122,18 @@ def test_a_rejection_note_stands_in_the_study_that_it_takes_back(
     assert done.destinations == ("pacs",)
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL; the pipe is closed."""
+    process.kill()
+    process.communicate()
+
+
 def test_processes_that_are_killed_lose_no_report(tmp_path: Path, database: Database, pacs: Orthanc, ear: int) -> None:
     """Listener and sender as processes of their own, each killed in the middle: everything is confirmed, once."""
     desk = desk_of(tmp_path, database, pacs, "storage_commitment", wait_s=1.0)
     settings = desk.settings.model_dump(mode="json")
     settings["receive"]["port"] = ear
+    settings["work"]["stalled_after_s"] = 5.0
     order = json.dumps({"settings": settings, "dsn": database.dsn}).encode() + b"\n"
 
     def start(role: str) -> subprocess.Popen[bytes]:
@@ -136,10 +143,7 @@ def test_processes_that_are_killed_lose_no_report(tmp_path: Path, database: Data
         process.stdin.flush()
         return process
 
-    from node.keeper import Keeper
-
-    keeper = Keeper(desk.settings.model_copy(update={"work": desk.settings.work.model_copy(update={
-        "stalled_after_s": 2.0})}), database)  # fmt: skip
+    keeper = Keeper(load_settings(**settings), database)
     keeper.wake_outstanding()
     sender, listener = start("deliver"), None
     try:
@@ -151,8 +155,7 @@ def test_processes_that_are_killed_lose_no_report(tmp_path: Path, database: Data
                 return connection.execute("SELECT 1 FROM commitment").fetchone() is not None
 
         wait_until(asked, 120, "a request for commitment, whose report finds nobody")
-        sender.send_signal(signal.SIGKILL)
-        sender.wait()
+        end(sender)
         listener = start("receive")
         sender = start("deliver")
 
@@ -164,7 +167,6 @@ def test_processes_that_are_killed_lose_no_report(tmp_path: Path, database: Data
     finally:
         for process in (sender, listener):
             if process is not None:
-                process.kill()
-                process.communicate()
+                end(process)
     assert len(pacs.get("/instances")) == 3
     assert [row["resent"] for row in desk.rows()] == [0, 0, 0]

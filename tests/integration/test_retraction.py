@@ -14,6 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SegmentationStorage
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from node.deliver.reports import ReportDesk
 from node.deliver.retraction import RetractionError, Retractor, maker
 from node.demo.pacs import Received
 from node.demo.validation import errors_of
@@ -22,7 +23,7 @@ from node.ledger import Database, answers, deliveries, overview, retractions
 from node.results.context import DocumentReference
 from node.results.rejection import Maker, Reason, rejection_note
 from tests import ledger
-from tests.archive import Archive
+from tests.archive import NO_SUCH_OBJECT, Archive, commits
 from tests.desk import KINDS, Desk
 from tests.dicom import STUDY, ct_slice
 
@@ -128,6 +129,20 @@ def test_an_archive_that_hides_what_was_rejected_is_not_asked_for_a_proof(
     assert {states(desk)[kind] for kind in KINDS} == {"stored"}
     assert states(desk)["rejection"] == "confirmed"
     assert len(archive.received) == 4
+
+
+def test_an_archive_that_does_not_vouch_for_what_was_taken_back_is_not_sent_it_again(
+    tmp_path: Path, database: Database, archive: Archive
+) -> None:
+    desk = Desk(tmp_path, database, archive.port, {"commitment": "storage_commitment"}, report_wait_s=0)
+    desk.deliver()
+    (request,) = archive.requests
+    retractor(desk).retract(STUDY, Reason.QUALITY)
+    information, event_type = commits(request, dict.fromkeys(request.uids, NO_SUCH_OBJECT))
+    assert ReportDesk(desk.settings.deliver, database).answer(event_type, information, "X") == 0x0000
+    desk.deliver()
+    assert {states(desk)[kind] for kind in KINDS} == {"stored"}
+    assert len(archive.received) == len(KINDS) + 1
 
 
 def test_the_note_is_valid_for_every_class_that_is_taken_back(tmp_path: Path, program: Callable[[str], str]) -> None:
