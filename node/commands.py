@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from node.results.rejection import Reason
 from node.settings import load_settings
 
 FAILED = 1
@@ -74,17 +73,18 @@ def jobs_show(study_uid: str, config: Config = None, as_json: AsJson = False) ->
 
 def retract(
     uid: Annotated[str, typer.Argument(help="A result's SOP Instance UID, its series' UID, or a study's UID.")],
-    reason: Annotated[Reason, typer.Option(help="quality, or safety (of the patient).")] = Reason.QUALITY,
+    reason: Annotated[Literal["quality", "safety"], typer.Option(help="Safety is the patient's.")] = "quality",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Take results back: a rejection note (IHE IOCM) goes to whoever has them; what is not sent yet is not sent."""
     from node.deliver.retraction import Retractor, maker
+    from node.results.rejection import Reason
     from node.service import ledger_of
 
     settings = load_settings(config)
     with ledger_of(settings) as database:
-        done = Retractor(settings, database, maker(settings)).retract(uid, reason)
+        done = Retractor(settings, database, maker(settings)).retract(uid, Reason(reason))
     if as_json:
         _print_json([vars(item) for item in done])
         return
