@@ -130,14 +130,14 @@ def old_studies(connection: Connection, days: float, limit: int) -> list[str]:
     rows = connection.execute(
         """
         SELECT s.study_uid FROM study s
-         WHERE s.study_uid NOT LIKE %s AND s.last_instance_at < now() - make_interval(secs => 86400 * %s)
+         WHERE s.study_uid NOT LIKE 'erased:%%' AND s.last_instance_at < now() - make_interval(secs => 86400 * %s)
            AND (s.parked IS NULL OR s.parked = 'cancelled by hand')
            AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.study_uid = s.study_uid AND i.erased_at IS NULL)
            AND NOT EXISTS (SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id
                             WHERE a.study_uid = s.study_uid AND r.erased_at IS NULL)
          ORDER BY s.last_instance_at LIMIT %s
         """,
-        (_PREFIX + "%", days, limit),
+        (days, limit),
     )
     return [str(row["study_uid"]) for row in rows]
 

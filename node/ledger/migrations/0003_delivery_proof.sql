@@ -42,3 +42,4 @@ CREATE TABLE erasure (
     patient_hash  text NOT NULL,                             -- salted and slow: proves a name, does not give one
     counts        jsonb NOT NULL                             -- studies, images, results, files
 );
+CREATE INDEX study_by_age ON study (last_instance_at) WHERE study_uid NOT LIKE 'erased:%';
