@@ -1,4 +1,4 @@
-"""The command line: ``spine-node run | demo | analyze | send | echo | jobs | models | config``.
+"""The command line: ``spine-node run | demo | analyze | send | echo | jobs | models | config``, and `node.commands`.
 
 Each command imports what it needs when it runs, so that ``echo`` does not wait for the networks' libraries.
 Exit codes: 0 done, 1 failed, 2 wrong use, 3 nothing could be evaluated. A traceback never reaches a user; with
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from node import __version__
+from node.commands import add_commands
 from node.logs import configure_logs
 from node.settings import ConfigurationError, load_settings
 
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
 
-EXPLAINED = {"DatabaseError", "ModelError", "AlreadyRunningError", "UnreachableError", "StageError"}
+EXPLAINED = {
+    "AlreadyRunningError",
+    "BusyError",
+    "DatabaseError",
+    "ModelError",
+    "RetractionError",
+    "StageError",
+    "UnreachableError",
+}
 """Errors whose message says what a person can do; known by name, since their modules are imported only when used."""
 
 app = typer.Typer(
@@ -42,6 +51,7 @@ jobs_app = typer.Typer(help="What the node works on and has worked on.", no_args
 config_app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(config_app, name="config")
+add_commands(app, jobs_app)
 
 out_console = Console()
 err_console = Console(stderr=True)
@@ -259,19 +269,6 @@ def jobs_list(config: Config = None, as_json: AsJson = False, limit: int = 50) -
     out_console.print(table)
 
 
-@jobs_app.command("show")
-def jobs_show(study_uid: str, config: Config = None) -> None:
-    """Everything the ledger knows of a study, as JSON."""
-    from node.ledger import overview
-    from node.service import ledger_of
-
-    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
-        found = overview.study(connection, study_uid)
-    if found is None:
-        _fail(f"the ledger has no study {study_uid}")
-    _print_json(found)
-
-
 @jobs_app.command("events")
 def jobs_events(config: Config = None, as_json: AsJson = False, limit: int = 50) -> None:
     """What happened that nobody asked for: refused contexts, unreadable objects, parked work; newest first."""
@@ -303,7 +300,10 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
         changed = overview.retry(connection, study_uid, names)
         left = overview.unconfigured(connection, study_uid, names)
         if changed:
-            Queue(database.dsn).wake_evaluation(connection, study_uid, 0.0)
+            queue = Queue(database.dsn)
+            queue.wake_evaluation(connection, study_uid, 0.0)
+            for answer_id, destination in overview.to_send(connection, study_uid):
+                queue.wake_delivery(connection, answer_id, destination)
     if changed or not left:
         out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
     if left:

@@ -7,7 +7,8 @@ import structlog
 from procrastinate.exceptions import ConnectorException
 from psycopg_pool import PoolTimeout
 
-from node.ledger import Database, answers, deliveries, intake
+from node.deliver.retraction import Retractor, maker
+from node.ledger import Database, answers, deliveries, erasure, intake
 from node.queue import Queue, release_stalled
 from node.receive.spool import Spool
 from node.settings import Settings
@@ -26,6 +27,7 @@ class Keeper:
         self._database = database
         self._queue = Queue(database.dsn)
         self._spool = Spool(settings.spool_dir)
+        self._retractor = Retractor(settings, database, maker(settings))
 
     def round(self) -> None:
         """One look at everything; whatever fails is tried again in the next round."""
@@ -33,6 +35,8 @@ class Keeper:
             self.take_over()
             self.wake_outstanding()
             self.expire()
+            if self._settings.deliver.reject_superseded:
+                self._retractor.reject_superseded()
         except (psycopg.Error, PoolTimeout, ConnectorException, OSError) as error:
             log.warning("the ledger is away", reason=type(error).__name__)
         except Exception:
@@ -63,6 +67,7 @@ class Keeper:
             results = intake.expired_results(connection, rules.answered_hours, RETENTION_BATCH)
             intake.mark_results_erased(connection, [row["id"] for row in results])
             intake.forget_events(connection, EVENT_DAYS)
+            erasure.forget(connection, erasure.old_studies(connection, rules.ledger_days, RETENTION_BATCH))
         for row in rows:
             self._spool.remove(row["spool_name"])
         for row in results:

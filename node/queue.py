@@ -51,14 +51,25 @@ class Queue:
     def wake_delivery(
         self, connection: psycopg.Connection[Any], answer_id: int, destination: str, delay_s: float = 0.0
     ) -> None:
-        """Have a worker send an answer's outstanding results to one destination after ``delay_s``."""
+        """Have a worker send an answer's outstanding results to one destination after ``delay_s``, or sooner.
+
+        A job that waits already is brought forward: something new must not wait for a proof that is due tomorrow.
+        """
         key = f"delivery:{destination}:{answer_id}"
         queue = delivery_queue(destination)
-        self._defer(connection, DELIVER, queue, key, delay_s, answer_id=answer_id, destination=destination)
+        if not self._defer(connection, DELIVER, queue, key, delay_s, answer_id=answer_id, destination=destination):
+            connection.execute(
+                """
+                UPDATE procrastinate_jobs SET scheduled_at = now() + make_interval(secs => %s)
+                 WHERE queueing_lock = %s AND status = 'todo' AND scheduled_at > now() + make_interval(secs => %s)
+                """,
+                (max(delay_s, 0.0), key, max(delay_s, 0.0)),
+            )
 
     def _defer(
         self, connection: psycopg.Connection[Any], task: str, queue: str, key: str, delay_s: float, **arguments: Any
-    ) -> None:
+    ) -> bool:
+        """Whether the job was deferred: not where one of that key waits already."""
         configured = self._app.configure_task(
             task,
             queue=queue,
@@ -72,7 +83,8 @@ class Queue:
             with connection.transaction():  # a savepoint: a second defer must not abort the state change
                 configured.defer(**arguments)
         except AlreadyEnqueued:
-            return
+            return False
+        return True
 
 
 def run_worker(

@@ -115,6 +115,10 @@ class Destination(_Section):
     kinds: tuple[Kind, ...] = ()
     """Kinds of object it takes, for instance [capture, report]; empty: all but those on request."""
     timeout_s: float = Field(30.0, gt=0)
+    commitment: Literal["storage_commitment", "find", "none"] = "none"
+    """What proves that it has what it accepted: its own word (N-ACTION, N-EVENT-REPORT), a query, or nothing."""
+    patient_check: bool = False
+    """Ask it before sending whether the study is still that of the same patient."""
 
     def takes(self, kind: str) -> bool:
         """Whether objects of this kind are sent there.
@@ -135,6 +139,14 @@ class Deliver(_Section):
     """A passing error (PACS down) is retried for this long, then parked."""
     tries_of_unclear_failures: int = Field(3, ge=1)
     """0xC000, 0x0110 and unknown codes: this many tries, then parked."""
+    report_wait_s: float = Field(5.0, ge=0)
+    """How long an association is kept open for a storage commitment's report; it may come over one of its own later."""
+    report_patience_s: tuple[Pause, ...] = Field((300, 3600, 21600, 86400, 86400), min_length=1)
+    """A proof that does not come is asked for again after these pauses; after the last one a query decides."""
+    most_resent: int = Field(3, ge=1)
+    """An object that a destination accepts and does not keep this often is parked."""
+    reject_superseded: bool = False
+    """Whether a rejection note (IHE IOCM) takes back the former revision once the new one is there."""
 
 
 class Retention(_Section):
@@ -142,6 +154,8 @@ class Retention(_Section):
 
     answered_hours: float = Field(72.0, ge=0)
     not_eligible_hours: float = Field(24.0, ge=0)
+    ledger_days: float = Field(365.0, gt=0)
+    """The ledger forgets patient ID and UIDs of what was received so long after a study's last image."""
 
 
 class Work(_Section):

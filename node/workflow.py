@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ import structlog
 from procrastinate.exceptions import ConnectorException
 from psycopg_pool import PoolTimeout
 
+from inference.findings import Findings
 from inference.refusal import Outcome, Refusal, RefusalCode
 from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
 from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
-from node.ledger import Database, answers, deliveries, intake
+from node.ledger import Database, answers, deliveries, intake, retractions
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.queue import Queue
 from node.receive.spool import Spool
@@ -87,7 +88,7 @@ class Workflow:
         self._record_outcomes(study_uid, decisions, len(unreadable))
         for decision in decisions:
             if decision.outcome is Outcome.ANSWERED:
-                self._answer(study_uid, decision, headers)
+                self._answer(study_uid, decision, headers, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
 
     def _begin_when_complete(self, study_uid: str) -> Evaluation | None:
@@ -124,7 +125,7 @@ class Workflow:
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
-    def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader]) -> None:
+    def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], up_to: int) -> None:
         """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
@@ -139,7 +140,8 @@ class Workflow:
         built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
         step("outbox")
         rows = self._write_outbox(claimed, built)
-        self._finish(study_uid, claimed, built, rows, series.corrected if isinstance(series, LoadedFilm) else 0)
+        corrected = series.corrected if isinstance(series, LoadedFilm) else 0
+        self._finish(study_uid, claimed, built, rows, up_to, corrected)
         log.info(
             "series answered",
             study=_short(study_uid),
@@ -208,7 +210,7 @@ class Workflow:
         return rows
 
     def _finish(
-        self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], corrected: int
+        self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], up_to: int, corrected: int
     ) -> None:
         """Results, their deliveries and the jobs that send them become true in one transaction.
 
@@ -226,10 +228,13 @@ class Workflow:
                 provider=findings.provider,
                 reason_code=str(findings.refusal.code) if findings.refusal else None,
                 timings_s=findings.timings_s,
+                provenance=_provenance(findings, up_to),
             )
             if corrected:
                 detail = {"answer": claimed.id, "earlier_receptions": corrected}
                 intake.record_event(connection, "image_corrected", study_uid, detail)
+            if ids:
+                retractions.withdraw_superseded(connection, claimed.id)
             cancelled = answers.is_parked(connection, study_uid)
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:
@@ -238,6 +243,18 @@ class Workflow:
                         deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)
+
+
+def _provenance(findings: Findings, up_to: int) -> dict[str, Any]:
+    """What an auditor asks of an answer besides its input: networks, rule, and the last reception that it rests on."""
+    return {
+        "pipeline": findings.pipeline,
+        "pipeline_version": findings.pipeline_version,
+        "models": [asdict(model) for model in findings.models],
+        "rule": findings.patient.rule,
+        "flag_loss": findings.patient.flag_loss,
+        "last_instance_id": up_to,
+    }
 
 
 def _sync(path: Path) -> None:

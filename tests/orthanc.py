@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,13 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=30):
             pass
 
+    def delete(self, instance: str) -> None:
+        """Lose an instance."""
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/instances/{instance}", method="DELETE"), timeout=30
+        ):
+            pass
+
     def answers(self) -> bool:
         try:
             self.get("/system")
@@ -52,8 +59,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def orthanc(folder: Path, program: str, plugins: Sequence[Path] = ()) -> Iterator[Orthanc]:
-    """Start ``program`` with its storage in ``folder``; stop it at the end."""
+def orthanc(
+    folder: Path, program: str, plugins: Sequence[Path] = (), modalities: Mapping[str, tuple[str, int]] | None = None
+) -> Iterator[Orthanc]:
+    """Start ``program`` with its storage in ``folder``; stop it at the end.
+
+    ``modalities`` are those that may query and to which it reports: name to AE title and port, all on this machine.
+    """
     http_port = free_port()
     running = Orthanc(free_port(), http_port)
     configuration = {
@@ -66,6 +78,7 @@ def orthanc(folder: Path, program: str, plugins: Sequence[Path] = ()) -> Iterato
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "Plugins": [str(path) for path in plugins],
+        "DicomModalities": {name: [title, "127.0.0.1", port] for name, (title, port) in (modalities or {}).items()},
         "DicomWeb": {"Enable": bool(plugins), "Root": "/dicom-web/"},
     }
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Brings an answer to a destination: what is outstanding, in order, until the destination has it or a person must act.
 
-Storage commitment, which will turn *stored* into *confirmed*, follows here.
+Whose study it is there is asked before; `node.deliver.prover` turns *stored* into *confirmed* after.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any
 
 import structlog
 
+from node.deliver.patient import patient_objection
+from node.deliver.peer import Peer
+from node.deliver.prover import Prover
 from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
-from node.ledger import Database, answers, deliveries, intake
+from node.ledger import Database, answers, deliveries, intake, proofs
 from node.queue import Queue
 from node.settings import Destination, Settings
 
@@ -22,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 NEEDS = {"report": "reformat"}
 """A report without the image that its lines lie on shows nothing in a viewer: it is not sent alone."""
+REJECTION = "rejection"
+"""Kind of the note that takes back other results."""
 
 
 class Courier:
@@ -32,36 +37,62 @@ class Courier:
         self._database = database
         self._queue = Queue(database.dsn)
         self._destinations = {destination.name: destination for destination in settings.destinations}
+        self._prover = Prover(settings, database)
 
     def deliver(self, answer_id: int, destination: str) -> None:
-        """Send what a destination does not have yet of an answer; have it tried again later where that failed."""
-        with self._database.transaction() as connection:
-            outstanding = deliveries.pending(connection, answer_id, destination)
+        """Send what a destination does not have yet of an answer, and have it prove what it has.
+
+        What failed is tried again later.
+        """
         target = self._destinations.get(destination)
+        with self._database.transaction() as connection:
+            outstanding = deliveries.pending(connection, answer_id, destination, due_only=target is not None)
         if target is None:
+            reason = f"the configuration has no destination {destination!r}"
             for row in outstanding:
-                self._note(row, Reply(Verdict.PERMANENT, f"the configuration has no destination {destination!r}"))
+                self._note(row, Reply(Verdict.PERMANENT, reason))
+            with self._database.transaction() as connection:
+                proofs.ask_no_more(connection, answer_id, destination, f"never confirmed: {reason}")
             return
         sendable = [row for row in outstanding if self._intact(row)]
+        sendable = self._of_the_same_patient(sendable, target)
         if sendable:
             self._send(sendable, answer_id, target)
+        self._prover.prove(answer_id, target)
         with self._database.transaction() as connection:
             waiting = [row["wait_s"] for row in deliveries.waits(connection, answer_id, destination)]
             if waiting:
                 self._queue.wake_delivery(connection, answer_id, destination, min(waiting))
 
     def park_unconfigured(self) -> None:
-        """Park what is pending for destinations that left the configuration: nobody works on their queues."""
+        """Park what waits for destinations that left the configuration: nobody works on their queues."""
         with self._database.transaction() as connection:
             rows = connection.execute(
                 """
                 SELECT DISTINCT r.answer_id, d.destination FROM delivery d JOIN result r ON r.id = d.result_id
-                 WHERE d.state = 'pending' AND d.destination <> ALL(%s)
+                 WHERE (d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)
+                   AND d.destination <> ALL(%s)
                 """,
                 (list(self._destinations),),
             ).fetchall()
         for row in rows:
             self.deliver(row["answer_id"], row["destination"])
+
+    def _of_the_same_patient(self, rows: list[dict[str, Any]], target: Destination) -> list[dict[str, Any]]:
+        """What may be sent as far as the destination can be asked whose study it is; why the rest may not is noted.
+
+        A rejection note is sent in any case: it takes back what bears the wrong name.
+        """
+        asked_for = [row for row in rows if row["kind"] != REJECTION]
+        if not target.patient_check or not asked_for:
+            return rows
+        first = asked_for[0]
+        objection = patient_objection(Peer.of(target, self._settings), first["study_uid"], self._path(first))
+        if objection is None:
+            return rows
+        for row in asked_for:
+            self._note(row, objection)
+        return [row for row in rows if row["kind"] == REJECTION]
 
     def _send(self, rows: list[dict[str, Any]], answer_id: int, target: Destination) -> None:
         """Images first, then what refers to them; each reply is noted as soon as it is there."""
@@ -130,7 +161,8 @@ class Courier:
         retry_in_s = self._retry_in_s(row, reply)
         with self._database.transaction() as connection:
             if reply.verdict is Verdict.STORED:
-                deliveries.mark_stored(connection, row["id"], reply.status_code or 0, reply.sentence)
+                prove = self._destinations[row["destination"]].commitment != "none"
+                deliveries.mark_stored(connection, row["id"], reply.status_code or 0, reply.sentence, prove=prove)
                 return
             deliveries.mark_failed(
                 connection,

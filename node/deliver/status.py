@@ -41,7 +41,7 @@ _SINGLE = {
     0xB006: (Verdict.STORED, "stored; the destination discarded elements (0xB006)"),
     0xB007: (Verdict.STORED, "stored; the data set does not match the SOP class, says the destination (0xB007)"),
     0x0111: (Verdict.STORED, "the destination has an object of this UID already (0x0111): "
-                             "unverified until storage commitment exists"),
+                             "whether it is ours, only the destination's `commitment` can tell"),
     0x0110: (Verdict.UNCLEAR, "processing failure at the destination (0x0110): see its log"),
     0x0122: (Verdict.PERMANENT, "the destination does not support this SOP class (0x0122): allow it there, "
                                 "or leave this kind out of the destination's `kinds`"),

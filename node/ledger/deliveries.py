@@ -20,18 +20,19 @@ def plan(connection: Connection, result_id: int, destination: str, *, cancelled:
     )
 
 
-def pending(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
-    """Results of an answer that a destination does not have yet, in order of sending."""
+def pending(connection: Connection, answer_id: int, destination: str, *, due_only: bool = True) -> list[dict[str, Any]]:
+    """Results of an answer that a destination does not have yet and that are to be tried now, in order of sending."""
     return connection.execute(
         """
-        SELECT d.id, d.attempts, d.unclear_failures, d.next_try_at,
+        SELECT d.id, d.destination, d.attempts, d.unclear_failures, d.next_try_at,
                extract(epoch FROM clock_timestamp() - coalesce(d.first_try_at, clock_timestamp()))::float AS trying_s,
-               r.kind, r.outbox_name, r.sop_class_uid, r.sop_instance_uid, r.sha256
-          FROM delivery d JOIN result r ON r.id = d.result_id
+               r.kind, r.outbox_name, r.sop_class_uid, r.sop_instance_uid, r.sha256, a.study_uid
+          FROM delivery d JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
          WHERE r.answer_id = %s AND d.destination = %s AND d.state = 'pending'
+           AND (NOT %s OR coalesce(d.next_try_at, now()) <= clock_timestamp() + interval '1 second')
          ORDER BY r.position
         """,
-        (answer_id, destination),
+        (answer_id, destination, due_only),
     ).fetchall()
 
 
@@ -47,15 +48,35 @@ def state_of(connection: Connection, answer_id: int, destination: str, kind: str
     return None if row is None else str(row["state"])
 
 
-def mark_stored(connection: Connection, delivery_id: int, status_code: int, reason: str | None) -> None:
-    """The destination answered success or a warning: it has the object."""
+def mark_stored(
+    connection: Connection, delivery_id: int, status_code: int, reason: str | None, *, prove: bool = False
+) -> None:
+    """The destination answered success or a warning: it says that it has the object.
+
+    That holds also for what was cancelled or retracted while it was on its way; a rejection note then follows it.
+
+    Parameters
+    ----------
+    prove
+        Whether the destination is to be asked for a proof.
+    """
     connection.execute(
         """
-        UPDATE delivery SET state = 'stored', attempts = attempts + 1, status_code = %s, reason = %s, stored_at = now(),
-               first_try_at = coalesce(first_try_at, now()), last_try_at = now(), next_try_at = NULL
-         WHERE id = %s AND state = 'pending'
+        UPDATE delivery d SET state = 'stored', attempts = attempts + 1, status_code = %s, reason = %s,
+               stored_at = now(), first_try_at = coalesce(first_try_at, now()), last_try_at = now(), next_try_at = NULL,
+               proof_due_at = CASE WHEN %s AND r.retracted_at IS NULL THEN now() END, proof_requests = 0
+          FROM result r WHERE r.id = d.result_id AND d.id = %s AND d.state IN ('pending', 'cancelled', 'withdrawn')
         """,
-        (status_code, reason, delivery_id),
+        (status_code, reason, prove, delivery_id),
+    )
+    connection.execute(
+        """
+        INSERT INTO delivery (result_id, destination, next_try_at)
+        SELECT r.retracted_by, d.destination, now() FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE d.id = %s AND r.retracted_by IS NOT NULL
+        ON CONFLICT DO NOTHING
+        """,
+        (delivery_id,),
     )
 
 
@@ -82,13 +103,15 @@ def mark_failed(
 
 
 def outstanding(connection: Connection) -> list[dict[str, Any]]:
-    """(answer_id, destination, wait_s) with results to send and for which no job waits or runs."""
+    """(answer_id, destination, wait_s) with results to send or to prove and for which no job waits or runs."""
     return connection.execute(
         """
         SELECT r.answer_id, d.destination,
-               greatest(0, extract(epoch FROM min(d.next_try_at) - clock_timestamp()))::float AS wait_s
+               greatest(0, extract(epoch FROM
+                   min(CASE d.state WHEN 'pending' THEN d.next_try_at ELSE d.proof_due_at END) - clock_timestamp()
+               ))::float AS wait_s
           FROM delivery d JOIN result r ON r.id = d.result_id
-         WHERE d.state = 'pending'
+         WHERE d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
          GROUP BY r.answer_id, d.destination
         HAVING NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'delivery:' || d.destination || ':' || r.answer_id
@@ -98,12 +121,15 @@ def outstanding(connection: Connection) -> list[dict[str, Any]]:
 
 
 def waits(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
-    """Seconds until each outstanding delivery of an answer is to be tried again."""
+    """Seconds until each outstanding delivery of an answer is to be tried, or its proof to be asked for, again."""
     return connection.execute(
         """
-        SELECT greatest(0, extract(epoch FROM d.next_try_at - clock_timestamp()))::float AS wait_s
+        SELECT greatest(0, extract(epoch FROM
+                   CASE d.state WHEN 'pending' THEN d.next_try_at ELSE d.proof_due_at END - clock_timestamp()
+               ))::float AS wait_s
           FROM delivery d JOIN result r ON r.id = d.result_id
-         WHERE r.answer_id = %s AND d.destination = %s AND d.state = 'pending'
+         WHERE r.answer_id = %s AND d.destination = %s
+           AND (d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)
         """,
         (answer_id, destination),
     ).fetchall()

@@ -142,12 +142,13 @@ def expired(
          WHERE i.erased_at IS NULL
            AND (s.study_uid IS NULL
                 OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL
-                OR s.parked = 'cancelled by hand')
+                OR s.parked IN ('cancelled by hand', 'erased'))
            AND i.received_at < now() - make_interval(secs => 3600 *
                CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid) THEN %s ELSE %s END)
            AND NOT EXISTS (
                SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
-                WHERE a.study_uid = i.study_uid AND d.state IN ('pending', 'parked'))
+                WHERE a.study_uid = i.study_uid
+                  AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
            AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid AND a.state = 'working')
          ORDER BY i.id LIMIT %s
         """,
@@ -163,6 +164,7 @@ def expired_results(connection: Connection, hours: float, limit: int) -> list[di
          WHERE r.erased_at IS NULL AND a.finished_at < now() - make_interval(secs => 3600 * %s)
            AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.result_id = r.id
                             AND (d.state IN ('pending', 'parked')
+                                 OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
                                  OR d.last_try_at >= now() - make_interval(secs => 3600 * %s)))
          ORDER BY r.id LIMIT %s
         """,

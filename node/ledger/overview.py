@@ -15,7 +15,8 @@ def studies(connection: Connection, limit: int = 50) -> list[dict[str, Any]]:
     return connection.execute(
         """
         SELECT s.study_uid, s.instances, s.last_instance_at, s.evaluated_at, s.parked, s.attempts,
-               CASE WHEN s.parked IS NOT NULL THEN 'parked'
+               CASE WHEN s.parked = 'erased' THEN 'erased'
+                    WHEN s.parked IS NOT NULL THEN 'parked'
                     WHEN (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
                          > coalesce(s.evaluated_up_to, 0) THEN 'waiting'
                     ELSE 'evaluated' END AS state,
@@ -45,7 +46,8 @@ def study(connection: Connection, study_uid: str) -> dict[str, Any] | None:
         "deliveries": connection.execute(
             """
             SELECT a.id AS answer_id, a.revision, r.kind, r.sop_instance_uid, d.destination, d.state, d.attempts,
-                   d.status_code, d.reason, d.stored_at, d.confirmed_at, d.next_try_at
+                   d.status_code, d.reason, d.last_try_at, d.stored_at, d.confirmed_at, d.proved_by, d.resent,
+                   d.next_try_at, d.proof_due_at, r.retracted_at
               FROM delivery d JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
              WHERE a.study_uid = %s ORDER BY a.id, r.position, d.destination
             """,
@@ -60,11 +62,12 @@ def retry(connection: Connection, study_uid: str, destinations: Collection[str])
     A delivery to a destination that is not configured stays parked: nobody works on its queue (`unconfigured`).
     """
     unparked = connection.execute(
-        "UPDATE study SET parked = NULL, attempts = 0 WHERE study_uid = %s AND parked IS NOT NULL", (study_uid,)
+        "UPDATE study SET parked = NULL, attempts = 0 WHERE study_uid = %s AND parked <> 'erased'", (study_uid,)
     ).rowcount
     resumed = connection.execute(
         """
-        UPDATE delivery d SET state = 'pending', next_try_at = now(), first_try_at = NULL, unclear_failures = 0
+        UPDATE delivery d SET state = 'pending', next_try_at = now(), first_try_at = NULL, unclear_failures = 0,
+               resent = 0, proof_requests = 0, proof_failures = 0
           FROM result r JOIN answer a ON a.id = r.answer_id
          WHERE r.id = d.result_id AND a.study_uid = %s AND d.state IN ('parked', 'cancelled')
            AND d.destination = ANY(%s)
@@ -72,6 +75,19 @@ def retry(connection: Connection, study_uid: str, destinations: Collection[str])
         (study_uid, list(destinations)),
     ).rowcount
     return unparked + resumed
+
+
+def to_send(connection: Connection, study_uid: str) -> list[tuple[int, str]]:
+    """(answer id, destination) with results of a study that are to be sent."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT a.id, d.destination FROM delivery d
+          JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
+         WHERE a.study_uid = %s AND d.state = 'pending' ORDER BY a.id, d.destination
+        """,
+        (study_uid,),
+    ).fetchall()
+    return [(int(row["id"]), str(row["destination"])) for row in rows]
 
 
 def unconfigured(connection: Connection, study_uid: str, destinations: Collection[str]) -> list[str]:
@@ -110,11 +126,14 @@ def counts(connection: Connection) -> dict[str, int]:
         """
         SELECT (SELECT count(*) FROM instance) AS instances,
                (SELECT count(*) FROM study) AS studies,
-               (SELECT count(*) FROM study WHERE parked IS NOT NULL) AS studies_parked,
+               (SELECT count(*) FROM study WHERE parked <> 'erased') AS studies_parked,
                (SELECT count(*) FROM answer WHERE state = 'done') AS answers,
                (SELECT count(*) FROM result) AS results,
                (SELECT count(*) FROM delivery WHERE state = 'pending') AS deliveries_pending,
                (SELECT count(*) FROM delivery WHERE state IN ('stored', 'confirmed')) AS deliveries_stored,
+               (SELECT count(*) FROM delivery WHERE state = 'confirmed') AS deliveries_confirmed,
+               (SELECT count(*) FROM delivery WHERE state = 'stored' AND proof_due_at IS NOT NULL)
+                   AS deliveries_unproven,
                (SELECT count(*) FROM delivery WHERE state = 'parked') AS deliveries_parked
         """
     ).fetchone()

@@ -20,7 +20,7 @@ import structlog
 from pydicom import uid
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from node.receive.spool import OutOfSpaceError, ReceivedObject, Reception, Spool
@@ -62,6 +62,9 @@ _MESSAGE_OVERHEAD = 16 * 2**20
 
 EventSink = Callable[[str, str, dict[str, Any]], None]
 """(kind, subject, detail): recorded in the ledger, behind the acknowledgement."""
+
+ReportHandler = Callable[[evt.Event], tuple[int, Any]]
+"""Answers an archive's report of storage commitment (N-EVENT-REPORT) with a DIMSE status."""
 
 
 class BoundedReader:
@@ -151,12 +154,18 @@ class Listener:
     """The node's ear: stores what arrives in the spool and names it to the registrar."""
 
     def __init__(
-        self, settings: Receive, spool: Spool, registered: Callable[[Reception], None], record: EventSink
+        self,
+        settings: Receive,
+        spool: Spool,
+        registered: Callable[[Reception], None],
+        record: EventSink,
+        on_report: ReportHandler | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
         self._registered = registered
         self._record = record
+        self._on_report = on_report
         self._server: PatientServer | None = None
 
     @property
@@ -187,6 +196,10 @@ class Listener:
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
         ae.add_supported_context(Verification)
+        reports = []
+        if self._on_report is not None:  # whoever opens this context is the SCP of it, we are its SCU (PS3.4 J.3.3)
+            ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+            reports = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
         server = ae.make_server(
             (s.host, s.port),
             ae_title=s.ae_title,
@@ -197,6 +210,7 @@ class Listener:
                 (evt.EVT_ACCEPTED, self._on_accepted),
                 (evt.EVT_REJECTED, self._on_rejected),
                 (evt.EVT_ABORTED, self._on_aborted),
+                *reports,
             ],
         )
         self._server = cast(PatientServer, server)

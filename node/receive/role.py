@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
+from node.deliver.reports import ReportDesk
 from node.ledger import Database
 from node.process import stop_event, write_state
 from node.queue import Queue
@@ -24,7 +25,8 @@ def run(settings: Settings, dsn: str) -> None:
 
     with Database(dsn, connections=2) as database:
         registrar = Registrar(spool, database, wake)
-        listener = Listener(settings.receive, spool, registrar.arrived, registrar.record)
+        desk = ReportDesk(settings.deliver, database)
+        listener = Listener(settings.receive, spool, registrar.arrived, registrar.record, desk.on_event_report)
         registrar.start()
         listener.start()
         write_state(settings, port=listener.port)

@@ -55,6 +55,10 @@ PROCEDURE_REPORTED = {
     "radiograph": _concept("43468-8", "LN", "XR unspecified body region"),
 }
 
+# Rejection notes (PS3.16 CID 7011; IHE IOCM)
+REJECTED_FOR_QUALITY = _concept("113001", "DCM", "Rejected for Quality Reasons")
+REJECTED_FOR_PATIENT_SAFETY = _concept("113037", "DCM", "Rejected for Patient Safety Reasons")
+
 # Segments and findings
 ANATOMICAL_STRUCTURE = _concept("91723000", "SCT", "Anatomical Structure")
 VERTEBRA = _concept("51282000", "SCT", "Vertebra")

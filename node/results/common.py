@@ -151,17 +151,7 @@ def stamp(
         Headers of the analysed series; the first one gives patient and study.
     """
     first = source[0]
-    for keyword in _COPIED:
-        if keyword in first:
-            result[keyword] = copy.deepcopy(first[keyword])
-        elif keyword in _TYPE_2:
-            setattr(result, keyword, "")
-        elif keyword in result:
-            del result[keyword]
-    _set_character_set(result, first)
-    if source_zone(first) is not None:
-        _copy_or_drop(result, first, "TimezoneOffsetFromUTC")
-
+    copy_patient_and_study(result, first)
     start = local_start(first, ctx)
     date, time = start.strftime("%Y%m%d"), start.strftime("%H%M%S")
     for event in ("InstanceCreation", "Content", "Series"):
@@ -183,6 +173,20 @@ def stamp(
     result.InstanceCreatorUID = ctx.device_uid
     result.ContentQualification = "RESEARCH"
     result.ContributingEquipmentSequence = [_equipment(findings, identity, ctx)]
+
+
+def copy_patient_and_study(result: Dataset, source: Dataset) -> None:
+    """Patient, study, character set and time zone as the source has them; what it has not is empty or left out."""
+    for keyword in _COPIED:
+        if keyword in source:
+            result[keyword] = copy.deepcopy(source[keyword])
+        elif keyword in _TYPE_2:
+            setattr(result, keyword, "")
+        elif keyword in result:
+            del result[keyword]
+    _set_character_set(result, source)
+    if source_zone(source) is not None:
+        _copy_or_drop(result, source, "TimezoneOffsetFromUTC")
 
 
 def _set_character_set(result: Dataset, source: Dataset) -> None:

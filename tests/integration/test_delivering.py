@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import socket
@@ -10,92 +9,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.deliver.courier import Courier
 from node.deliver.status import classify
-from node.demo.pacs import AE_TITLE, Received, SmallPacs
-from node.ledger import Database, answers, deliveries, overview
+from node.demo.pacs import Received, SmallPacs
+from node.ledger import Database, deliveries, overview
 from node.queue import DELIVER, Queue, delivery_queue
-from node.settings import Settings, load_settings
-from tests import ledger
 from tests.conftest import wait_until
-from tests.dicom import STUDY, ct_slice
-
-KINDS = ("reformat", "report", "capture")
+from tests.desk import KINDS, Desk
+from tests.dicom import STUDY
 
 
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[SmallPacs]:
     with SmallPacs(tmp_path / "pacs") as running:
         yield running
-
-
-class Desk:
-    """A finished answer of three objects, ready to be delivered."""
-
-    def __init__(self, folder: Path, database: Database, port: int, **deliver: Any) -> None:
-        self.database = database
-        self.settings: Settings = load_settings(
-            data_dir=folder / "node",
-            destinations=[{"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": AE_TITLE, "timeout_s": 3}],
-            deliver={"backoff_s": [1, 2, 4], **deliver},
-        )
-        self.courier = Courier(self.settings, database)
-        self.settings.outbox_dir.mkdir(parents=True)
-        with database.transaction() as connection:
-            connection.execute("INSERT INTO study (study_uid, last_instance_at) VALUES (%s, now())", (STUDY,))
-        self.answer_id = self.answer(0, "pacs")
-
-    def answer(self, ordinal: int, destination: str) -> int:
-        """An answer of the study that is to go to a destination; returns its id."""
-        rows = []
-        for number, kind in enumerate(KINDS):
-            data_set = ct_slice(number + ordinal * len(KINDS))
-            data_set.SOPClassUID = data_set.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-            path = self.settings.outbox_dir / (f"{kind}-{ordinal}.dcm" if ordinal else f"{kind}.dcm")
-            data_set.save_as(path, enforce_file_format=True)
-            content = path.read_bytes()
-            rows.append(
-                answers.ResultRow(
-                    kind=kind,
-                    sop_class_uid=data_set.SOPClassUID,
-                    sop_instance_uid=data_set.SOPInstanceUID,
-                    series_uid=data_set.SeriesInstanceUID,
-                    outbox_name=path.name,
-                    bytes=len(content),
-                    sha256=hashlib.sha256(content).hexdigest(),
-                )
-            )
-        with self.database.transaction() as connection:
-            claimed = ledger.claim(connection, f"in{ordinal}")
-            assert claimed is not None
-            ids = ledger.finish(connection, claimed, rows)
-            for row_id in ids:
-                deliveries.plan(connection, row_id, destination)
-        return claimed.id
-
-    def deliver(self) -> list[tuple[str, str, int]]:
-        """Deliver once; (kind, state, attempts) of each result."""
-        self.courier.deliver(self.answer_id, "pacs")
-        return [(row["kind"], row["state"], row["attempts"]) for row in self.rows()]
-
-    def rows(self) -> list[dict[str, Any]]:
-        with self.database.transaction() as connection:
-            found = overview.study(connection, STUDY)
-        assert found is not None
-        return list(found["deliveries"])
-
-    def waiting_job(self) -> float | None:
-        with self.database.transaction() as connection:
-            row = connection.execute(
-                "SELECT extract(epoch FROM scheduled_at - now())::float AS s FROM procrastinate_jobs"
-                " WHERE status = 'todo'"
-            ).fetchone()
-        return None if row is None else float(row["s"])
 
 
 @pytest.fixture
@@ -223,7 +154,7 @@ def test_what_waits_for_a_destination_that_left_the_configuration_is_parked_at_t
 
 
 def test_an_object_that_is_there_already_is_not_called_verified() -> None:
-    assert "unverified until storage commitment exists" in (classify(0x0111).sentence or "")
+    assert "only the destination's `commitment` can tell" in (classify(0x0111).sentence or "")
 
 
 def test_a_destination_has_a_queue_of_its_own_whatever_its_name(desk: Desk, database: Database) -> None:

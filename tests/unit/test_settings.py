@@ -40,6 +40,8 @@ def test_the_example_site_can_be_used() -> None:
         ),
         ("screening: {flag_loss: 0.1}", "screening.flag_loss"),
         ("destinations: [{name: a, host: h, port: 1, ae_title: X, kinds: [reports]}]", "destinations.0.kinds.0"),
+        ("destinations: [{name: a, host: h, port: 1, ae_title: X, commitment: maybe}]", "destinations.0.commitment"),
+        ("deliver: {report_patience_s: []}", "deliver.report_patience_s"),
         ("deliver: {backoff_s: []}", "deliver.backoff_s"),
         ("deliver: {backoff_s: [5, 0]}", "deliver.backoff_s.1"),
         ("deliver: {backoff_s: [.inf]}", "deliver.backoff_s.0"),

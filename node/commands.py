@@ -1,0 +1,219 @@
+"""The commands that look into the ledger and change it: ``jobs show``, ``retract``, ``erase``, ``audit``, ``probe``.
+
+`node.cli` adds them to the command line; what they share is given to them.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from node.settings import load_settings
+
+FAILED = 1
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML configuration (default: SPINE_NODE_CONFIG).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+def add_commands(app: typer.Typer, jobs: typer.Typer) -> None:
+    """Add these commands to the command line and to its group ``jobs``."""
+    jobs.command("show")(jobs_show)
+    app.command("retract")(retract)
+    app.command("erase")(erase)
+    app.command("audit")(audit)
+    app.command("probe")(probe)
+
+
+def jobs_show(study_uid: str, config: Config = None, as_json: AsJson = False) -> None:
+    """What became of a study: of its series, and of each result at each destination (sent, accepted, committed)."""
+    from node.ledger import overview
+    from node.service import ledger_of
+
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        found = overview.study(connection, study_uid)
+    if found is None:
+        _fail(f"the ledger has no study {study_uid}")
+        return
+    if as_json:
+        _print_json(found)
+        return
+    state = f"parked: {found['parked']}" if found["parked"] else f"evaluated {_time(found['evaluated_at'])}"
+    _out.print(f"study {study_uid}: {found['instances']} images, {escape(state)}", highlight=False, soft_wrap=True)
+    series = Table("series", "modality", "images", "outcome", "why")
+    for row in found["series"]:
+        name = escape(row["description"] or row["series_uid"])
+        series.add_row(
+            name, escape(row["modality"]), str(row["instances"]), row["outcome"], escape(row["reason"] or "")
+        )
+    _out.print(series)
+    results = Table("result", "r", "destination", "state", "sent", "accepted", "committed", "why")
+    for row in found["deliveries"]:
+        committed = _time(row["confirmed_at"])
+        if row["proved_by"] == "find":
+            committed += " (query)"
+        state = f"{row['state']}, retracted" if row["retracted_at"] else row["state"]
+        times = (_time(row["last_try_at"]), _time(row["stored_at"]), committed)
+        results.add_row(
+            row["kind"], str(row["revision"]), row["destination"], state, *times, escape(row["reason"] or "")
+        )
+    _out.print(results)
+
+
+def retract(
+    uid: Annotated[str, typer.Argument(help="A result's SOP Instance UID, its series' UID, or a study's UID.")],
+    reason: Annotated[Literal["quality", "safety"], typer.Option(help="Safety is the patient's.")] = "quality",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take results back: a rejection note (IHE IOCM) goes to whoever has them; what is not sent yet is not sent."""
+    from node.deliver.retraction import Retractor, maker
+    from node.results.rejection import Reason
+    from node.service import ledger_of
+
+    settings = load_settings(config)
+    with ledger_of(settings) as database:
+        done = Retractor(settings, database, maker(settings)).retract(uid, Reason(reason))
+    if as_json:
+        _print_json([vars(item) for item in done])
+        return
+    for item in done:
+        where = ", ".join(item.destinations) or "nobody: none was sent"
+        _out.print(f"retracted: {', '.join(item.kinds)}; note {item.note_uid} goes to {where}", soft_wrap=True)
+
+
+def erase(
+    patient: Annotated[str, typer.Option(help="Patient ID, as it came in the images.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    records: Annotated[bool, typer.Option("--records", help="List what was erased; with --patient, of one.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a patient's images, results and ledger rows from this node (not from the archive), and write that down."""
+    from node.erasing import erase_patient
+    from node.ledger import erasure
+    from node.service import ledger_of
+
+    settings = load_settings(config)
+    patient = patient.strip()
+    if records:
+        with ledger_of(settings) as database, database.transaction() as connection:
+            rows = erasure.records(connection, patient or None)
+        if as_json:
+            _print_json(rows)
+            return
+        table = Table("erased", "studies", "images", "results", "files", "salted hash of the patient ID")
+        for row in rows:
+            counts = (str(row["counts"].get(name, 0)) for name in ("studies", "images", "results", "files"))
+            table.add_row(_time(row["at"]), *counts, row["patient_hash"])
+        _out.print(table)
+        return
+    if not patient:
+        raise typer.BadParameter("--patient is needed: the Patient ID, as it came in the images")
+    if not yes:
+        typer.confirm("Erase everything that this node holds of this patient? It cannot be undone.", abort=True)
+    with ledger_of(settings) as database:
+        erased = erase_patient(settings, database, patient)
+    if erased.at is None:
+        _fail("this node holds nothing of this patient (see --records for what was erased before)")
+    if as_json:
+        _print_json(vars(erased))
+        return
+    _out.print(
+        f"erased: {erased.studies} studies, {erased.images} images, {erased.results} results, {erased.files} files. "
+        "Objects in the archive are the archive's: reject or erase them there.",
+        soft_wrap=True,
+    )
+
+
+def audit(
+    uid: Annotated[str, typer.Argument(help="A result's SOP Instance UID, its series' UID, or a study's UID.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """The chain of a result: digests of its input, models, rule, objects, and where each of them went."""
+    from node.ledger.audit import chains
+    from node.service import ledger_of
+
+    with ledger_of(load_settings(config)) as database, database.transaction() as connection:
+        found = chains(connection, uid)
+    if not found:
+        _fail(f"the ledger has no result, series of results or study {uid}")
+    if as_json:
+        _print_json(found)
+        return
+    for chain in found:
+        _out.print(_tree(chain), soft_wrap=True)
+
+
+def probe(
+    config: Config = None,
+    local: Annotated[bool, typer.Option("--local", help="The node alone: what a restart may mend.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that each answer is waited for.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Is the node well? Exit code 0 where everything is, 1 where something is not."""
+    from node.probe import probe as look
+
+    checks = look(load_settings(config), timeout, local=local)
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        for check in checks:
+            mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
+            _out.print(f"{mark} {escape(check.name)}: {escape(check.sentence)}", highlight=False, soft_wrap=True)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _tree(chain: dict[str, Any]) -> Tree:
+    flag = {True: "FLAG", False: "no flag", None: chain["reason_code"] or "no verdict"}[chain["flag"]]
+    tree = Tree(f"{chain['pipeline']} answer r{chain['revision']} of study {chain['study_uid']}: {escape(flag)}")
+    inputs = tree.add(f"{len(chain['inputs'])} images of series {chain['series_uid']}")
+    for row in chain["inputs"]:
+        gone = ", file gone" if row["erased_at"] else ""
+        received = f"received {_time(row['received_at'])} from {escape(row['calling_ae'])}{gone}"
+        inputs.add(f"{row['sop_instance_uid']} sha256 {row['sha256']} ({received})")
+    tree.add(f"input sha256 {chain['input_sha256']}")
+    made = tree.add(
+        f"spine-node {chain['software_version']}, pipeline {chain['pipeline_version'] or 'not recorded'}, "
+        f"{chain['provider'] or 'no provider'}, configuration sha256 {chain['configuration_sha256']}"
+    )
+    for model in chain["models"] or ():
+        made.add(f"model {model['name']} {model['version']} sha256 {model['sha256']}")
+    tree.add(f"rule {chain['rule'] or 'not recorded'}, flag from a loss of {chain['flag_loss'] or 'not recorded'}")
+    results = tree.add(f"results, built {_time(chain['finished_at'])}")
+    for result in chain["results"]:
+        taken_back = f", retracted {_time(result['retracted_at'])}" if result["retracted_at"] else ""
+        branch = results.add(f"{result['kind']} {result['sop_instance_uid']} sha256 {result['sha256']}{taken_back}")
+        for delivery in result["deliveries"]:
+            proof = {"find": " by query", "storage_commitment": " by storage commitment"}.get(delivery["proved_by"], "")
+            branch.add(
+                f"{delivery['destination']}: {delivery['state']}; sent {_time(delivery['sent_at'])}, accepted "
+                f"{_time(delivery['accepted_at'])}, committed {_time(delivery['committed_at'])}{proof}"
+            )
+    return tree
+
+
+def _time(value: datetime | None) -> str:
+    return value.strftime("%Y-%m-%d %H:%M:%S") if value is not None else "-"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _fail(sentence: str) -> None:
+    _err.print(f"[red]spine-node:[/red] {escape(sentence)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(FAILED)
