@@ -125,7 +125,9 @@ class Workflow:
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
-    def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], up_to: int) -> None:
+    def _answer(
+        self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], last_instance_id: int
+    ) -> None:
         """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
@@ -138,9 +140,10 @@ class Workflow:
         gate_s = time.perf_counter() - begun
         films = self._films if decision.sop_instance_uid else None
         built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
+        self._note_provenance(claimed, built.findings, last_instance_id)
         step("outbox")
         rows = self._write_outbox(claimed, built)
-        self._finish(study_uid, claimed, built, rows, up_to)
+        self._finish(study_uid, claimed, built, rows)
         log.info(
             "series answered",
             study=_short(study_uid),
@@ -179,6 +182,17 @@ class Workflow:
                 if row["kind"] in ("report", "details")
             }
 
+    def _note_provenance(self, claimed: Answer, findings: Findings, last_instance_id: int) -> None:
+        provenance = {
+            "pipeline_version": findings.pipeline_version,
+            "models": [asdict(model) for model in findings.models],
+            "rule": findings.patient.rule,
+            "flag_loss": findings.patient.flag_loss,
+            "last_instance_id": last_instance_id,
+        }
+        with self._database.transaction() as connection:
+            answers.note_provenance(connection, claimed, provenance)
+
     def _write_outbox(self, claimed: Answer, built: BuiltAnswer) -> list[ResultRow]:
         """Write the objects before anything is sent; these same bytes are sent on every retry."""
         if not built.results:
@@ -207,10 +221,12 @@ class Workflow:
         _sync(target.parent)
         return rows
 
-    def _finish(self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], up_to: int) -> None:
+    def _finish(self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow]) -> None:
         """Results, their deliveries and the jobs that send them become true in one transaction."""
         findings = built.findings
         with self._database.transaction() as connection:
+            if rows:
+                retractions.withdraw_superseded(connection, claimed.id)
             ids = answers.finish_answer(
                 connection,
                 claimed,
@@ -221,10 +237,7 @@ class Workflow:
                 provider=findings.provider,
                 reason_code=str(findings.refusal.code) if findings.refusal else None,
                 timings_s=findings.timings_s,
-                provenance=_provenance(findings, up_to),
             )
-            if ids:
-                retractions.withdraw_superseded(connection, claimed.id)
             cancelled = answers.is_parked(connection, study_uid)
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:
@@ -233,18 +246,6 @@ class Workflow:
                         deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)
-
-
-def _provenance(findings: Findings, up_to: int) -> dict[str, Any]:
-    """What an auditor asks of an answer besides its input: networks, rule, and the last reception that it rests on."""
-    return {
-        "pipeline": findings.pipeline,
-        "pipeline_version": findings.pipeline_version,
-        "models": [asdict(model) for model in findings.models],
-        "rule": findings.patient.rule,
-        "flag_loss": findings.patient.flag_loss,
-        "last_instance_id": up_to,
-    }
 
 
 def _sync(path: Path) -> None:

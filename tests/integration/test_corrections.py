@@ -67,4 +67,6 @@ def test_a_patient_whose_images_went_through_the_node_leaves_nothing_behind(hous
     assert (erased.studies, erased.images, erased.results) == (1, 2, 6)
     assert list(house.settings.data_dir.rglob("*.dcm")) == []
     house.receive(LATERAL.dataset())
-    assert house.study()["answers"] == [], "what was answered before it was erased is not answered again"
+    assert house.answers()[0] == ("radiograph", "1.2.1", 1, "evaluated", True)
+    assert len(house.answers()) == 2, "what was answered before it was erased is known again, and not answered again"
+    assert not list(house.settings.outbox_dir.rglob("*.dcm"))
