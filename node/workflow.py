@@ -26,8 +26,9 @@ from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
 from node.gate import InstanceHeader, SeriesDecision
-from node.ledger import Database, answers, deliveries, intake, retractions
+from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
+from node.ledger.retractions import withdraw_superseded
 from node.queue import Queue
 from node.receive.spool import Spool
 from node.results import DocumentReference
@@ -226,7 +227,7 @@ class Workflow:
         findings = built.findings
         with self._database.transaction() as connection:
             if rows:
-                retractions.withdraw_superseded(connection, claimed.id)
+                withdraw_superseded(connection, claimed.id)
             ids = answers.finish_answer(
                 connection,
                 claimed,
