@@ -112,13 +112,13 @@ class Destination(_Section):
     port: int = Field(ge=1, le=65535)
     ae_title: AETitle
     calling_ae_title: AETitle | None = None
-    kinds: tuple[Kind, ...] = ()
-    """Kinds of object it takes, for instance [capture, report]; empty: all but those on request."""
-    timeout_s: float = Field(30.0, gt=0)
     commitment: Literal["storage_commitment", "find", "none"] = "none"
     """What proves that it has what it accepted: its own word (N-ACTION, N-EVENT-REPORT), a query, or nothing."""
     patient_check: bool = False
     """Ask it before sending whether the study is still that of the same patient."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of object it takes, for instance [capture, report]; empty: all but those on request."""
+    timeout_s: float = Field(30.0, gt=0)
 
     def takes(self, kind: str) -> bool:
         """Whether objects of this kind are sent there.

@@ -26,8 +26,9 @@ from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
 from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
-from node.ledger import Database, answers, deliveries, intake, retractions
+from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
+from node.ledger.retractions import withdraw_superseded
 from node.queue import Queue
 from node.receive.spool import Spool
 from node.results import DocumentReference
@@ -125,7 +126,9 @@ class Workflow:
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
 
-    def _answer(self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], up_to: int) -> None:
+    def _answer(
+        self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], last_instance_id: int
+    ) -> None:
         """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
@@ -138,10 +141,10 @@ class Workflow:
         gate_s = time.perf_counter() - begun
         films = self._films if decision.sop_instance_uid else None
         built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
+        self._note_provenance(claimed, built.findings, last_instance_id)
         step("outbox")
         rows = self._write_outbox(claimed, built)
-        corrected = series.corrected if isinstance(series, LoadedFilm) else 0
-        self._finish(study_uid, claimed, built, rows, up_to, corrected)
+        self._finish(study_uid, claimed, built, rows, series.corrected if isinstance(series, LoadedFilm) else 0)
         log.info(
             "series answered",
             study=_short(study_uid),
@@ -181,6 +184,17 @@ class Workflow:
                 if row["kind"] in ("report", "details")
             }
 
+    def _note_provenance(self, claimed: Answer, findings: Findings, last_instance_id: int) -> None:
+        provenance = {
+            "pipeline_version": findings.pipeline_version,
+            "models": [asdict(model) for model in findings.models],
+            "rule": findings.patient.rule,
+            "flag_loss": findings.patient.flag_loss,
+            "last_instance_id": last_instance_id,
+        }
+        with self._database.transaction() as connection:
+            answers.note_provenance(connection, claimed, provenance)
+
     def _write_outbox(self, claimed: Answer, built: BuiltAnswer) -> list[ResultRow]:
         """Write the objects before anything is sent; these same bytes are sent on every retry."""
         if not built.results:
@@ -210,7 +224,7 @@ class Workflow:
         return rows
 
     def _finish(
-        self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], up_to: int, corrected: int
+        self, study_uid: str, claimed: Answer, built: BuiltAnswer, rows: list[ResultRow], corrected: int
     ) -> None:
         """Results, their deliveries and the jobs that send them become true in one transaction.
 
@@ -218,6 +232,8 @@ class Workflow:
         """
         findings = built.findings
         with self._database.transaction() as connection:
+            if rows:
+                withdraw_superseded(connection, claimed.id)
             ids = answers.finish_answer(
                 connection,
                 claimed,
@@ -228,13 +244,10 @@ class Workflow:
                 provider=findings.provider,
                 reason_code=str(findings.refusal.code) if findings.refusal else None,
                 timings_s=findings.timings_s,
-                provenance=_provenance(findings, up_to),
             )
             if corrected:
                 detail = {"answer": claimed.id, "earlier_receptions": corrected}
                 intake.record_event(connection, "image_corrected", study_uid, detail)
-            if ids:
-                retractions.withdraw_superseded(connection, claimed.id)
             cancelled = answers.is_parked(connection, study_uid)
             destinations = self._settings.destinations if ids else ()
             for destination in destinations:
@@ -243,18 +256,6 @@ class Workflow:
                         deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)
-
-
-def _provenance(findings: Findings, up_to: int) -> dict[str, Any]:
-    """What an auditor asks of an answer besides its input: networks, rule, and the last reception that it rests on."""
-    return {
-        "pipeline": findings.pipeline,
-        "pipeline_version": findings.pipeline_version,
-        "models": [asdict(model) for model in findings.models],
-        "rule": findings.patient.rule,
-        "flag_loss": findings.patient.flag_loss,
-        "last_instance_id": up_to,
-    }
 
 
 def _sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from node.ledger.erasure import both_names
+from node.ledger.erasure import recall
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -185,18 +185,17 @@ def claim_answer(
     An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
     same UIDs and dates come out; its attempt number fences off the former worker. Revisions count what was sent: per
     study, or ``per_series``, or per radiograph where ``sop_instance_uid`` names one; with ``replaces``, another image
-    of the same exposure, of both. What
-    was answered before a patient was erased counts.
+    of the same exposure, of both.
     """
-    studies, series, images = (both_names(uid) for uid in (study_uid, series_uid, sop_instance_uid))
+    recall(connection, study_uid, series_uid, sop_instance_uid)
     found = connection.execute(
         """
         SELECT id, revision, state, started_at, predecessor FROM answer
-         WHERE study_uid = ANY(%s) AND pipeline = %s AND series_uid = ANY(%s) AND sop_instance_uid = ANY(%s)
-           AND input_sha256 = %s AND state <> 'superseded'
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND sop_instance_uid = %s AND input_sha256 = %s
+           AND state <> 'superseded'
            FOR UPDATE
         """,
-        (studies, pipeline, series, images, input_sha256),
+        (study_uid, pipeline, series_uid, sop_instance_uid, input_sha256),
     ).fetchone()
     if found is not None:
         if found["state"] == "done":
@@ -210,23 +209,23 @@ def claim_answer(
         ).fetchone()
         assert row is not None
         return Answer(found["id"], found["revision"], row["attempt"], found["started_at"], found["predecessor"])
-    images += both_names(replaces) if replaces else []
-    scope = (series if (per_series or sop_instance_uid) and not replaces else None, images)
+    images = [sop_instance_uid, replaces] if replaces else [sop_instance_uid]
+    scope = (series_uid if (per_series or sop_instance_uid) and not replaces else None, images)
     connection.execute(  # unfinished claims on inputs that no longer stand
         """
         UPDATE answer SET state = 'superseded'
-         WHERE study_uid = ANY(%s) AND pipeline = %s AND state = 'working'
-           AND series_uid = ANY(coalesce(%s::text[], ARRAY[series_uid])) AND sop_instance_uid = ANY(%s)
+         WHERE study_uid = %s AND pipeline = %s AND state = 'working' AND series_uid = coalesce(%s, series_uid)
+           AND sop_instance_uid = ANY(%s)
         """,
-        (studies, pipeline, *scope),
+        (study_uid, pipeline, *scope),
     )
     last = connection.execute(
         """
         SELECT max(revision) AS revision, max(id) AS predecessor FROM answer
-         WHERE study_uid = ANY(%s) AND pipeline = %s AND state = 'done' AND sent
-           AND series_uid = ANY(coalesce(%s::text[], ARRAY[series_uid])) AND sop_instance_uid = ANY(%s)
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = coalesce(%s, series_uid)
+           AND sop_instance_uid = ANY(%s) AND state = 'done' AND sent
         """,
-        (studies, pipeline, *scope),
+        (study_uid, pipeline, *scope),
     ).fetchone()
     assert last is not None
     row = connection.execute(
@@ -263,11 +262,8 @@ def finish_answer(
     provider: str | None,
     reason_code: str | None,
     timings_s: dict[str, float],
-    provenance: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Enter the results of an answer. Returns their row ids in order of sending.
-
-    ``provenance`` names models, rule and the last reception that the answer rests on.
 
     Raises
     ------
@@ -277,20 +273,10 @@ def finish_answer(
     finished = connection.execute(
         """
         UPDATE answer SET state = 'done', status = %s, sent = %s, flag = %s, provider = %s, reason_code = %s,
-                          timings_s = %s, provenance = %s, finished_at = now()
+                          timings_s = %s, finished_at = now()
          WHERE id = %s AND attempt = %s AND state = 'working'
         """,
-        (
-            status,
-            sent,
-            flag,
-            provider,
-            reason_code,
-            Jsonb(timings_s),
-            Jsonb(provenance or {}),
-            answer.id,
-            answer.attempt,
-        ),
+        (status, sent, flag, provider, reason_code, Jsonb(timings_s), answer.id, answer.attempt),
     )
     if finished.rowcount != 1:
         raise SupersededError(f"answer {answer.id} was taken over by another worker")
@@ -307,6 +293,14 @@ def finish_answer(
         assert row is not None
         ids.append(int(row["id"]))
     return ids
+
+
+def note_provenance(connection: Connection, answer: Answer, provenance: Mapping[str, Any]) -> None:
+    """What an auditor asks of an answer besides its input: models, rule, and the last reception that it rests on."""
+    connection.execute(
+        "UPDATE answer SET provenance = %s WHERE id = %s AND attempt = %s AND state = 'working'",
+        (Jsonb(provenance), answer.id, answer.attempt),
+    )
 
 
 def results_of(connection: Connection, answer_id: int) -> list[dict[str, Any]]:

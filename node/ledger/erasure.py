@@ -1,8 +1,8 @@
 """A patient's data out of the ledger: what identifies goes, counts and hashes stay.
 
-UIDs of what was received become hashes: an image that comes again still finds that it was answered, so that no second
-content is ever sent under a derived UID. Whoever holds the original images can recompute the hashes, and the UIDs of
-our results, which derive from them.
+UIDs of what was received become hashes: of a study that comes again it is still known that it was answered, so that no
+second content is ever sent under a derived UID. Whoever holds the original images can recompute the hashes, and the
+UIDs of our results, which derive from them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,28 @@ ERASED = "erased"
 _PREFIX = "erased:"
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26}
 _HASHED = f"'{_PREFIX}' || encode(sha256(convert_to({{column}}, 'UTF8')), 'hex')"
+
+
+def recall(connection: Connection, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
+    """What was erased and comes again is known again: answers of the study take back the UIDs that came."""
+    study, series, image = (both_names(uid)[-1] for uid in (study_uid, series_uid, sop_instance_uid))
+    connection.execute(
+        """
+        UPDATE answer SET study_uid = %(study_uid)s,
+               series_uid = CASE series_uid WHEN %(series)s THEN %(series_uid)s ELSE series_uid END,
+               sop_instance_uid = CASE sop_instance_uid WHEN %(image)s THEN %(image_uid)s ELSE sop_instance_uid END
+         WHERE study_uid = %(study)s
+            OR study_uid = %(study_uid)s AND (series_uid = %(series)s OR sop_instance_uid = %(image)s)
+        """,
+        {
+            "study_uid": study_uid,
+            "series_uid": series_uid,
+            "image_uid": sop_instance_uid,
+            "study": study,
+            "series": series,
+            "image": image or None,  # '' stands for the whole series
+        },
+    )
 
 
 def both_names(uid: str) -> list[str]:

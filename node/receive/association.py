@@ -161,11 +161,11 @@ class Listener:
         record: EventSink,
         on_report: ReportHandler | None = None,
     ) -> None:
+        self._on_report = on_report
         self._settings = settings
         self._spool = spool
         self._registered = registered
         self._record = record
-        self._on_report = on_report
         self._server: PatientServer | None = None
 
     @property
@@ -195,11 +195,10 @@ class Listener:
         ae.require_calling_aet = list(s.calling_ae_titles)
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
-        ae.add_supported_context(Verification)
-        reports = []
         if self._on_report is not None:  # whoever opens this context is the SCP of it, we are its SCU (PS3.4 J.3.3)
             ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-            reports = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        ae.add_supported_context(Verification)
+        reports = [(evt.EVT_N_EVENT_REPORT, self._on_report)] if self._on_report is not None else []
         server = ae.make_server(
             (s.host, s.port),
             ae_title=s.ae_title,

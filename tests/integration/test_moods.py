@@ -85,11 +85,11 @@ def test_an_archive_that_aborts_in_mid_object_gets_it_again(
 ) -> None:
     desk = Desk(tmp_path, database, archive.port)
     (server,) = archive._ae._servers
-    aborted: list[int] = []
+    aborted: list[object] = []
 
     def abort(event: evt.Event) -> None:
-        if isinstance(event.pdu, P_DATA_TF) and len(aborted) < 2:
-            aborted.append(1)
+        if isinstance(event.pdu, P_DATA_TF) and event.assoc not in aborted and len(aborted) < 2:
+            aborted.append(event.assoc)
             event.assoc.abort()
 
     server.bind(evt.EVT_PDU_RECV, abort)
