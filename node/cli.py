@@ -78,10 +78,10 @@ def _print_json(value: Any) -> None:
 
 @app.command("run")
 def run_command(config: Config = None) -> None:
-    """Run the node: listen, analyse, deliver, until it is told to stop."""
+    """Run the node: listen, analyse, deliver, until it is told to stop; SIGHUP reloads access and destinations."""
     from node.service import run
 
-    run(load_settings(config))
+    run(load_settings(config), again=lambda: load_settings(config))
 
 
 @app.command("demo")

@@ -147,7 +147,9 @@ class Peer:
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.socket.close()
 
     def send(self, content: bytes) -> bool:
