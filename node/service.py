@@ -119,7 +119,7 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     os.umask(0o077)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)
-    _check_certificates(settings)
+    check_certificates(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
     with _only_node(settings), _database(settings) as dsn:
@@ -153,7 +153,7 @@ def _reload(settings: Settings, again: Callable[[], Settings], children: list[Ch
     """Take up what can be taken up without a restart; the settings that hold from now on."""
     try:
         fresh = again()
-        _check_certificates(fresh)
+        check_certificates(fresh)
     except ConfigurationError as error:
         log.error("the configuration cannot be used; the former one stays", reason=str(error))
         return settings
@@ -187,7 +187,7 @@ def _fixed(receive: Receive) -> tuple[list[tuple[str, int]], dict[str, object]]:
     return addresses, receive.model_dump(exclude={"listeners", *Entrance.model_fields})
 
 
-def _check_certificates(settings: Settings) -> None:
+def check_certificates(settings: Settings) -> None:
     """Refuse to start, or to reload, with certificates and keys that cannot be used."""
     for entrance in settings.receive.entrances:
         if entrance.tls is not None:
