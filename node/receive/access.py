@@ -13,6 +13,7 @@ from node.settings import Entrance, Receive
 
 ASSOCIATE_RQ = 0x01
 PDU_HEADER_BYTES = 6
+PROTOCOL_VERSION = 1
 SMALLEST_REQUEST = 68
 """Bytes of an A-ASSOCIATE-RQ behind its header, without any item."""
 LARGEST_REQUEST = 256 * 1024
@@ -34,6 +35,7 @@ class Rejection:
         return struct.pack(">BBIBBBB", 0x03, 0, 4, 0, self.result, self.source, self.reason)
 
 
+VERSION = Rejection("protocol version is not ours", 1, 2, 2)
 CALLED_TITLE = Rejection("called AE title is not ours", 1, 1, 7)
 CALLING_TITLE = Rejection("calling AE title is not on the list", 1, 1, 3)
 NETWORK = Rejection("address is in none of the networks", 1, 1, 1)
@@ -51,25 +53,28 @@ INVALID_PARAMETER = abort_pdu(6)
 
 @dataclass(frozen=True)
 class Asked:
-    """The titles of an A-ASSOCIATE-RQ."""
+    """What an A-ASSOCIATE-RQ says before its items."""
 
     called: str
     calling: str
+    version: int
 
 
 def asked(request: bytes) -> Asked:
-    """The titles in a whole A-ASSOCIATE-RQ PDU (Table 9-11), without what pads them; undecodable bytes as "?"."""
-    return Asked(_title(request[10:26]), _title(request[26:42]))
+    """Of a whole A-ASSOCIATE-RQ PDU (Table 9-11), the titles without what pads them; undecodable bytes as "?"."""
+    return Asked(_title(request[10:26]), _title(request[26:42]), int.from_bytes(request[6:8], "big"))
 
 
 def judge(rules: Entrance, address: str, request: Asked) -> Rejection | None:
-    """Whether a request is turned away by the rules of the entrance; the network counts first, then our title."""
+    """Whether a request is turned away by the rules of the entrance; the network counts first, then the titles."""
     if rules.networks and not _within(rules, address):
         return NETWORK
     if rules.require_called_ae_title and request.called != rules.ae_title:
         return CALLED_TITLE
     if rules.calling_ae_titles and request.calling not in rules.calling_ae_titles:
         return CALLING_TITLE
+    if request.version != PROTOCOL_VERSION:
+        return VERSION
     return None
 
 
