@@ -168,17 +168,20 @@ def _associate(
     ae.network_timeout = timeout_s
     ae.maximum_pdu_size = 131072
     context = _context(tls) if tls is not None else None
+    opened: list[socket.socket] = []
     association = ae.associate(
         host,
         port,
         contexts=contexts,
         ae_title=called_ae,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _prepare)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, _prepare, [opened])],
         tls_args=(context, tls.server_name or host) if tls is not None else None,
     )
+    association.opened = opened
     if association.is_established:
         _ParkedReactor(association).until_parked()
         return association
+    _close(association)
     if association.is_rejected:
         primitive = association.acceptor.primitive
         reason = primitive.reason_str if primitive is not None else "no reason given"
@@ -201,9 +204,11 @@ class _TellingSocket(ssl.SSLSocket):
         """Connect and shake hands."""
         try:
             super().connect(addr)
-        except ssl.SSLError as error:
-            verify_message = getattr(error, "verify_message", "")
-            self.context.trouble = verify_message or error.reason or type(error).__name__  # type: ignore[attr-defined]
+        except OSError as error:
+            self.close()  # pynetdicom does not, where nothing was connected
+            if isinstance(error, ssl.SSLError):
+                why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
+                self.context.trouble = why  # type: ignore[attr-defined]
             raise
 
 
@@ -248,14 +253,22 @@ class _ParkedReactor(threading.Event):
                 return
 
 
-def _prepare(event: evt.Event) -> None:
+def _prepare(event: evt.Event, opened: list[socket.socket]) -> None:
     """Nagle's algorithm would hold each small object back for 40 ms; a peer that stalls in mid-PDU would hold us."""
     connection = event.assoc.dul.socket.socket
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.settimeout(event.assoc.network_timeout)
+    opened.append(connection)
 
 
 def _end(association: Association) -> None:
     if association.is_established:
         association.release()
     association._reactor_checkpoint.set()
+    _close(association)
+
+
+def _close(association: Association) -> None:
+    """pynetdicom leaves a socket open that the peer has reset before."""
+    for connection in association.opened:
+        connection.close()

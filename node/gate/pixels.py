@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
@@ -26,6 +27,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from node.gate.codestream import RLE, claim, too_long_for_rle
 from node.gate.headers import InstanceHeader
 from node.gate.values import integer, permissive, text
 
@@ -107,11 +109,39 @@ def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[ND
     indices = [f - 1 for f in frames if f is not None]
     if not indices:
         yield _single(header)
-    elif _is_wide_jpeg(header):
+        return
+    if header.transfer_syntax_uid not in (*NATIVE_LITTLE_ENDIAN, "", BIG_ENDIAN):
+        _refuse_bombs(dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS)), header, indices)
+    if _is_wide_jpeg(header):
         decoded = _by_gdcm(header)
         yield from (decoded[index] for index in indices)
     else:
         yield from iter_pixels(header.path, indices=indices, raw=True)
+
+
+def _refuse_bombs(dataset: FileDataset, header: InstanceHeader, indices: Sequence[int]) -> None:
+    """Refuse frames that a decoder would make larger than the header says, before any is decoded."""
+    rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
+    samples = integer(header.dataset, "SamplesPerPixel") or 1
+    expected = rows * columns * samples * ((integer(header.dataset, "BitsAllocated") or 0) // 8)
+    for index in indices:
+        frame = get_frame(
+            dataset.PixelData,
+            index,
+            number_of_frames=integer(header.dataset, "NumberOfFrames") or 1,
+            extended_offsets=_extended_offsets(dataset),
+        )
+        found = claim(frame)
+        if found is not None and (found.rows, found.columns, found.components) != (rows, columns, samples):
+            raise PixelError("A compressed frame claims another size than the header says")
+        if header.transfer_syntax_uid == RLE and too_long_for_rle(len(frame), expected):
+            raise PixelError("A compressed frame is longer than its image")
+
+
+def _extended_offsets(dataset: FileDataset) -> tuple[bytes, bytes] | None:
+    if "ExtendedOffsetTable" not in dataset or "ExtendedOffsetTableLengths" not in dataset:
+        return None
+    return dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
 
 
 def _is_wide_jpeg(header: InstanceHeader) -> bool:
@@ -133,6 +163,8 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
         if len(data) < wanted:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
         return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
+    if not native:
+        _refuse_bombs(dataset, header, [0])
     if _is_wide_jpeg(header):
         array: NDArray[np.integer] = _by_gdcm(header)[0]
     else:
