@@ -4,7 +4,7 @@ Two classes are plugged in by ``AE.make_server(server_class=, request_handler=)`
 (`node.receive.door`) instead of accepting them, and put three guards around each association:
 
 - `BoundedReader` in place of the socket's reading: no PDU longer than negotiated, none slower than the network
-  time-out, no message larger than an instance may be;
+  time-outs allow, no message larger than an instance may be;
 - `GuardedMessages` in place of the DIMSE provider: fragments in their order and context, one service at a time;
 - `_live`, around the threads of an association: an exception in them becomes an A-ABORT and an event, never a
   traceback, and nothing is left of either thread or socket afterwards.
@@ -64,7 +64,8 @@ class BoundedReader:
     """Reads no PDU longer than was negotiated, and no message longer than an instance may be.
 
     pynetdicom asks for the six bytes of a PDU's header, then for its body (PS3.8 9.3.1), and gathers a message's
-    fragments in memory until the last one: what they add up to is counted here.
+    fragments in memory until the last one: what they add up to is counted here. A PDU that drips is given up after
+    twice the network time-out at the latest.
     """
 
     def __init__(
@@ -122,20 +123,15 @@ class BoundedReader:
         view, filled = memoryview(buffer), 0
         try:
             while filled < count:
-                left_s = self._deadline - time.monotonic()
-                if left_s <= 0:
+                if time.monotonic() > self._deadline:
                     raise TimeoutError
-                self._client.settimeout(left_s)
-                received = self._client.recv_into(view[filled:])
+                received = self._client.recv_into(view[filled:])  # waits as long as the socket's time-out at most
                 if received == 0:
                     return buffer[:filled]
                 filled += received
         except TimeoutError:
             self._refused("peer_refused", "a PDU that does not arrive in time")
             raise
-        finally:
-            with contextlib.suppress(OSError):
-                self._client.settimeout(self._timeout_s)
         return buffer
 
 
