@@ -27,6 +27,7 @@ from node.settings import ConfigurationError, load_settings
 if TYPE_CHECKING:
     from node.analyze import AnalyzedSeries
     from node.deliver.status import Reply
+    from node.settings import Destination, Settings
 
 FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
 
@@ -57,6 +58,7 @@ out_console = Console()
 err_console = Console(stderr=True)
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML configuration (default: SPINE_NODE_CONFIG).")]
+Peer = Annotated[str, typer.Argument(help="HOST:PORT, or a destination of the configuration with its titles and TLS.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -88,10 +90,10 @@ def _print_json(value: Any) -> None:
 
 @app.command("run")
 def run_command(config: Config = None) -> None:
-    """Run the node: listen, analyse, deliver, until it is told to stop."""
+    """Run the node: listen, analyse, deliver, until it is told to stop; SIGHUP reloads access and destinations."""
     from node.service import run
 
-    run(load_settings(config))
+    run(load_settings(config), again=lambda: load_settings(config))
 
 
 @app.command("demo")
@@ -156,9 +158,10 @@ def _print_analyzed(analyzed: list[AnalyzedSeries], out: Path) -> None:
 @app.command("send")
 def send_command(
     dicom_dir: Annotated[Path, typer.Argument(help="Folder of DICOM files.", exists=True)],
-    peer: Annotated[str, typer.Argument(help="HOST:PORT")],
+    peer: Peer,
     called: Annotated[str, typer.Option(help="Called AE title.")] = "ANY-SCP",
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "SPINENODE",
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """C-STORE every DICOM file of a folder."""
@@ -166,7 +169,7 @@ def send_command(
     from node.deliver.sender import is_dicom, send
     from node.deliver.status import Verdict
 
-    host, port = _peer(peer)
+    target, calling = _peer(peer, called, calling, load_settings(config))
     files = [path for path in dicom_files(dicom_dir) if is_dicom(path)] if dicom_dir.is_dir() else [dicom_dir]
     if not files:
         _fail(f"{dicom_dir} holds no DICOM file", WRONG_USE)
@@ -190,7 +193,15 @@ def send_command(
             else:
                 refused.append({"file": str(files[index]), "reason": reply.sentence or ""})
 
-        send(files, host, port, called_ae=called, calling_ae=calling, replied=replied)
+        send(
+            files,
+            target.host,
+            target.port,
+            called_ae=target.ae_title,
+            calling_ae=calling,
+            tls=target.tls,
+            replied=replied,
+        )
     if as_json:
         _print_json({"stored": stored, "refused": refused})
     else:
@@ -203,16 +214,17 @@ def send_command(
 
 @app.command("echo")
 def echo_command(
-    peer: Annotated[str, typer.Argument(help="HOST:PORT")],
+    peer: Peer,
     called: Annotated[str, typer.Option(help="Called AE title.")] = "ANY-SCP",
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "SPINENODE",
+    config: Config = None,
 ) -> None:
     """C-ECHO a peer."""
     from node.deliver.sender import echo
 
-    host, port = _peer(peer)
-    echo(host, port, called_ae=called, calling_ae=calling)
-    out_console.print(f"{peer} ({called}) answers")
+    target, calling = _peer(peer, called, calling, load_settings(config))
+    echo(target.host, target.port, called_ae=target.ae_title, calling_ae=calling, tls=target.tls)
+    out_console.print(f"{peer} ({target.ae_title}) answers")
 
 
 @app.command("models")
@@ -233,9 +245,15 @@ def models_command(config: Config = None, as_json: AsJson = False) -> None:
 
 @config_app.command("check")
 def config_check(config: Config = None) -> None:
-    """Say whether the configuration can be used."""
+    """Say whether the configuration can be used, certificates included, and what is off in it."""
+    from node.receive.access import left_open
+    from node.service import check_certificates
+
     settings = load_settings(config)
+    check_certificates(settings)
     out_console.print(f"configuration is valid (analysis part {settings.configuration_sha256[:12]})")
+    for sentence in left_open(settings.receive):
+        out_console.print(f"  off: {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 @config_app.command("show")
@@ -322,11 +340,17 @@ def jobs_cancel(study_uid: str, config: Config = None) -> None:
     out_console.print(f"{changed} cancelled" if changed else "nothing of this study is outstanding")
 
 
-def _peer(text: str) -> tuple[str, int]:
+def _peer(text: str, called: str, calling: str, settings: Settings) -> tuple[Destination, str]:
+    """A destination by name or address, and our own title towards it."""
+    from node.settings import Destination
+
+    for destination in settings.destinations:
+        if destination.name == text:
+            return destination, destination.calling_ae_title or settings.receive.ae_title
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        _fail(f"{text!r} is not HOST:PORT", WRONG_USE)
-    return host, int(port)
+        _fail(f"{text!r} is not HOST:PORT, nor the name of a destination in the configuration", WRONG_USE)
+    return Destination(name="peer", host=host, port=int(port), ae_title=called), calling
 
 
 if __name__ == "__main__":

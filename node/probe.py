@@ -6,6 +6,7 @@ Nothing is started for it and nothing is changed.
 from __future__ import annotations
 
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from psycopg.rows import dict_row
 from node.deliver.sender import UnreachableError, echo
 from node.ledger import overview
 from node.process import read_state
-from node.settings import Destination, Settings
+from node.settings import Destination, Entrance, Settings
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 MOST_AT_ONCE = 8
@@ -36,7 +37,7 @@ class Check:
 
 def probe(settings: Settings, timeout_s: float = 5.0, *, local: bool = False) -> list[Check]:
     """Look at everything; with ``local`` at the node alone, as a supervisor that restarts it should."""
-    checks = [_listener(settings, timeout_s), _disk(settings), *_ledger(settings, timeout_s)]
+    checks = [*_listeners(settings, timeout_s), _disk(settings), *_ledger(settings, timeout_s)]
     if local:
         return [check for check in checks if check.ours]
     if settings.destinations:
@@ -47,13 +48,27 @@ def probe(settings: Settings, timeout_s: float = 5.0, *, local: bool = False) ->
     return checks
 
 
-def _listener(settings: Settings, timeout_s: float) -> Check:
-    port = read_state(settings).get("port") or settings.receive.port
-    host = WILDCARDS.get(settings.receive.host, settings.receive.host)
-    title = settings.receive.ae_title
-    calling = settings.receive.calling_ae_titles[0] if settings.receive.calling_ae_titles else title
+def _listeners(settings: Settings, timeout_s: float) -> list[Check]:
+    ports = read_state(settings).get("ports")
+    entrances = settings.receive.entrances
+    if not isinstance(ports, list) or len(ports) != len(entrances):
+        ports = [entrance.port for entrance in entrances]
+    return [_listener(at, int(port), timeout_s) for at, port in zip(entrances, ports, strict=True)]
+
+
+def _listener(entrance: Entrance, port: int, timeout_s: float) -> Check:
+    """An echo; behind TLS a connection alone, because the certificate that is let in is not ours."""
+    host = WILDCARDS.get(entrance.host, entrance.host)
+    title = entrance.ae_title
+    if entrance.tls is not None:
+        try:
+            with socket.create_connection((host, port), timeout=timeout_s):
+                return Check("listener", True, f"something listens on {host}:{port} (TLS: no echo was tried)")
+        except OSError as error:
+            return Check("listener", False, f"nothing listens on {host}:{port} ({type(error).__name__})")
+    calling = entrance.calling_ae_titles[0] if entrance.calling_ae_titles else title
     try:
-        echo(host, int(port), called_ae=title, calling_ae=calling, timeout_s=timeout_s)
+        echo(host, port, called_ae=title, calling_ae=calling, timeout_s=timeout_s)
     except UnreachableError as error:
         return Check("listener", False, str(error))
     return Check("listener", True, f"{title} answers on {host}:{port}")
@@ -96,6 +111,7 @@ def _destination(settings: Settings, destination: Destination, timeout_s: float)
             called_ae=destination.ae_title,
             calling_ae=destination.calling_ae_title or settings.receive.ae_title,
             timeout_s=min(timeout_s, destination.timeout_s),
+            tls=destination.tls,
         )
     except UnreachableError as error:
         return Check(name, False, str(error), ours=False)

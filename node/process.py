@@ -1,4 +1,4 @@
-"""What the node's processes share: the signal to stop, and the state file that says how to reach the node."""
+"""What the node's processes share: the signals to stop and to reload, and the state file that says how to reach it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import json
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,31 @@ def stop_event() -> threading.Event:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     return stop
+
+
+def reload_event() -> threading.Event:
+    """Set by SIGHUP."""
+    wanted = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        wanted.set()
+
+    signal.signal(signal.SIGHUP, on_signal)
+    return wanted
+
+
+_followers: list[Callable[[Settings], None]] = []
+
+
+def on_reload(follow: Callable[[Settings], None]) -> None:
+    """Have ``follow`` called with the new settings whenever the supervisor sends some to this process."""
+    _followers.append(follow)
+
+
+def reload(settings: Settings) -> None:
+    """New settings have come from the supervisor."""
+    for follow in _followers:
+        follow(settings)
 
 
 def state_path(settings: Settings) -> Path:

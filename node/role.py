@@ -1,7 +1,7 @@
 """One process of the node: ``python -m node.role receive``. Its supervisor tells it everything over standard input.
 
-The order is one line of JSON; after it the pipe stays open, and its end means that the supervisor is gone. Each role's
-modules are imported in its own process only: the listener needs no networks.
+The order is one line of JSON; after it the pipe stays open for reloads, which look the same, and its end means that the
+supervisor is gone. Each role's modules are imported in its own process only: the listener needs no networks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import TextIO
 
 import structlog
 
-from node.logs import configure_logs
+from node.logs import configure_logs, log_uncaught
+from node.process import reload
 from node.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 ROLES = {"receive": "node.receive.role", "evaluate": "node.evaluating", "deliver": "node.deliver.role"}
 """Role to the module whose ``run(settings, dsn)`` is the process."""
@@ -27,12 +30,18 @@ ROLES = {"receive": "node.receive.role", "evaluate": "node.evaluating", "deliver
 def main(role: str, orders: TextIO) -> None:
     """Read the order and run the role until SIGTERM or until the supervisor is gone."""
     configure_logs()
+    log_uncaught()
+    os.umask(0o077)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's: it says what to reload
     structlog.contextvars.bind_contextvars(role=role)
     order = json.loads(orders.readline())
 
     def follow_supervisor() -> None:
-        while orders.read(1):
-            continue
+        for line in orders:
+            try:
+                reload(Settings.model_validate(json.loads(line)["settings"]))
+            except Exception as error:  # the former settings stay, and the supervisor is followed on
+                log.error("not reloaded", reason=type(error).__name__)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow_supervisor, name="follow supervisor", daemon=True).start()

@@ -14,23 +14,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from node.answering import pipeline_models
 from node.keeper import Keeper
 from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
-from node.process import read_state, state_path, stop_event, write_state
+from node.process import read_state, reload_event, state_path, stop_event, write_state
+from node.receive.access import left_open
 from node.role import ROLES
-from node.settings import Settings
+from node.settings import ConfigurationError, Entrance, Receive, Settings
+from node.tls import destination_context, listener_context
 
 log = structlog.get_logger(__name__)
 
 KEEPER_PERIOD_S = 5.0
 RESTART_PAUSE_S = 1.0
 START_PATIENCE_S = 60.0
+RELOADED = ("receive", "destinations", "deliver")
+"""Sections that are taken up on SIGHUP; all others need a restart."""
 
 
 class AlreadyRunningError(Exception):
@@ -42,15 +46,22 @@ class Child:
 
     def __init__(self, role: str, settings: Settings, dsn: str) -> None:
         self.role = role
-        self._order = json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}) + "\n"
+        self._dsn = dsn
+        self._order = self._order_of(settings)
         self._not_before = 0.0
+        self._renewing = False
         self.process = self._start()
+
+    def _order_of(self, settings: Settings) -> bytes:
+        order = {"settings": settings.model_dump(mode="json"), "dsn": self._dsn}
+        return (json.dumps(order) + "\n").encode("utf-8")
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen([sys.executable, "-m", "node.role", self.role], stdin=subprocess.PIPE)
         assert process.stdin is not None
-        process.stdin.write(self._order.encode("utf-8"))
+        process.stdin.write(self._order)
         process.stdin.flush()
+        self._renewing = False
         self._not_before = time.monotonic() + RESTART_PAUSE_S
         return process
 
@@ -58,11 +69,26 @@ class Child:
         """Start it again when it ended, not faster than once a second. Returns whether it was started."""
         if self.process.poll() is None or time.monotonic() < self._not_before:
             return False
-        log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
+        if not self._renewing:
+            log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process = self._start()
         return True
+
+    def reload(self, settings: Settings) -> None:
+        """Send it other settings, which it takes up as it runs."""
+        self._order = self._order_of(settings)
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended: it begins with them
+                self.process.stdin.write(self._order)
+                self.process.stdin.flush()
+
+    def renew(self, settings: Settings) -> None:
+        """Have it finish what runs, and begin again with other settings."""
+        self._order = self._order_of(settings)
+        self._renewing = True
+        self.process.terminate()
 
     def stop(self, deadline: float) -> None:
         """Wait for it to end (it was sent SIGTERM) until ``deadline`` of the monotonic clock, then kill it."""
@@ -76,8 +102,8 @@ class Child:
             self.process.stdin.close()
 
 
-def run(settings: Settings, stop: threading.Event | None = None) -> None:
-    """Run the node until SIGTERM, SIGINT or ``stop``.
+def run(settings: Settings, stop: threading.Event | None = None, again: Callable[[], Settings] | None = None) -> None:
+    """Run the node until SIGTERM, SIGINT or ``stop``; on SIGHUP the configuration is read ``again``.
 
     Raises
     ------
@@ -87,8 +113,14 @@ def run(settings: Settings, stop: threading.Event | None = None) -> None:
         A network is missing, altered, or cannot run on the provider that was asked for.
     node.ledger.DatabaseError
         The database cannot be had.
+    node.settings.ConfigurationError
+        A certificate or key cannot be used.
     """
+    os.umask(0o077)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.data_dir.chmod(0o700)
+    check_certificates(settings)
+    reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
     with _only_node(settings), _database(settings) as dsn:
         migrate(dsn)
@@ -96,11 +128,16 @@ def run(settings: Settings, stop: threading.Event | None = None) -> None:
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
         if not settings.destinations:
             log.warning("no destination is configured: answers stay in the outbox")
+        if found := left_open(settings.receive):
+            log.warning("off in the configuration", what=found)
         children = [Child(role, settings, dsn) for role in ROLES]
         try:
             _tell(settings, dsn, children)
             threading.Thread(target=_keep, args=(settings, dsn, stop), name="keeper", daemon=True).start()
             while not stop.wait(0.2):
+                if reload_wanted.is_set() and again is not None:
+                    reload_wanted.clear()
+                    settings = _reload(settings, again, children)
                 if [child for child in children if child.restart_if_ended()]:
                     _tell(settings, dsn, children)
         finally:
@@ -110,6 +147,54 @@ def run(settings: Settings, stop: threading.Event | None = None) -> None:
             for child in children:
                 child.stop(deadline)
             state_path(settings).unlink(missing_ok=True)
+
+
+def _reload(settings: Settings, again: Callable[[], Settings], children: list[Child]) -> Settings:
+    """Take up what can be taken up without a restart; the settings that hold from now on."""
+    try:
+        fresh = again()
+        check_certificates(fresh)
+    except ConfigurationError as error:
+        log.error("the configuration cannot be used; the former one stays", reason=str(error))
+        return settings
+    later = [name for name in Settings.model_fields if name not in RELOADED and _differ(settings, fresh, name)]
+    changes = {name: getattr(fresh, name) for name in RELOADED}
+    if _fixed(settings.receive) != _fixed(fresh.receive):
+        later.append("receive (addresses or limits)")
+        changes["receive"] = settings.receive
+    if later:
+        log.warning("changed, but only a restart takes it up", what=later)
+    kept = settings.model_copy(update=changes)
+    delivers_otherwise = any(_differ(settings, kept, name) for name in ("destinations", "deliver"))
+    for child in children:
+        if child.role == "receive" or not delivers_otherwise:
+            child.reload(kept)
+        else:
+            child.renew(kept)
+    log.info("configuration reloaded", renewed=delivers_otherwise)
+    if found := left_open(kept.receive):
+        log.warning("off in the configuration", what=found)
+    return kept
+
+
+def _differ(one: Settings, other: Settings, name: str) -> bool:
+    return bool(getattr(one, name) != getattr(other, name))
+
+
+def _fixed(receive: Receive) -> tuple[list[tuple[str, int]], dict[str, object]]:
+    """What of the section cannot change while it is listened: addresses and limits."""
+    addresses = [(entrance.host, entrance.port) for entrance in receive.entrances]
+    return addresses, receive.model_dump(exclude={"listeners", *Entrance.model_fields})
+
+
+def check_certificates(settings: Settings) -> None:
+    """Refuse to start, or to reload, with certificates and keys that cannot be used."""
+    for entrance in settings.receive.entrances:
+        if entrance.tls is not None:
+            listener_context(entrance.tls)
+    for destination in settings.destinations:
+        if destination.tls is not None:
+            destination_context(destination.tls)
 
 
 def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,8 +42,42 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Receive(_Section):
-    """The Storage SCP. Loopback unless a site says otherwise."""
+class KeyPair(_Section):
+    """Our certificate (PEM, intermediate ones behind it) and its key. Secrets are named by file, never written here."""
+
+    certificate: Path
+    key: Path
+    key_password_file: Path | None = None
+    """Holds the password of an encrypted key; none: the key is not encrypted."""
+
+
+class ListenerTls(KeyPair):
+    """TLS 1.2 or newer on a listener (PS3.15 B.12); the peer shows a certificate, too, unless that is switched off."""
+
+    client_authorities: Path | None = None
+    """PEM of the authorities whose certificates are let in."""
+    require_client_certificate: bool = True
+
+    @model_validator(mode="after")
+    def _somebody_vouches_for_clients(self) -> ListenerTls:
+        if self.require_client_certificate and self.client_authorities is None:
+            raise ValueError("client_authorities is missing: the authorities whose certificates are let in")
+        return self
+
+
+class DestinationTls(_Section):
+    """TLS 1.2 or newer towards a destination; its certificate is always checked."""
+
+    authorities: Path
+    """PEM of the authorities that vouch for the destination."""
+    own: KeyPair | None = None
+    """What we show where the destination asks for a certificate."""
+    server_name: str | None = None
+    """Name in the destination's certificate, where that is not the host's."""
+
+
+class Entrance(_Section):
+    """One listening address and who is let in there. Loopback unless a site says otherwise."""
 
     host: str = "127.0.0.1"
     port: int = Field(11112, ge=0, le=65535)
@@ -50,13 +85,36 @@ class Receive(_Section):
     require_called_ae_title: bool = True
     calling_ae_titles: tuple[AETitle, ...] = ()
     """Who may send; empty: everybody."""
-    max_associations: int = Field(50, ge=1, le=1000)
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """From where (10.1.2.0/24, 10.1.2.7); empty: from everywhere."""
+    tls: ListenerTls | None = None
+
+
+class Receive(Entrance):
+    """The Storage SCP: its first entrance, further ones, and the limits that hold for all of them together."""
+
+    listeners: tuple[Entrance, ...] = ()
+    """Further entrances, for instance one with TLS beside a plain one."""
+    max_associations: int = Field(50, ge=1, le=500)
+    """Of all entrances together; the next one is rejected as passing (local limit exceeded)."""
     network_timeout_s: float = Field(60.0, gt=0)
-    """A peer that is silent for this long, even in mid-PDU, is disconnected."""
+    """A peer that is silent for this long, or takes longer for one PDU, is disconnected."""
     max_pdu_bytes: int = Field(131072, ge=4096, le=1048576)
     free_space_reserve_mb: int = Field(2048, ge=0)
     """Below this much free space a C-STORE is answered 0xA700 (out of resources)."""
     max_instance_mb: int = Field(2048, ge=1)
+
+    @property
+    def entrances(self) -> tuple[Entrance, ...]:
+        """All entrances, the first one first."""
+        return (self, *self.listeners)
+
+    @model_validator(mode="after")
+    def _addresses_are_distinct(self) -> Receive:
+        addresses = [(entrance.host, entrance.port) for entrance in self.entrances if entrance.port]
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("two listeners have the same host and port")
+        return self
 
 
 class Study(_Section):
@@ -119,6 +177,7 @@ class Destination(_Section):
     kinds: tuple[Kind, ...] = ()
     """Kinds of object it takes, for instance [capture, report]; empty: all but those on request."""
     timeout_s: float = Field(30.0, gt=0)
+    tls: DestinationTls | None = None
 
     def takes(self, kind: str) -> bool:
         """Whether objects of this kind are sent there.

@@ -16,6 +16,7 @@ import pytest
 from node.answering import models_folder
 from node.ledger import Database, migrate, private_database
 from node.settings import load_settings
+from tests.listening import Certificates, make_certificates
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,6 +50,13 @@ def shipped_models() -> Path:
     folder = models_folder(load_settings())
     assert (folder / "manifest.json").is_file(), f"the shipped models are missing from {folder}"
     return folder
+
+
+@pytest.fixture(scope="session")
+def certificates(program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Throw-away certificates of this run."""
+    program("openssl")
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

@@ -121,6 +121,7 @@ class Courier:
             called_ae=target.ae_title,
             calling_ae=target.calling_ae_title or self._settings.receive.ae_title,
             timeout_s=target.timeout_s,
+            tls=target.tls,
             replied=lambda index, reply: note(rows[index], reply),
         )
 

@@ -10,7 +10,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from node.deliver.sender import _associate
-from node.settings import Destination, Settings
+from node.settings import Destination, DestinationTls, Settings
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Peer:
     called_ae: str
     calling_ae: str
     timeout_s: float
+    tls: DestinationTls | None = None
 
     @classmethod
     def of(cls, destination: Destination, settings: Settings) -> Peer:
@@ -32,6 +33,7 @@ class Peer:
             destination.ae_title,
             destination.calling_ae_title or settings.receive.ae_title,
             destination.timeout_s,
+            destination.tls,
         )
 
     def __str__(self) -> str:
@@ -48,7 +50,9 @@ class Peer:
         NothingAcceptedError
             The destination takes none of the contexts.
         """
-        association = _associate(self.host, self.port, list(contexts), self.called_ae, self.calling_ae, self.timeout_s)
+        association = _associate(
+            self.host, self.port, list(contexts), self.called_ae, self.calling_ae, self.timeout_s, self.tls
+        )
         try:
             yield association
         finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import UID
@@ -15,6 +17,8 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
 from node.deliver.status import Reply, Verdict, classify
+from node.settings import ConfigurationError, DestinationTls
+from node.tls import destination_context
 
 MOST_CONTEXTS = 128
 
@@ -44,6 +48,7 @@ def send(
     called_ae: str,
     calling_ae: str,
     timeout_s: float = 30.0,
+    tls: DestinationTls | None = None,
     replied: Callable[[int, Reply], None],
 ) -> None:
     """Send files over one association (or several where they need more than 128 contexts), in order.
@@ -56,10 +61,18 @@ def send(
         No association; the files for which ``replied`` was not called were not sent.
     """
     for batch in _batches(list(enumerate(files))):
-        _send_batch(batch, host, port, called_ae, calling_ae, timeout_s, replied)
+        _send_batch(batch, host, port, called_ae, calling_ae, timeout_s, tls, replied)
 
 
-def echo(host: str, port: int, *, called_ae: str, calling_ae: str, timeout_s: float = 10.0) -> None:
+def echo(
+    host: str,
+    port: int,
+    *,
+    called_ae: str,
+    calling_ae: str,
+    timeout_s: float = 10.0,
+    tls: DestinationTls | None = None,
+) -> None:
     """C-ECHO (PS3.4 Annex A).
 
     Raises
@@ -67,7 +80,7 @@ def echo(host: str, port: int, *, called_ae: str, calling_ae: str, timeout_s: fl
     UnreachableError
         No association, or no success.
     """
-    association = _associate(host, port, [build_context(Verification)], called_ae, calling_ae, timeout_s)
+    association = _associate(host, port, [build_context(Verification)], called_ae, calling_ae, timeout_s, tls)
     try:
         status = association.send_c_echo()
         if "Status" not in status or status.Status != 0x0000:
@@ -98,13 +111,14 @@ def _send_batch(
     called_ae: str,
     calling_ae: str,
     timeout_s: float,
+    tls: DestinationTls | None,
     replied: Callable[[int, Reply], None],
 ) -> None:
     # one context per (SOP class, transfer syntax): files are sent as they are, nothing is transcoded
     wanted = dict.fromkeys((sop_class, syntax) for _, _, sop_class, syntax in batch)
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
     try:
-        association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s)
+        association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s, tls)
     except NothingAcceptedError:
         for index, _, sop_class, syntax in batch:
             replied(index, _not_taken(sop_class, syntax))
@@ -137,7 +151,13 @@ def _not_taken(sop_class: UID, syntax: UID) -> Reply:
 
 
 def _associate(
-    host: str, port: int, contexts: list[PresentationContext], called_ae: str, calling_ae: str, timeout_s: float
+    host: str,
+    port: int,
+    contexts: list[PresentationContext],
+    called_ae: str,
+    calling_ae: str,
+    timeout_s: float,
+    tls: DestinationTls | None,
 ) -> Association:
     _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
     _config.STORE_SEND_CHUNKED_DATASET = True
@@ -147,12 +167,21 @@ def _associate(
     ae.dimse_timeout = timeout_s
     ae.network_timeout = timeout_s
     ae.maximum_pdu_size = 131072
+    context = _context(tls) if tls is not None else None
+    opened: list[socket.socket] = []
     association = ae.associate(
-        host, port, contexts=contexts, ae_title=called_ae, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
+        host,
+        port,
+        contexts=contexts,
+        ae_title=called_ae,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _prepare, [opened])],
+        tls_args=(context, tls.server_name or host) if tls is not None else None,
     )
+    association.opened = opened
     if association.is_established:
         _ParkedReactor(association).until_parked()
         return association
+    _close(association)
     if association.is_rejected:
         primitive = association.acceptor.primitive
         reason = primitive.reason_str if primitive is not None else "no reason given"
@@ -162,7 +191,35 @@ def _associate(
     if association.rejected_contexts and not association.accepted_contexts:  # pynetdicom then aborts by itself
         offered = ", ".join(dict.fromkeys(str(context.abstract_syntax.name) for context in contexts))
         raise NothingAcceptedError(f"{host}:{port} ({called_ae}) accepts the association but not {offered}")
-    raise UnreachableError(f"no association with {host}:{port} ({called_ae}): nothing listens there, or it hung up")
+    if context is not None and context.trouble:
+        raise UnreachableError(f"no TLS with {host}:{port} ({called_ae}): {context.trouble}")
+    why = "nothing listens there, or it hung up" + (" (on our certificate?)" if context is not None else "")
+    raise UnreachableError(f"no association with {host}:{port} ({called_ae}): {why}")
+
+
+class _TellingSocket(ssl.SSLSocket):
+    """Keeps the reason why a hand-shake failed, which pynetdicom does not tell."""
+
+    def connect(self, addr: Any) -> None:
+        """Connect and shake hands."""
+        try:
+            super().connect(addr)
+        except OSError as error:
+            self.close()  # pynetdicom does not, where nothing was connected
+            if isinstance(error, ssl.SSLError):
+                why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
+                self.context.trouble = why  # type: ignore[attr-defined]
+            raise
+
+
+def _context(tls: DestinationTls) -> Any:
+    try:
+        context: Any = destination_context(tls)
+    except ConfigurationError as error:  # while certificates are replaced: tried again like a PACS that is down
+        raise UnreachableError(str(error)) from error
+    context.trouble = ""
+    context.sslsocket_class = _TellingSocket
+    return context
 
 
 class _ParkedReactor(threading.Event):
@@ -196,13 +253,22 @@ class _ParkedReactor(threading.Event):
                 return
 
 
-def _without_delay(event: evt.Event) -> None:
-    """Nagle's algorithm would hold each small object back for 40 ms."""
+def _prepare(event: evt.Event, opened: list[socket.socket]) -> None:
+    """Nagle's algorithm would hold each small object back for 40 ms; a peer that stalls in mid-PDU would hold us."""
     connection = event.assoc.dul.socket.socket
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(event.assoc.network_timeout)
+    opened.append(connection)
 
 
 def _end(association: Association) -> None:
     if association.is_established:
         association.release()
     association._reactor_checkpoint.set()
+    _close(association)
+
+
+def _close(association: Association) -> None:
+    """pynetdicom leaves a socket open that the peer has reset before."""
+    for connection in association.opened:
+        connection.close()

@@ -5,10 +5,8 @@ A header of 3000 x 2400 pixels may stand over a codestream of 60,000 x 60,000: t
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import NamedTuple
 
-from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.uid import UID, RLELossless
 
 JPEG_2000 = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)})
@@ -22,6 +20,7 @@ FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length."""
 SCAN = 0xDA
+RLE_HEADER = 64
 
 
 class CodedSize(NamedTuple):
@@ -32,24 +31,19 @@ class CodedSize(NamedTuple):
     components: int
 
 
-def first_fragment(encapsulated: bytes) -> bytes:
-    """The first fragment of encapsulated pixel data (PS3.5 A.4), empty where there is none.
-
-    Raises
-    ------
-    ValueError
-        When the items are not well formed.
-    """
-    stream = BytesIO(encapsulated)
-    parse_basic_offsets(stream)
-    return next(generate_fragments(stream), b"")
-
-
-def coded_size(fragment: bytes, transfer_syntax_uid: str) -> CodedSize | None:
-    """Size that the first fragment of an image states; ``None`` where it states none."""
+def coded_size(frame: bytes, transfer_syntax_uid: str) -> CodedSize | None:
+    """Size that a compressed frame states; ``None`` where it states none."""
     if transfer_syntax_uid == RLELossless:
-        return _rle(fragment)
-    return _jpeg_2000(fragment) if transfer_syntax_uid in JPEG_2000 else _jpeg(fragment)
+        return _rle(frame)
+    return _jpeg_2000(frame) if transfer_syntax_uid in JPEG_2000 else _jpeg(frame)
+
+
+def too_long_for_rle(length: int, expected: int) -> bool:
+    """Whether an RLE frame of that length cannot be one of ``expected`` bytes: it would be inflated all the same.
+
+    Literal runs add one byte to 128, and segments their header and padding (PS3.5 G.3).
+    """
+    return length > expected + expected // 64 + 3 * RLE_HEADER
 
 
 def is_compressed(transfer_syntax_uid: str) -> bool:
@@ -62,7 +56,7 @@ def _rle(fragment: bytes) -> CodedSize | None:
     """Number of segments: one for each byte of each component (PS3.5 G.5). It is stated as the components."""
     segments = int.from_bytes(fragment[:4], "little")
     offsets = [int.from_bytes(fragment[4 * n : 4 * n + 4], "little") for n in range(1, min(segments, 15) + 1)]
-    inside = all(64 <= at < len(fragment) for at in offsets) and offsets == sorted(offsets)
+    inside = all(RLE_HEADER <= at < len(fragment) for at in offsets) and offsets == sorted(offsets)
     return CodedSize(None, None, segments) if 0 < segments <= 15 and inside else None
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
@@ -28,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.gate.codestream import coded_size, first_fragment, is_compressed
+from node.gate.codestream import coded_size, is_compressed, too_long_for_rle
 from node.gate.headers import InstanceHeader
 from node.gate.values import integer, permissive, text
 
@@ -110,11 +111,20 @@ def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[ND
     indices = [f - 1 for f in frames if f is not None]
     if not indices:
         yield _single(header)
-    elif _is_wide_jpeg(header):
+        return
+    if is_compressed(header.transfer_syntax_uid):
+        _check_frames(dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS)), header, indices)
+    if _is_wide_jpeg(header):
         decoded = _by_gdcm(header)
         yield from (decoded[index] for index in indices)
     else:
         yield from iter_pixels(header.path, indices=indices, raw=True)
+
+
+def _extended_offsets(dataset: FileDataset) -> tuple[bytes, bytes] | None:
+    if "ExtendedOffsetTable" not in dataset or "ExtendedOffsetTableLengths" not in dataset:
+        return None
+    return dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
 
 
 def _is_wide_jpeg(header: InstanceHeader) -> bool:
@@ -136,7 +146,7 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
         if len(data) < wanted:
             raise PixelError(f"{len(data)} of {wanted} bytes of pixel data are there")
         return np.frombuffer(data, kind, rows * columns).reshape(rows, columns)
-    _check_coded_size(header, dataset["PixelData"].value)
+    _check_frames(dataset, header, [0])
     if _is_wide_jpeg(header):
         array: NDArray[np.integer] = _by_gdcm(header)[0]
     else:
@@ -146,28 +156,38 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
     return array
 
 
-def _check_coded_size(header: InstanceHeader, data: bytes) -> None:
-    """That the compressed image has the size of the header, before a decoder allocates what it asks for.
+def _check_frames(dataset: FileDataset, header: InstanceHeader, indices: Sequence[int]) -> None:
+    """That compressed frames have the size of the header, before a decoder allocates what they ask for.
 
     Raises
     ------
     PixelError
-        When it has another one, or states none.
+        When one has another size, or states none.
     """
     if not is_compressed(header.transfer_syntax_uid):
         return
-    try:
-        coded = coded_size(first_fragment(data), header.transfer_syntax_uid)
-    except (ValueError, EOFError, struct.error) as error:
-        raise PixelError("The compressed pixel data are malformed") from error
-    if coded is None:
-        raise PixelError("The compressed image does not state its size")
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
     samples = integer(header.dataset, "SamplesPerPixel") or 1
-    if header.transfer_syntax_uid == RLELossless:
-        samples *= (integer(header.dataset, "BitsAllocated") or 0) // 8
-    if coded.components != samples or (coded.rows, coded.columns) not in ((rows, columns), (None, None)):
-        raise PixelError("The compressed image has another size than the header says")
+    depth = (integer(header.dataset, "BitsAllocated") or 0) // 8
+    rle = header.transfer_syntax_uid == RLELossless
+    for index in indices:
+        try:
+            frame = get_frame(
+                dataset.PixelData,
+                index,
+                number_of_frames=integer(header.dataset, "NumberOfFrames") or 1,
+                extended_offsets=_extended_offsets(dataset),
+            )
+        except (ValueError, EOFError, struct.error) as error:
+            raise PixelError("The compressed pixel data are malformed") from error
+        coded = coded_size(frame, header.transfer_syntax_uid)
+        if coded is None:
+            raise PixelError("The compressed image does not state its size")
+        same = (coded.rows, coded.columns) in ((rows, columns), (None, None))
+        if coded.components != samples * (depth if rle else 1) or not same:
+            raise PixelError("The compressed image has another size than the header says")
+        if rle and too_long_for_rle(len(frame), rows * columns * samples * depth):
+            raise PixelError("The compressed image is longer than its pixels")
 
 
 def _by_gdcm(header: InstanceHeader) -> NDArray[np.uint16]:

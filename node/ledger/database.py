@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import time
 import warnings
@@ -160,7 +161,8 @@ def _start(pgserver: Any, folder: Path) -> Any:
     while True:
         pgserver.PostgresServer._instances.pop(folder.resolve(), None)
         try:
-            server = pgserver.get_server(folder, cleanup_mode=None)
+            with _parents_kept_closed(folder):
+                server = pgserver.get_server(folder, cleanup_mode=None)
             _wait_for_connections(server.get_uri())
             return server
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
@@ -172,6 +174,21 @@ def _start(pgserver: Any, folder: Path) -> Any:
             if not recovering:
                 (folder / "postmaster.pid").unlink(missing_ok=True)
             time.sleep(1.0)
+
+
+@contextmanager
+def _parents_kept_closed(folder: Path) -> Iterator[None]:
+    """Run as root, the wheel makes every folder above ``folder`` readable by everybody; passing through is enough."""
+    if os.geteuid() != 0:
+        yield
+        return
+    before = {parent: stat.S_IMODE(parent.stat().st_mode) for parent in folder.resolve().parents}
+    try:
+        yield
+    finally:
+        for parent, mode in before.items():
+            if stat.S_IMODE(parent.stat().st_mode) != mode:
+                parent.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _postmaster_lives(folder: Path) -> bool:

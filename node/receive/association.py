@@ -1,33 +1,31 @@
-"""The Storage SCP (PS3.4 Annex B) and Verification SCP on pynetdicom, hardened against strangers.
+"""The Storage SCP (PS3.4 Annex B) and Verification SCP on pynetdicom: door, guards and spool put together.
 
-What pynetdicom leaves open and a listener on a hospital network must not: a peer that stalls in mid-PDU, a PDU longer
-than negotiated, a declared length of 4 GB. Nothing that arrives is rejected for its content; the only failures are a
-full disk (0xA700) and an internal error (0x0110).
+Nothing that arrives is rejected for its content; the only failures are a full disk (0xA700), a request that names no
+instance (0xC000) and an internal error (0x0110). Who may call at all, and what is done about those who break the
+protocol, is said in `access`, `door` and `guard`.
 """
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
-from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import structlog
 from pydicom import uid
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from node.receive.door import Door, Opening
+from node.receive.guard import GuardedRequestHandler, GuardedServer
+from node.receive.notices import EventSink, Notices
 from node.receive.spool import OutOfSpaceError, ReceivedObject, Reception, Spool
-from node.settings import Receive
-
-if TYPE_CHECKING:
-    from pynetdicom.association import Association
+from node.settings import ConfigurationError, Entrance, Receive
+from node.tls import files_of, listener_context
 
 log = structlog.get_logger(__name__)
 
@@ -53,101 +51,26 @@ TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
 context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
 
 OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
-_LARGEST_ASSOCIATE_PDU = 256 * 1024
-_PDU_HEADER_BYTES = 6
-_P_DATA_TF = 0x04
 _MESSAGE_OVERHEAD = 16 * 2**20
 """Beside an instance of the largest size: the command set and the headers of its fragments."""
+_MOST_SYNTAXES_TOLD = 16
+_LONGEST_UID = 64
 
-EventSink = Callable[[str, str, dict[str, Any]], None]
-"""(kind, subject, detail): recorded in the ledger, behind the acknowledgement."""
 
 ReportHandler = Callable[[evt.Event], tuple[int, Any]]
 """Answers an archive's report of storage commitment (N-EVENT-REPORT) with a DIMSE status."""
 
 
-class BoundedReader:
-    """Reads no PDU longer than was negotiated, and no message longer than an instance may be.
+@dataclass
+class _Open:
+    """An entrance that is listened on."""
 
-    pynetdicom asks for the six bytes of a PDU's header, then for its body (PS3.8 9.3.1), and gathers a message's
-    fragments in memory until the last one: what they add up to is counted here.
-    """
-
-    def __init__(self, client: socket.socket, largest_pdu: int, largest_message: int, refused: Callable[[], None]):
-        self._client = client
-        self._largest_pdu = largest_pdu
-        self._largest_message = largest_message
-        self._refused = refused
-        self._in_data = False
-        self._message_bytes = 0
-
-    def __call__(self, count: int) -> bytearray:
-        """The next ``count`` bytes, or fewer where the peer has hung up.
-
-        Raises
-        ------
-        OSError
-            The peer is too slow, or sends more than is allowed: pynetdicom then drops the association.
-        """
-        if count > self._largest_pdu:
-            raise OSError(f"the peer announced a PDU of {count} bytes, more than the {self._largest_pdu} allowed")
-        if self._in_data:
-            self._message_bytes += count
-            if self._message_bytes > self._largest_message:
-                self._refused()
-                raise OSError(f"the peer sends a message of more than {self._largest_message} bytes")
-        buffer = bytearray(count)
-        view, filled = memoryview(buffer), 0
-        while filled < count:
-            received = self._client.recv_into(view[filled:])
-            if received == 0:
-                return buffer[:filled]
-            filled += received
-        self._in_data = not self._in_data and count == _PDU_HEADER_BYTES and buffer[0] == _P_DATA_TF
-        return buffer
-
-    def message_handled(self) -> None:
-        """What was gathered is handled: the next message counts from nothing."""
-        self._message_bytes = 0
-
-
-class BoundedRequestHandler(RequestHandler):
-    """Serves one connection through a :class:`BoundedReader`."""
-
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        server = cast(PatientServer, self.server)
-
-        def refused() -> None:
-            detail = {"more_than_bytes": server.largest_message}
-            server.record("instance_too_large", association.requestor.ae_title, detail)
-
-        largest_pdu = max(self.ae.maximum_pdu_size, _LARGEST_ASSOCIATE_PDU)
-        client = cast(socket.socket, self.request)
-        association.dul.socket.recv = BoundedReader(client, largest_pdu, server.largest_message, refused)
-        return association
-
-
-class PatientServer(ThreadedAssociationServer):
-    """Accepts connections without ever waiting for one peer: every socket has a time-out from its first byte on."""
-
-    network_timeout_s: float
-    largest_message: int
-    record: EventSink
-    daemon_threads = True
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept one connection (no TLS hand-shake here: it would block every other peer)."""
-        client, address = self.socket.accept()
-        client.settimeout(self.network_timeout_s)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return client, address
-
-    def shutdown(self) -> None:
-        """Stop accepting and close the listening socket; open associations go on."""
-        TCPServer.shutdown(self)
-        self.server_close()
+    rules: Entrance
+    server: GuardedServer
+    opening: Opening
+    certificates: tuple[float, ...]
 
 
 class Listener:
@@ -166,70 +89,131 @@ class Listener:
         self._spool = spool
         self._registered = registered
         self._record = record
-        self._server: PatientServer | None = None
+        self._notices = Notices(record)
+        self._open: list[_Open] = []
+        self._door: Door | None = None
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on, in the order of the entrances (of interest where 0 was configured)."""
+        return [int(entrance.opening.socket.getsockname()[1]) for entrance in self._open]
 
     @property
     def port(self) -> int:
-        """The port that is listened on (of interest where 0 was configured)."""
-        if self._server is None:
+        """The first entrance's port."""
+        if not self._open:
             raise RuntimeError("the listener is not started")
-        return int(self._server.socket.getsockname()[1])
+        return self.ports[0]
 
     def start(self) -> None:
-        """Bind and serve in the background.
+        """Bind all entrances and serve in the background.
 
         Raises
         ------
         OSError
-            The address is in use or not ours.
+            An address is in use or not ours.
+        node.settings.ConfigurationError
+            A certificate or key cannot be used.
         """
         _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
+        _config.VALIDATORS["UI"] = _any_uid
         s = self._settings
         ae = AE(ae_title=s.ae_title)
-        ae.maximum_associations = s.max_associations
+        ae.maximum_associations = s.max_associations + 1  # the door counts, the one that it is asked for not included
         ae.maximum_pdu_size = s.max_pdu_bytes
         ae.network_timeout = s.network_timeout_s
         ae.acse_timeout = min(30.0, s.network_timeout_s)
         ae.dimse_timeout = s.network_timeout_s
-        ae.require_called_aet = s.require_called_ae_title
-        ae.require_calling_aet = list(s.calling_ae_titles)
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
         if self._on_report is not None:  # whoever opens this context is the SCP of it, we are its SCU (PS3.4 J.3.3)
             ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         ae.add_supported_context(Verification)
+        try:
+            for rules in s.entrances:
+                self._open.append(self._bind(ae, rules))
+        except BaseException:
+            for bound in self._open:
+                bound.server.shutdown()
+            self._open.clear()
+            raise
+        self._door = Door([entrance.opening for entrance in self._open], self._notices, self._is_full, ae.acse_timeout)
+        self._door.start()
+        for entrance, port in zip(self._open, self.ports, strict=True):
+            at = entrance.rules
+            log.info("listening", host=at.host, port=port, ae_title=at.ae_title, tls=at.tls is not None)
+
+    def reload(self, settings: Receive) -> None:
+        """Let others in, or no longer, from now on; open associations go on. Addresses and limits stay.
+
+        Raises
+        ------
+        node.settings.ConfigurationError
+            The entrances are not those that are open, or a certificate cannot be used. Then nothing has changed.
+        """
+        if [(e.host, e.port) for e in settings.entrances] != [(o.rules.host, o.rules.port) for o in self._open]:
+            raise ConfigurationError("other addresses to listen on need a restart")
+        contexts = [listener_context(rules.tls) if rules.tls is not None else None for rules in settings.entrances]
+        for entrance, rules, context in zip(self._open, settings.entrances, contexts, strict=True):
+            entrance.rules = entrance.opening.rules = rules
+            entrance.opening.tls = context
+            entrance.server.ae_title = rules.ae_title
+            entrance.certificates = _written_at(rules)
+        self._record("access_reloaded", "", {"entrances": len(self._open)})
+        log.info("access reloaded")
+
+    def renew_certificates(self) -> None:
+        """Take up certificates whose files were replaced; called from time to time."""
+        for entrance in self._open:
+            tls, written_at = entrance.rules.tls, _written_at(entrance.rules)
+            if tls is None or written_at == entrance.certificates:
+                continue
+            try:
+                entrance.opening.tls = listener_context(tls)
+            except ConfigurationError as error:  # half of the files may be written: looked at again
+                log.error("new certificates cannot be used; the former ones stay", reason=str(error))
+                continue
+            entrance.certificates = written_at
+            log.info("certificates renewed", host=entrance.rules.host, port=entrance.rules.port)
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Take no more connections; let open associations end by themselves for ``drain_s``, then abort them."""
+        if self._door is None:
+            return
+        self._door.stop()
+        deadline = time.monotonic() + drain_s
+        while any(entrance.server.guests for entrance in self._open) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for entrance in self._open:
+            for association in entrance.server.associations:
+                association.abort()
+            entrance.server.shutdown()
+        self._door = None
+        self._open = []
+
+    def _bind(self, ae: AE, entrance: Entrance) -> _Open:
+        context = listener_context(entrance.tls) if entrance.tls is not None else None
         reports = [(evt.EVT_N_EVENT_REPORT, self._on_report)] if self._on_report is not None else []
-        server = ae.make_server(
-            (s.host, s.port),
-            ae_title=s.ae_title,
-            server_class=PatientServer,
-            request_handler=BoundedRequestHandler,
+        server: GuardedServer = ae.make_server(
+            (entrance.host, entrance.port),
+            ae_title=entrance.ae_title,
+            server_class=GuardedServer,
+            request_handler=GuardedRequestHandler,
             evt_handlers=[
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_ACCEPTED, self._on_accepted),
-                (evt.EVT_REJECTED, self._on_rejected),
                 (evt.EVT_ABORTED, self._on_aborted),
                 *reports,
             ],
         )
-        self._server = cast(PatientServer, server)
-        self._server.network_timeout_s = s.network_timeout_s
-        self._server.largest_message = s.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD
-        self._server.record = self._record
-        threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
-        log.info("listening", host=s.host, port=self.port, ae_title=s.ae_title)
+        server.network_timeout_s = self._settings.network_timeout_s
+        server.largest_message = self._settings.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD
+        server.notices = self._notices
+        opening = Opening(server.socket, entrance, context, server.admit)
+        return _Open(entrance, server, opening, _written_at(entrance))
 
-    def stop(self, drain_s: float = 0.0) -> None:
-        """Take no more connections; let open associations end by themselves for ``drain_s``, then abort them."""
-        if self._server is None:
-            return
-        self._server.shutdown()
-        deadline = time.monotonic() + drain_s
-        while self._server.active_associations and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for association in self._server.active_associations:
-            association.abort()
-        self._server = None
+    def _is_full(self) -> bool:
+        return sum(entrance.server.guests for entrance in self._open) >= self._settings.max_associations
 
     def _on_store(self, event: evt.Event) -> int:
         if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
@@ -238,12 +222,16 @@ class Listener:
         content = cast(BytesIO, request.DataSet).getbuffer()
         if content.nbytes > self._settings.max_instance_mb * 2**20:
             return OUT_OF_RESOURCES
+        instance_uid = str(request.AffectedSOPInstanceUID or "").strip("\0 ")
+        if not instance_uid:
+            self._notices.tell("no_instance_uid", event.assoc.requestor.ae_title, _host(event))
+            return CANNOT_UNDERSTAND
         try:
             reception = self._spool.store(
                 ReceivedObject(
                     data_set=content,
                     sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                    sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+                    sop_instance_uid=instance_uid,
                     transfer_syntax=str(event.context.transfer_syntax),
                     calling_ae=event.assoc.requestor.ae_title,
                     called_ae=event.assoc.acceptor.ae_title,
@@ -252,7 +240,7 @@ class Listener:
             )
         except OutOfSpaceError as error:
             log.error("refused for want of space", reason=str(error))
-            self._record("out_of_space", event.assoc.requestor.ae_title, {"reason": str(error)})
+            self._notices.tell("out_of_space", event.assoc.requestor.ae_title, _host(event), reason=str(error))
             return OUT_OF_RESOURCES
         except Exception:
             log.exception("an instance could not be stored")
@@ -263,27 +251,32 @@ class Listener:
     def _on_accepted(self, event: evt.Event) -> None:
         refused = [
             {
-                "sop_class": str(context.abstract_syntax),
-                "transfer_syntaxes": [str(syntax) for syntax in context.transfer_syntax],
+                "sop_class": str(context.abstract_syntax)[:_LONGEST_UID],
+                "transfer_syntaxes": [
+                    str(syntax)[:_LONGEST_UID] for syntax in context.transfer_syntax[:_MOST_SYNTAXES_TOLD]
+                ],
                 "result": context.result,
             }
             for context in event.assoc.rejected_contexts
         ]
         if refused:
-            self._record("context_refused", event.assoc.requestor.ae_title, {"contexts": refused})
-
-    def _on_rejected(self, event: evt.Event) -> None:
-        primitive = event.assoc.requestor.primitive
-        called = getattr(primitive, "called_ae_title", "") if primitive is not None else ""
-        self._record(
-            "association_rejected",
-            event.assoc.requestor.ae_title,
-            {"called_ae_title": str(called), "from": _peer(event)},
-        )
+            self._notices.tell("context_refused", event.assoc.requestor.ae_title, _host(event), contexts=refused)
 
     def _on_aborted(self, event: evt.Event) -> None:
-        self._record("association_aborted", event.assoc.requestor.ae_title, {"from": _peer(event)})
+        self._notices.tell("association_aborted", event.assoc.requestor.ae_title, _host(event))
 
 
-def _peer(event: evt.Event) -> str:
+def _host(event: evt.Event) -> str:
     return str(event.assoc.requestor.address)
+
+
+def _any_uid(value: object) -> tuple[bool, str]:
+    """A UID that breaks the rules is kept like any other: it must not cost its sender the association."""
+    return isinstance(value, str), "no text"
+
+
+def _written_at(entrance: Entrance) -> tuple[float, ...]:
+    """When each file of an entrance's TLS was written; 0 where it is missing."""
+    if entrance.tls is None:
+        return ()
+    return tuple(path.stat().st_mtime if path.is_file() else 0.0 for path in files_of(entrance.tls))

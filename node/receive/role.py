@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import psycopg
+import structlog
 
 from node.deliver.reports import ReportDesk
 from node.ledger import Database
-from node.process import stop_event, write_state
+from node.process import on_reload, stop_event, write_state
 from node.queue import Queue
 from node.receive.association import Listener
 from node.receive.registrar import Registrar
 from node.receive.spool import Spool
-from node.settings import Settings
+from node.settings import ConfigurationError, Settings
+
+log = structlog.get_logger(__name__)
+
+CERTIFICATE_PERIOD_S = 5.0
+"""How often replaced certificates are looked for."""
 
 
 def run(settings: Settings, dsn: str) -> None:
@@ -29,7 +35,16 @@ def run(settings: Settings, dsn: str) -> None:
         listener = Listener(settings.receive, spool, registrar.arrived, registrar.record, desk.on_event_report)
         registrar.start()
         listener.start()
-        write_state(settings, port=listener.port)
-        stop.wait()
+        write_state(settings, port=listener.port, ports=listener.ports)
+
+        def follow(fresh: Settings) -> None:
+            try:
+                listener.reload(fresh.receive)
+            except ConfigurationError as error:
+                log.error("access not reloaded; the former rules stay", reason=str(error))
+
+        on_reload(follow)
+        while not stop.wait(CERTIFICATE_PERIOD_S):
+            listener.renew_certificates()
         listener.stop(settings.work.drain_s)
         registrar.stop()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -18,7 +21,7 @@ from pydicom.uid import (
 
 from inference.refusal import RefusalCode
 from node.gate import LoadedFilm, Unevaluable, load_film, pixels, read_headers
-from node.gate.codestream import CodedSize, coded_size, first_fragment
+from node.gate.codestream import CodedSize, coded_size, too_long_for_rle
 from tests.films import Film, shades
 from tests.gate.conftest import POLICY
 from tests.gate.test_pixels import LOSSLESS
@@ -124,6 +127,15 @@ def test_sizes_of_codestreams(fragment: bytes, syntax: str, expected: CodedSize 
     assert coded_size(fragment, syntax) == expected
 
 
-def test_the_first_fragment_follows_the_offsets() -> None:
-    frame = sof(0xC3, 30, 20) + b"\0" * 40
-    assert first_fragment(encapsulate([frame], fragments_per_frame=2)).startswith(frame[:30])
+def test_a_progressive_jpeg_with_comments_states_its_size() -> None:
+    buffer = BytesIO()
+    picture = Image.fromarray(np.zeros((40, 30, 3), np.uint8))
+    picture.save(buffer, "JPEG", progressive=True, comment=b"c" * 500, exif=b"Exif\0\0" + bytes(1000))
+    assert coded_size(buffer.getvalue(), JPEGBaseline8Bit) == CodedSize(40, 30, 3)
+
+
+def test_a_frame_of_literal_runs_is_not_too_long_for_rle() -> None:
+    expected = 512 * 512 * 2
+    literal = expected + expected // 128 + 64 + 2
+    assert not too_long_for_rle(literal, expected)
+    assert too_long_for_rle(2 * expected, expected)

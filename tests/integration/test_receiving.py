@@ -34,6 +34,8 @@ from node.receive.spool import Spool
 from node.settings import Receive
 from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice, write_series
+from tests.peer import fragment as peer_fragment
+from tests.peer import p_data, store_command
 
 
 class Ear:
@@ -175,6 +177,7 @@ def test_a_message_without_end_is_cut_off(ears: Callable[..., Any], tmp_path: Pa
         ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
         association = ae.associate("127.0.0.1", ear.listener.port, ae_title="SPINENODE")
         peer = association.dul.socket.socket
+        peer.sendall(p_data(peer_fragment(store_command(), command=True)))
         with pytest.raises(OSError, match=r"."):
             for _ in range(1000):  # 100 MB
                 peer.sendall(fragment)
