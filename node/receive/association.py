@@ -222,8 +222,8 @@ class Listener:
         content = cast(BytesIO, request.DataSet).getbuffer()
         if content.nbytes > self._settings.max_instance_mb * 2**20:
             return OUT_OF_RESOURCES
-        instance_uid = str(request.AffectedSOPInstanceUID or "").strip("\0 ")
-        if not instance_uid:
+        instance_uid = str(request.AffectedSOPInstanceUID or "")
+        if not any(character.isalnum() for character in instance_uid):
             self._notices.tell("no_instance_uid", event.assoc.requestor.ae_title, _host(event))
             return CANNOT_UNDERSTAND
         try:

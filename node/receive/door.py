@@ -189,9 +189,9 @@ class Door:
         except ssl.SSLWantWriteError:
             self._selector.modify(waiting.socket, selectors.EVENT_WRITE, waiting)
         except ssl.SSLError as error:
-            self._close(waiting)
             if not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
                 self._notices.tell("tls_refused", "", waiting.host, reason=error.reason or type(error).__name__)
+            self._close(waiting)
         except OSError:  # it has hung up
             self._close(waiting)
         except Exception:
@@ -211,9 +211,9 @@ class Door:
             wanted += int.from_bytes(received[2:6], "big")
         chunk = waiting.socket.recv(wanted - len(received))
         if not chunk:
-            self._close(waiting)
             if received:
                 self._notices.tell("cut_off", "", waiting.host, bytes=len(received))
+            self._close(waiting)
             return False
         received += chunk
         if len(received) == access.PDU_HEADER_BYTES and (reason := _senseless(bytes(received))):
@@ -257,14 +257,14 @@ class Door:
     def _drop_the_late(self) -> None:
         now = time.monotonic()
         for waiting in [waiting for waiting in self._waiting.values() if waiting.deadline <= now]:
-            self._close(waiting)
             if not waiting.parting:
                 self._notices.tell("no_request_in_time", "", waiting.host, bytes=len(waiting.received))
+            self._close(waiting)
 
     def _drop_oldest(self) -> bool:
         for waiting in self._waiting.values():
-            self._close(waiting)
             self._notices.tell("crowded_out", "", waiting.host)
+            self._close(waiting)
             return True
         return False
 

@@ -44,6 +44,8 @@ MOST_CONTEXTS = 128
 """Odd numbers from 1 to 255 (PS3.8 9.3.2.2)."""
 SMALLEST_PEER_PDU = 64
 LARGEST_COMMAND = 64 * 1024
+NO_INSTANCE = "."
+"""Stands for an empty SOP instance UID: the request is answered with a failure, and the association goes on."""
 MOST_UNANSWERED = 16
 """Requests of one association that wait for their answer. Without negotiation one may (PS3.7 D.3.3.3)."""
 _P_DATA_TF = 0x04
@@ -188,6 +190,8 @@ class GuardedMessages(DIMSEServiceProvider):
     def _queue(self, context_id: int, message: DIMSEMessage) -> None:
         if isinstance(message, C_CANCEL_RQ):  # of nothing that we do
             return
+        if not message.command_set.get("AffectedSOPInstanceUID", NO_INSTANCE):
+            message.command_set.AffectedSOPInstanceUID = NO_INSTANCE  # pynetdicom would stumble over an empty one
         request = message.message_to_primitive()
         wanted = {C_STORE: StorageServiceClass, C_ECHO: VerificationServiceClass}.get(type(request))
         if wanted is None or not request.is_valid_request:

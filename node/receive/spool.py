@@ -24,9 +24,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import cast
 
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomIO
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
@@ -38,6 +38,8 @@ QUARANTINE = "quarantine"
 _HOUR = re.compile(r"[0-9]{10}")
 _TRIES = 3
 _CHUNK = 1 << 20
+_GROUP_LENGTH_END = 144
+_LONGEST_META = 1 << 20
 
 
 class OutOfSpaceError(Exception):
@@ -205,11 +207,10 @@ class Spool:
         """
         path = self.path(spool_name)
         try:
-            meta = read_file_meta_info(path)
+            meta, offset = _own_meta(path)
             if meta.PrivateInformationCreatorUID != SPOOL_CREATOR_UID:
                 return None
             version, arrived, length, crc = bytes(meta.PrivateInformation).rstrip(b"\0 ").decode("ascii").split(";")
-            offset = 132 + 12 + int(meta.FileMetaInformationGroupLength)
             if version != "1" or _length_and_crc(path, offset) != (int(length), int(crc, 16)):
                 return None
             return Reception(
@@ -292,6 +293,18 @@ def _file_header(received: ReceivedObject) -> bytes:
     buffer.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(cast(DicomIO, buffer), meta, enforce_standard=True)
     return buffer.getvalue()
+
+
+def _own_meta(path: Path) -> tuple[Dataset, int]:
+    """The file meta information and where it ends, by its group length: a data set that begins with elements of group
+    2 is the sender's mistake, and no part of what we wrote."""
+    with path.open("rb") as file:
+        start = file.read(_GROUP_LENGTH_END)
+        end = _GROUP_LENGTH_END + int.from_bytes(start[-4:], "little")
+        if start[128:136] != b"DICM\x02\x00\x00\x00" or end > _LONGEST_META:
+            raise ValueError("no file of ours")
+        meta = BytesIO(start[132:] + file.read(end - _GROUP_LENGTH_END))
+    return read_dataset(meta, is_implicit_VR=False, is_little_endian=True), end
 
 
 def _length_and_crc(path: Path, offset: int) -> tuple[int, int]:

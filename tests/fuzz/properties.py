@@ -96,7 +96,8 @@ def _successes(stranger: Peer) -> int:
 @contextmanager
 def wire(folder: Path) -> Iterator[Wire]:
     """A listener that waits little, and hears of exceptions in its threads."""
-    with listening(folder, network_timeout_s=3.0, max_instance_mb=1) as ear:
+    with warnings.catch_warnings(), listening(folder, network_timeout_s=3.0, max_instance_mb=1) as ear:
+        warnings.simplefilter("ignore")  # as in the node's own processes
         tested = Wire(ear)
         former, threading.excepthook = threading.excepthook, tested.note_uncaught
         try:
@@ -118,11 +119,13 @@ class Content:
     def take(self, content: bytes, syntax: str, uid: bytes) -> None:
         """It is stored as it came, found again, entered, and the gate says something about it or nothing."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in the node's own processes
+            warnings.simplefilter("ignore")
             self._take(content, syntax, uid)
 
     def _take(self, content: bytes, syntax: str, uid: bytes) -> None:
-        instance_uid = uid.decode("latin-1").strip("\0 ") or "1.2"  # without any it is refused before
+        instance_uid = uid.decode("latin-1")
+        if not any(character.isalnum() for character in instance_uid):
+            instance_uid = "1.2"  # one that names nothing is refused before
         received = ReceivedObject(content, peer.CT, instance_uid, syntax, "SCANNER", "SPINENODE", datetime.now(UTC))
         reception = self._spool.store(received)
         path = self._spool.path(reception.spool_name)

@@ -51,6 +51,22 @@ def test_deflated_objects_are_told_from_torn_ones_too(tmp_path: Path) -> None:
     assert spool.read_reception(stored.spool_name) == stored
 
 
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"\x02\x00\x10\x00ZZ\x00\x00",
+        b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.2\0",
+        b"\x02\x00\x02\x01OB\0\0\xff\xff\xff\x7f",
+        b"\x02\x00\x00\x00UL\x04\x00\xff\xff\xff\xff",
+    ],
+)
+def test_a_data_set_that_begins_with_elements_of_group_2_is_no_torn_file(tmp_path: Path, begins: bytes) -> None:
+    """Found by the fuzz: they were read as ours, and an acknowledged file was set aside after a restart."""
+    spool = Spool(tmp_path / "spool")
+    stored = spool.store(received(begins + encoded_slice(tmp_path)))
+    assert spool.recover(stored.spool_name) == stored
+
+
 def test_two_receptions_of_one_uid_are_two_files(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     content = encoded_slice(tmp_path)
