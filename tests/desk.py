@@ -33,7 +33,7 @@ class Desk:
         self, folder: Path, database: Database, port: int, destination: Mapping[str, Any] | None = None, **deliver: Any
     ) -> None:
         self.database = database
-        pacs = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": AE_TITLE, "timeout_s": 3}
+        pacs = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": AE_TITLE, "timeout_s": 15}
         self.settings: Settings = load_settings(
             data_dir=folder / "node",
             destinations=[{**pacs, **(destination or {})}],

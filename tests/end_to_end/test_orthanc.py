@@ -16,7 +16,7 @@ from node.demo.validation import errors_of
 from node.ledger import overview
 from node.service import ledger_of
 from tests.conftest import wait_until
-from tests.orthanc import orthanc
+from tests.orthanc import free_port, orthanc
 
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.debian]
 
@@ -29,9 +29,11 @@ def test_a_real_ct_comes_back_as_valid_objects_in_the_same_study(
     source = real_data / "totalsegmentator" / "example_ct_series"
     files = sorted(str(path) for path in source.iterdir() if path.suffix == ".dcm")
     study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
-    with orthanc(tmp_path / "orthanc", program("Orthanc")) as pacs:
+    ear = free_port()
+    with orthanc(tmp_path / "orthanc", program("Orthanc"), modalities={"node": ("SPINENODE", ear)}) as pacs:
         destination = {"name": "orthanc", "host": "127.0.0.1", "port": pacs.dicom_port, "ae_title": "ORTHANC"}
-        sections: dict[str, Any] = {"study": {"quiet_s": 1.0}, "receive": {"port": 0}, "destinations": [destination]}
+        destination |= {"commitment": "storage_commitment", "patient_check": True}
+        sections: dict[str, Any] = {"study": {"quiet_s": 1.0}, "receive": {"port": ear}, "destinations": [destination]}
         with stage(site="test", **sections) as node:
             for port, title in ((pacs.dicom_port, "ORTHANC"), (node.port, "SPINENODE")):
                 command = [storescu, "-aec", title, "127.0.0.1", str(port), *files]
@@ -40,9 +42,9 @@ def test_a_real_ct_comes_back_as_valid_objects_in_the_same_study(
             def delivered() -> bool:
                 with ledger_of(node.settings) as database, database.transaction() as connection:
                     counts = overview.counts(connection)
-                return counts["results"] > 0 and counts["deliveries_stored"] == counts["results"]
+                return counts["results"] > 0 and counts["deliveries_confirmed"] == counts["results"]
 
-            wait_until(delivered, 240, f"all results in Orthanc: {node.tail()}")
+            wait_until(delivered, 240, f"Orthanc to vouch for all results: {node.tail()}")
         studies = pacs.get("/studies?expand")
         assert [study["MainDicomTags"]["StudyInstanceUID"] for study in studies] == [study_uid]
         results = []

@@ -105,7 +105,7 @@ def test_an_archive_that_aborts_in_mid_object_gets_it_again(
 def test_an_answer_after_the_time_out_costs_one_repeat_of_the_same_bytes(
     tmp_path: Path, database: Database, archive: Archive
 ) -> None:
-    desk = Desk(tmp_path, database, archive.port, {"timeout_s": 0.5})
+    desk = Desk(tmp_path, database, archive.port, {"timeout_s": 2})
     late, goes_on = desk.rows()[0]["sop_instance_uid"], threading.Event()
 
     def dawdle(item: Received) -> int:
@@ -131,7 +131,7 @@ def test_an_answer_after_the_time_out_costs_one_repeat_of_the_same_bytes(
 def test_an_archive_that_never_answers_is_waited_for_a_week(
     tmp_path: Path, database: Database, archive: Archive, recovers: bool
 ) -> None:
-    desk = Desk(tmp_path, database, archive.port, {"timeout_s": 0.3})
+    desk = Desk(tmp_path, database, archive.port, {"timeout_s": 1})
     released = threading.Event()
     archive.answer = lambda _item: 0x0000 if released.wait(30) else 0xC000
     for _ in range(3):
