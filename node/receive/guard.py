@@ -26,11 +26,12 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_CANCEL_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_EVENT_REPORT
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
+from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
@@ -48,6 +49,12 @@ NO_INSTANCE = "."
 """Stands for an empty SOP instance UID: the request is answered with a failure, and the association goes on."""
 MOST_UNANSWERED = 16
 """Requests of one association that wait for their answer. Without negotiation one may (PS3.7 D.3.3.3)."""
+SERVICES = {
+    C_STORE: StorageServiceClass,
+    C_ECHO: VerificationServiceClass,
+    N_EVENT_REPORT: StorageCommitmentServiceClass,
+}
+"""Requests that are answered, and the service of the presentation context in which they must come."""
 _P_DATA_TF = 0x04
 _PDU_TYPES = range(1, 8)
 _COMMAND, _LAST = 1, 2
@@ -193,9 +200,9 @@ class GuardedMessages(DIMSEServiceProvider):
         if not message.command_set.get("AffectedSOPInstanceUID", NO_INSTANCE):
             message.command_set.AffectedSOPInstanceUID = NO_INSTANCE  # pynetdicom would stumble over an empty one
         request = message.message_to_primitive()
-        wanted = {C_STORE: StorageServiceClass, C_ECHO: VerificationServiceClass}.get(type(request))
+        wanted = SERVICES.get(type(request))
         if wanted is None or not request.is_valid_request:
-            raise BadPeerError("a message that is no complete C-STORE or C-ECHO request")
+            raise BadPeerError("a message that is no complete request of a service that is offered")
         abstract = self.assoc._accepted_cx[context_id].abstract_syntax
         if {wanted} != {uid_to_service_class(uid) for uid in (abstract, request.AffectedSOPClassUID)}:
             raise BadPeerError("a service that its presentation context does not have")
