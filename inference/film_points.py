@@ -3,7 +3,7 @@
 Each body is cut out turned upright with the front towards column 0, so that a network need know one pose only; its
 points come back the same way. The first way, the outline's corners, gives the cut; where both agree a height is sure.
 
-Contract of the network: input "crops" float32 (bodies, 1, 96, 96), the film as `PreparedFilm.on` gives it on
+Contract of the network: input "crops" float32 (bodies, 1, 64, 64), the film as `PreparedFilm.on` gives it on
 `crop_grid`; output "points" float32 (bodies, 6, 2), (row, column) index in the crop, in the order of ``KEYPOINTS``;
 and, of a network that tells it, "spread" float32 (bodies, 3): expected absolute error of the anterior, middle and
 posterior height, in pixels of the crop.
@@ -21,7 +21,7 @@ from inference.film_grid import FilmGrid
 from inference.film_preparation import PreparedFilm
 from inference.runtime import Models
 
-SIZE = 96
+SIZE = 64
 """Rows and columns of a crop."""
 REACH = 1.8
 """Side of a crop in depths of the body, or in its heights where they are larger."""

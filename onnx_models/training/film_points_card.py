@@ -32,6 +32,10 @@ WORDS = {
         "**In the pipeline.** Contour on the masks of the network for whole films, and this network on crops placed by "
         "it; bodies that both measure. Sure: without `LOW_CONFIDENCE`."
     ),
+    "real": (
+        "**On films rendered from the one real CT** ({films} poses, {bodies} whole bodies, no fracture), against the "
+        "contour of the projected silver masks, whose voxels are 3 mm wide: likeness, not exactness."
+    ),
 }
 
 
@@ -48,6 +52,9 @@ def section(told: dict[str, Any]) -> str:
     for pair in PAIRS:
         if pair in told:
             lines += ["", WORDS[pair], "", *_table(told[pair])]
+    if told.get("real"):
+        real = told["real"]
+        lines += ["", WORDS["real"].format(**real), "", *_table({"real CT": real["ways"]})]
     if told.get("spread"):
         lines += ["", *_spreads(told["spread"])]
     if told.get("agreement"):

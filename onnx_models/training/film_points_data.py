@@ -48,13 +48,13 @@ FRACTURED = 0.08
 """Loss of the part that loses most, from which on a body counts as deformed."""
 FRACTURED_SHARE = 0.4
 """Part of a batch."""
-POOL = 120
-FIRST_FILL = 32
+POOL = 60
+FIRST_FILL = 24
 RICH_SHARE = 0.5
 """Part of the films that are drawn from the folder rich in fractures."""
-CLINICAL_SHARE = 0.4
+CLINICAL_SHARE = 0.6
 """Part of the films that are formed as a department would pass them."""
-SEEN_FROM, HIDDEN_WEIGHT = 0.5, 0.2
+SEEN_FROM, HIDDEN_WEIGHT = 0.8, 0.05
 """Visibility of the end plates from which on a body counts fully in the draw, and the weight of one that is hidden:
 the pipeline hardly ever asks for a body that cannot be seen, and such a one teaches the mean shape."""
 

@@ -1,8 +1,9 @@
 """Judges the six points of single bodies: ``python -m onnx_models.training.film_points_evaluation --card``.
 
 On held-out films (56 rich in fractures, and the general ones), every other one formed as a department would pass it and
-the others as wildly as in the training; never on a real one. With ``--film FOLDER``, a folder of exported models that
-has the network for whole films, the whole pipeline is run without and with the network on each body.
+the others as wildly as in the training; and, where the real images are, on films rendered from the one real CT. With
+``--film FOLDER``, a folder of exported models that has the network for whole films, the whole pipeline is run without
+and with the network on each body.
 """
 
 from __future__ import annotations
@@ -23,8 +24,19 @@ from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, StoredFilm, fo
 from onnx_models.training.film_look import clinical_look
 from onnx_models.training.film_points_card import written
 from onnx_models.training.film_points_films import FOLDER as RICH_FOLDER
-from onnx_models.training.film_points_ways import BOTH, OUTLINE, POINTS, TRUE_OUTLINE, Body, bodies_of, errors
+from onnx_models.training.film_points_ways import (
+    BOTH,
+    OUTLINE,
+    POINTS,
+    TRUE_OUTLINE,
+    Body,
+    bodies_of,
+    errors,
+    real_bodies,
+)
 from onnx_models.training.film_points_ways import heights_of as heights
+from onnx_models.training.film_real import POSES, RealSpineCt, example_ct, real_film
+from onnx_models.training.real_cases import real_folder
 
 NAME = "film_points"
 STRATA = {"hidden": (-1.0, 0.25), "faint": (0.25, 0.6), "readable": (0.6, 1.2), "clear": (1.2, np.inf)}
@@ -53,6 +65,13 @@ def measured(paths: Sequence[Path], models: Models, deadline: float = float("inf
         look = clinical_look(rng) if number % 2 == 0 else None
         out += bodies_of(formed(stored, rng, look), number, models, NAME)
     return out
+
+
+def on_real(ct: RealSpineCt, models: Models, poses: int = POSES) -> dict[str, Any]:
+    """Each way against the contour of the silver masks, on films of the real CT."""
+    bodies = [b for n in range(poses) for b in real_bodies(real_film(ct, n), n, models, NAME)]
+    ways = [way for way in (POINTS, OUTLINE, BOTH) if any(way in b.told for b in bodies)]
+    return {"films": poses, "bodies": len(bodies), "ways": {way: errors(bodies, way) for way in ways}}
 
 
 def judged(bodies: list[Body]) -> dict[str, Any]:
@@ -151,6 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     models = models_of(options.models, options.film)
     bodies = measured(held_out(options.folders), models, time.monotonic() + 60 * options.minutes)
     told = {"models": {m.name: m.sha256[:12] for m in models.identities}, **judged(bodies)}
+    root = real_folder()
+    if root is not None:
+        told["real"] = on_real(example_ct(root), models)
     text = json.dumps(told, indent=1)
     print(text)
     if options.out is not None:

@@ -27,22 +27,22 @@ from onnx_models.training.radiograph_data import FilmSource
 from onnx_models.training.train import averaged_network
 
 VERSION = "1.0.0"
-RENEW_EVERY = 2
+RENEW_EVERY = 3
 """Steps after which a film of the pool is replaced; the pool is filled first."""
-FILL = 120
+FILL = 60
 RELOAD_STEPS = 50
 ALONG = 0.3
 """Weight of the middle points' error along the plate: where it is deepest is hard to say and matters little."""
-HEIGHT_WEIGHT, SHAPE_WEIGHT, MAP_WEIGHT, SPREAD_WEIGHT = 1.0, 12.0, 0.5, 0.2
+HEIGHT_WEIGHT, SHAPE_WEIGHT, MAP_WEIGHT, SPREAD_WEIGHT = 1.0, 8.0, 0.5, 0.2
 MAP_WIDTH = 1.2
 """Cells: standard deviation of the peak that a heat map is taught."""
 USUAL_G = 0.85
 """Bodies of a lower G weigh more in the losses on heights and shape, with the third power up to 5 times."""
-FARTHEST = 10.0
+FARTHEST = 8.0
 """Pixels of the crop: larger errors teach the spread no more than this one."""
-LEAST_HEIGHT = 3.0
+LEAST_HEIGHT = 2.0
 """Pixels of the crop, for ratios."""
-SHOWN = 16
+SHOWN = 6
 """So many held-out films of each folder are looked at during the training."""
 
 

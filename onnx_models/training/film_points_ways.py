@@ -12,20 +12,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from inference.film_contour import SixPoints, six_points
+from inference.film_grid import FilmGrid, whole_film
 from inference.film_points import PointSettings, crop_grid
+from inference.film_preparation import PreparedFilm, prepare
 from inference.findings import KEYPOINTS, Quality
 from inference.geometry import Radiograph
+from inference.radiograph import SIZE as GRID
 from inference.radiograph import RadiographSettings, evaluate
 from inference.runtime import Models
 from onnx_models.training.film_data import FormedFilm
 from onnx_models.training.film_points_data import SeenFilm, axes_of, seen_film
+from onnx_models.training.film_real import RealFilm
 from onnx_models.training.film_truth import coverage
 
 F64 = NDArray[np.float64]
 TRUE_OUTLINE, POINTS, OUTLINE, BOTH = "true outline", "points", "outline", "both"
 ANY = 1e9
+SOFT = 0.7
+"""Pixels by which the edge of a silver mask is softened."""
 LEAST_SPAN = 0.05
 """Ratios that differ by less have no slope."""
 NEAR = 0.4
@@ -99,10 +106,37 @@ def bodies_of(shown: FormedFilm, number: int, models: Models, name: str = "film_
         )
         for n in range(len(truth.levels))
     ]  # fmt: skip
-    _outlined(seen, bodies, models, name)
+    outlined = {n: six for n in range(len(bodies)) if (six := true_outline(seen, n)) is not None}
+    _cropped(seen.film, seen.grid, outlined, bodies, models, name)
     if "film" in models.sessions:
         mm = float(np.median([b.mm for b in bodies]))
         _piped(Radiograph(np.asarray(shown.image, np.float32), (mm, mm)), bodies, models, name)
+    return bodies
+
+
+def real_bodies(film: RealFilm, number: int, models: Models, name: str = "film_points") -> list[Body]:
+    """The whole bodies of a film of the real CT; the contour of the silver mask on the film stands for the truth.
+
+    Its voxels are 3 mm wide, so this tells whether the network answers alike on real anatomy, not how exact it is.
+    """
+    mm = film.pitch_mm / film.magnification
+    seen = Radiograph(np.asarray(film.image, np.float32), (mm, mm))
+    prepared = prepare(Radiograph(seen.pixels))
+    grid = whole_film(prepared.film_shape, prepared.pixel, GRID)
+    centres = np.array([np.argwhere(mask).mean(axis=0) if mask.any() else np.full(2, np.nan) for mask in film.sections])
+    bodies, outlined = [], {}
+    for n in np.flatnonzero(film.whole):
+        up = centres[max(n - 1, 0)] - centres[min(n + 1, len(centres) - 1)]
+        if film.levels[n] == "S1" or not np.isfinite(up).all():
+            continue
+        mask = ndimage.gaussian_filter(film.sections[n].astype(np.float32), SOFT)
+        six = six_points(mask, up, 1 if film.mirrored else -1)
+        if six is not None:
+            outlined[len(bodies)] = SixPoints(grid.to_grid(six.points), six.axes)
+            bodies.append(Body(number, int(n), film.levels[n], six.points, mm, 0.0, float("nan"), {}))
+    _cropped(prepared, grid, outlined, bodies, models, name)
+    if "film" in models.sessions and bodies:
+        _piped(seen, bodies, models, name)
     return bodies
 
 
@@ -116,15 +150,16 @@ def true_outline(seen: SeenFilm, body: int) -> SixPoints | None:
     return six_points(np.asarray(mask, np.float32), up, front)
 
 
-def _outlined(seen: SeenFilm, bodies: list[Body], models: Models, name: str) -> None:
-    """Entries of the true outline, and of the network on crops placed by it."""
-    outlined = {n: six for n in range(len(bodies)) if (six := true_outline(seen, n)) is not None}
+def _cropped(
+    film: PreparedFilm, grid: FilmGrid, outlined: dict[int, SixPoints], bodies: list[Body], models: Models, name: str
+) -> None:
+    """Entries of outlines on ``grid``, and of the network on crops placed by them."""
     if not outlined:
         return
-    crops = [crop_grid(seen.grid, six) for six in outlined.values()]
-    said = models.run(name, {"crops": np.stack([seen.film.on(c) for c in crops])[:, None]})
+    crops = [crop_grid(grid, six) for six in outlined.values()]
+    said = models.run(name, {"crops": np.stack([film.on(c) for c in crops])[:, None]})
     for k, (n, six) in enumerate(outlined.items()):
-        bodies[n].told[TRUE_OUTLINE] = Told(seen.grid.to_film(six.points))
+        bodies[n].told[TRUE_OUTLINE] = Told(grid.to_film(six.points))
         points = np.asarray(said["points"][k], np.float64)
         spread = float(said["spread"][k].max() / heights_of(points)[2])
         bodies[n].told[POINTS] = Told(crops[k].to_film(points), spread)
