@@ -31,6 +31,9 @@ REACH = 1.8
 class PointSettings:
     """The second way of measuring.
 
+    Both limits were chosen before any network was trained; ``onnx_models.training.film_points_evaluation`` tells what
+    they flag on held-out films.
+
     Attributes
     ----------
     network
