@@ -4,7 +4,9 @@ Each body is cut out turned upright with the front towards column 0, so that a n
 points come back the same way. The first way, the outline's corners, gives the cut; where both agree a height is sure.
 
 Contract of the network: input "crops" float32 (bodies, 1, 64, 64), the film as `PreparedFilm.on` gives it on
-`crop_grid`; output "points" float32 (bodies, 6, 2), (row, column) index in the crop, in the order of ``KEYPOINTS``.
+`crop_grid`; output "points" float32 (bodies, 6, 2), (row, column) index in the crop, in the order of ``KEYPOINTS``;
+and, of a network that tells it, "spread" float32 (bodies, 3): expected absolute error of the anterior, middle and
+posterior height, in pixels of the crop.
 """
 
 from __future__ import annotations
@@ -29,16 +31,23 @@ REACH = 1.8
 class PointSettings:
     """The second way of measuring.
 
+    Both limits were chosen before any network was trained; ``onnx_models.training.film_points_evaluation`` tells what
+    they flag on held-out films.
+
     Attributes
     ----------
     network
         Name in the manifest.
     agreement
         Heights of both ways that differ by more than this part of the posterior height: ``MASK_DISAGREES``.
+    unsure
+        A body with a height that is expected to be off by more than this part of its posterior height keeps the
+        outline's points, flagged likewise.
     """
 
     network: str = "film_points"
     agreement: float = 0.1
+    unsure: float = 0.15
 
 
 def crop_grid(grid: FilmGrid, six: SixPoints) -> FilmGrid:
@@ -56,7 +65,7 @@ def crop_grid(grid: FilmGrid, six: SixPoints) -> FilmGrid:
 def network_points(
     film: PreparedFilm, grid: FilmGrid, outlined: Sequence[SixPoints], models: Models, settings: PointSettings
 ) -> list[SixPoints | None]:
-    """Six points on ``grid`` of each body; ``None`` where the network's points have no height or lie outside its crop.
+    """Six points on ``grid`` of each body; ``None`` where they have no height, lie outside the crop, or are unsure.
 
     Raises
     ------
@@ -67,10 +76,13 @@ def network_points(
         return []
     crops = [crop_grid(grid, six) for six in outlined]
     seen = np.stack([film.on(crop) for crop in crops])[:, None]
-    said = models.run(settings.network, {"crops": seen})["points"]
+    said = models.run(settings.network, {"crops": seen})
     found: list[SixPoints | None] = []
-    for points, crop, six in zip(said, crops, outlined, strict=True):
+    for n, (points, crop, six) in enumerate(zip(said["points"], crops, outlined, strict=True)):
         inside = (points > -0.5).all() and (points < SIZE - 0.5).all()
-        upright = (points[1::2, 0] - points[0::2, 0]).min() > 0  # each lower point lies below its upper one
-        found.append(SixPoints(grid.to_grid(crop.to_film(points)), six.axes) if inside and upright else None)
+        heights = points[1::2, 0] - points[0::2, 0]
+        upright = heights.min() > 0  # each lower point lies below its upper one
+        sure = "spread" not in said or said["spread"][n].max() <= settings.unsure * heights[2]
+        good = inside and upright and sure
+        found.append(SixPoints(grid.to_grid(crop.to_film(points)), six.axes) if good else None)
     return found

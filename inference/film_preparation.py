@@ -11,6 +11,7 @@ numpy's; SimpleITK's adaptive equalisation has no clip limit and takes 6.5 s for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ BLACK, WHITE = 0.5, 99.5
 """Percentiles within the field that become 0 and 1 before the histograms are taken."""
 SMOOTHING = 0.5
 """Standard deviation of the Gaussian filter in pixels of the grid that is made."""
+REACH = 3.0
+"""Standard deviations at which it is cut off."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,11 @@ class PreparedFilm:
     def on(self, grid: FilmGrid) -> NDArray[np.float32]:
         """The film on ``grid``: Gaussian filter, shrunk, zero outside the field and the film."""
         sigma = [SMOOTHING * grid.step / (p * self.block) for p in self.pixel]
-        smooth = ndimage.gaussian_filter(self.picture, sigma, truncate=3.0)
         shift = (self.block - 1) / 2
         matrix = np.column_stack([grid.matrix[:, :2], grid.matrix[:, 2] - shift]) / self.block
+        box = _reached(matrix, grid.shape, self.picture.shape, sigma)
+        smooth = ndimage.gaussian_filter(self.picture[box], sigma, truncate=REACH)
+        matrix[:, 2] -= [part.start for part in box]
         seen = FilmGrid(grid.shape, (smooth.shape[0], smooth.shape[1]), matrix, grid.step).from_film(smooth)
         return np.asarray(np.where(self.measured_on(grid), seen.clip(0, 1), 0), np.float32)
 
@@ -77,6 +82,18 @@ class PreparedFilm:
         points = grid.to_film(pixel_centres(grid.shape))
         on_film = ((points > -0.5) & (points < np.array(self.film_shape) - 0.5)).all(axis=-1)
         return np.asarray(on_film & self.field.inside(points))
+
+
+def _reached(
+    matrix: NDArray[np.float64], grid: tuple[int, int], picture: tuple[int, ...], sigma: Sequence[float]
+) -> tuple[slice, slice]:
+    """The part of a picture that a grid of that shape shows, with what the filter spreads into it."""
+    corners = np.array([[r, c, 1.0] for r in (0, grid[0] - 1) for c in (0, grid[1] - 1)]) @ matrix.T
+    margin = np.ceil(REACH * np.array(sigma)) + 2
+    low, high = np.floor(corners.min(axis=0) - margin), np.ceil(corners.max(axis=0) + margin)
+    first = np.clip(low, 0, np.array(picture) - 1).astype(int)
+    last = np.clip(high, first, np.array(picture) - 1).astype(int)
+    return slice(int(first[0]), int(last[0]) + 1), slice(int(first[1]), int(last[1]) + 1)
 
 
 def prepare(film: Radiograph) -> PreparedFilm:

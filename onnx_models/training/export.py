@@ -38,6 +38,7 @@ RECIPES = {
     "completion": "onnx_models.training.completion_task:export",
     "detector": "onnx_models.training.detector_task:export",
     "labeller": "onnx_models.training.labeller_task:export",
+    "film_points": "onnx_models.training.film_points_task:export",
     "film": "onnx_models.training.radiograph_task:export",
 }
 """The function that exports each network from its last checkpoint, ``module:function``, called with the folder."""

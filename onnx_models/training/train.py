@@ -43,6 +43,7 @@ TASKS = {
     "film_r2unet": "onnx_models.training.radiograph_task:r2unet_task",
     "film_segnet": "onnx_models.training.radiograph_task:segnet_task",
     "film_enet": "onnx_models.training.radiograph_task:enet_task",
+    "film_points": "onnx_models.training.film_points_task:FilmPointsTask",
 }
 """Where the task of each network is: ``module:class``, made without arguments."""
 

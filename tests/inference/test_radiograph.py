@@ -11,7 +11,7 @@ from toy_spine import ToySession
 
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import whole_film
-from inference.film_points import PointSettings, crop_grid
+from inference.film_points import SIZE, PointSettings, crop_grid
 from inference.findings import KEYPOINTS, Grade, Level, Quality
 from inference.geometry import Radiograph
 from inference.grading import height_uncertainty_mm
@@ -179,8 +179,9 @@ def points_network(film: ToyFilm, off_px: float = 0.0) -> ToySession:
 
     def answer(inputs):
         seen = [n for n, v in enumerate(found.vertebrae) if v.keypoints_px is not None]
-        assert inputs["crops"].shape == (len(seen), 1, 64, 64)
-        assert inputs["crops"][:, 0, 24:40, 24:40].mean() > inputs["crops"].mean()  # the body is in the middle
+        assert inputs["crops"].shape == (len(seen), 1, SIZE, SIZE)
+        middle = slice(3 * SIZE // 8, 5 * SIZE // 8)
+        assert inputs["crops"][:, 0, middle, middle].mean() > inputs["crops"].mean()  # the body is in the middle
         out = []
         for n in seen:
             grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
@@ -215,6 +216,23 @@ def test_points_of_a_second_network_are_told_and_compared(film: ToyFilm, off_px:
         assert second.mask_heights_mm == first.heights_mm
         assert second.heights_mm.anterior == pytest.approx(SPACING * (h[0] - off_px), abs=0.5)
         assert second.heights_mm.posterior == pytest.approx(SPACING * h[2], abs=0.5)
+
+
+def test_points_of_which_the_network_is_not_sure_leave_those_of_the_outline(film: ToyFilm) -> None:
+    known = points_network(film, 6.0)
+    session = ToySession(
+        {
+            "points": lambda inputs: known.run(["points"], inputs)[0],
+            "spread": lambda inputs: np.array([[1.0, 1.0, 1.0]] + [[1.0, 1.0, 20.0]] * 4, np.float32),
+        }
+    )
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": session})
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, RadiographSettings(points=PointSettings()), 70)
+    told = [v.heights_mm for v in answer.findings.vertebrae]
+    alone = [v.heights_mm for v in answered(film).findings.vertebrae]
+    assert told[0] != alone[0] and told[1:] == alone[1:]
+    assert all(Quality.MASK_DISAGREES in v.quality for v in answer.findings.vertebrae)
 
 
 def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> None:

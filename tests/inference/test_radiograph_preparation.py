@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from inference.film_field import block_mean, exposed_field
-from inference.film_grid import whole_film
+from inference.film_grid import FilmGrid, whole_film
 from inference.film_preparation import prepare
 from inference.geometry import Radiograph
 
@@ -92,6 +92,17 @@ def test_pixels_are_shrunk_with_their_aspect_and_padded_with_zeros() -> None:
     rows = np.flatnonzero(seen.any(axis=1))
     assert len(rows) == pytest.approx(256 * 900 / 1400, abs=1)
     assert rows[0] + rows[-1] == 255
+
+
+@pytest.mark.parametrize("corner", [(-40, -30), (250, 180), (860, 660), (-900, 2000)])
+def test_a_part_of_a_film_looks_as_it_does_in_the_whole(corner: tuple[int, int]) -> None:
+    film, _ = collimated(4.0, 0.3)
+    prepared = prepare(Radiograph(film))
+    matrix = np.array([[1.9, 0.3, corner[0]], [-0.3, 1.9, corner[1]]])
+    part = FilmGrid((60, 50), SHAPE, matrix, 2.0)
+    wide = np.column_stack([matrix[:, :2], matrix[:, 2] - matrix[:, :2] @ [900, 900]])
+    whole = FilmGrid((1860, 1850), SHAPE, wide, 2.0)  # holds the film and the part
+    np.testing.assert_allclose(prepared.on(part), prepared.on(whole)[900:960, 900:950], atol=1e-5)
 
 
 def test_blocks_keep_their_place() -> None:

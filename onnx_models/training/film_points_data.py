@@ -1,0 +1,292 @@
+"""Crops around single bodies of films, cut as the pipeline cuts them, with the true points in them.
+
+The pipeline places a crop by the points of an outline. Here the true points take that part, moved, turned and scaled at
+random as a bad outline's would be. Prepared films are kept in a pool from which every batch draws bodies, so that a
+batch holds many films although a film costs more than a step can wait for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference.film_contour import SixPoints
+from inference.film_grid import FilmGrid, pixel_centres, whole_film
+from inference.film_points import SIZE, crop_grid
+from inference.film_preparation import PreparedFilm, prepare
+from inference.geometry import Radiograph
+from inference.radiograph import SIZE as GRID
+from onnx_models.training.film_data import (
+    LATERAL_VIEWS,
+    WHOLE,
+    FormedFilm,
+    StoredFilm,
+    end_plate_visibility,
+    formed,
+)
+from onnx_models.training.film_look import clinical_look
+from onnx_models.training.film_truth import FilmTruth
+from onnx_models.training.phantom.scene import F32
+from onnx_models.training.radiograph_data import FilmSource
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+SHIFT, SCALE, TURN_DEG, POINT_NOISE = 0.1, 0.2, 12.0, 0.03
+"""How wrong the points are that place a crop: parts of the depth, a factor, degrees; and each point by itself."""
+MIRRORED = 0.05
+"""So often the front lies on the other side: what lies towards column 0 is the front then, as the pipeline thinks."""
+WARPED = 0.5
+STRETCH, WEDGE, BEND = 0.2, 0.3, 0.12
+"""How much crops are stretched along the spine: throughout, along the depth, and in its middle."""
+SMALLEST = 8.0
+"""Pixels of the film; shallower bodies are not taught."""
+FRACTURED = 0.08
+"""Loss of the part that loses most, from which on a body counts as deformed."""
+FRACTURED_SHARE = 0.4
+"""Part of a batch."""
+POOL = 60
+FIRST_FILL = 24
+RICH_SHARE = 0.5
+"""Part of the films that are drawn from the folder rich in fractures."""
+CLINICAL_SHARE = 0.6
+"""Part of the films that are formed as a department would pass them."""
+SEEN_FROM, HIDDEN_WEIGHT = 0.8, 0.05
+"""Visibility of the end plates from which on a body counts fully in the draw, and the weight of one that is hidden:
+the pipeline hardly ever asks for a body that cannot be seen, and such a one teaches the mean shape."""
+
+
+@dataclass(frozen=True)
+class SeenFilm:
+    """A prepared film with its whole bodies.
+
+    Attributes
+    ----------
+    film
+        As the pipeline prepares it.
+    grid
+        On which the pipeline has its outlines; here it stands as the film does.
+    truth
+        Whole bodies but S1, in film index.
+    visibility
+        (V,): mean of both end plates (`film_data.end_plate_visibility`).
+    """
+
+    film: PreparedFilm
+    grid: FilmGrid
+    truth: FilmTruth
+    visibility: F64
+
+    @property
+    def fractured(self) -> Bools:
+        """(V,)."""
+        return np.asarray(self.truth.loss.max(axis=1, initial=0.0) >= FRACTURED)
+
+
+def seen_film(shown: FormedFilm) -> SeenFilm | None:
+    """A formed film as the pipeline sees it; ``None`` where no whole body is on it."""
+    depth = np.linalg.norm(shown.truth.points[:, :2].mean(1) - shown.truth.points[:, 4:].mean(1), axis=1)
+    whole = (shown.seen >= WHOLE) & ~shown.truth.sacral & (depth >= SMALLEST)
+    if not whole.any():
+        return None
+    film = prepare(Radiograph(np.asarray(shown.image, np.float32)))
+    visibility = end_plate_visibility(shown).mean(axis=1)[whole]
+    return SeenFilm(film, whole_film(film.film_shape, film.pixel, GRID), shown.truth.chosen(whole), visibility)
+
+
+def axes_of(points: F64) -> F64:
+    """Unit vectors to the back and to the head (2, 2) of six points (6, 2)."""
+    up = (points[0::2] - points[1::2]).mean(axis=0)
+    up /= np.linalg.norm(up)
+    back = points[4:].mean(axis=0) - points[:2].mean(axis=0)
+    back -= (back @ up) * up
+    return np.stack([back / np.linalg.norm(back), up])
+
+
+def jittered(points: F64, rng: np.random.Generator) -> F64:
+    """Points (6, 2) as an outline might give them: moved, turned, scaled, and each a little off by itself."""
+    depth = float(np.linalg.norm(points[4:].mean(axis=0) - points[:2].mean(axis=0)))
+    angle = np.radians(np.clip(rng.normal(0, TURN_DEG / 2), -TURN_DEG, TURN_DEG))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    factor = 1 + SCALE * np.clip(rng.normal(0, 0.5), -1, 1)
+    centre = points.mean(axis=0)
+    moved = (points - centre) @ turn.T * factor + centre + rng.uniform(-SHIFT, SHIFT, 2) * depth
+    return np.asarray(moved + rng.normal(0, POINT_NOISE * depth, (6, 2)))
+
+
+def placed(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[FilmGrid, F64]:
+    """(crop, true points (6, 2) in it) of a body, wrong at random."""
+    true = seen.grid.to_grid(seen.truth.points[body])
+    wrong = jittered(true, rng)
+    if rng.random() < MIRRORED:
+        true, wrong = true[[4, 5, 2, 3, 0, 1]], wrong[[4, 5, 2, 3, 0, 1]]
+    crop = crop_grid(seen.grid, SixPoints(wrong, axes_of(wrong)))
+    return crop, crop.to_grid(seen.grid.to_film(true))
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A crop stretched along its rows by 1 + stretch + wedge u + bend (1 - 3 u u), u from -1 to 1 along its columns.
+
+    A straight body becomes a wedge or a biconcave one, so that no shape goes with one level or one picture.
+    """
+
+    stretch: float = 0.0
+    wedge: float = 0.0
+    bend: float = 0.0
+
+    def factor(self, columns: F64) -> F64:
+        """Rows that one row of the new crop takes of the old one."""
+        u = (columns - (SIZE - 1) / 2) / (SIZE / 2)
+        return 1 + self.stretch + self.wedge * u + self.bend * (1 - 3 * u * u)
+
+    def points(self, points: F64) -> F64:
+        """Where points (..., 2) of the old crop lie in the new one."""
+        middle = (SIZE - 1) / 2
+        rows = middle + (points[..., 0] - middle) / self.factor(points[..., 1])
+        return np.stack([rows, points[..., 1]], axis=-1)
+
+    def shown(self, film: PreparedFilm, crop: FilmGrid) -> F32:
+        """The new crop."""
+        index = pixel_centres((SIZE, SIZE))
+        middle = (SIZE - 1) / 2
+        index[..., 0] = middle + (index[..., 0] - middle) * self.factor(index[..., 1])
+        margin = int(np.ceil(max(0.0, -index[..., 0].min(), index[..., 0].max() - SIZE + 1))) + 1
+        matrix = crop.matrix.copy()
+        matrix[:, 2] -= margin * matrix[:, 0]
+        tall = film.on(FilmGrid((SIZE + 2 * margin, SIZE), crop.film_shape, matrix, crop.step))
+        index[..., 0] += margin
+        return ndimage.map_coordinates(tall, index.reshape(-1, 2).T, np.float32, order=1).reshape(SIZE, SIZE)
+
+
+def sample_warp(rng: np.random.Generator) -> Warp:
+    """Draw one; half of them change nothing."""
+    if rng.random() > WARPED:
+        return Warp()
+    return Warp(*(float(rng.uniform(-a, a)) for a in (STRETCH, WEDGE, BEND)))
+
+
+def crop_of(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[F32, F64]:
+    """(crop (`SIZE`, `SIZE`), true points (6, 2) in it); no point lies outside it."""
+    for _ in range(8):
+        crop, points = placed(seen, body, rng)
+        warp = sample_warp(rng)
+        points = warp.points(points)
+        if points.min() > 1 and points.max() < SIZE - 2:
+            break
+    else:
+        warp, crop = Warp(), crop_grid(seen.grid, _exact(seen, body))
+        points = crop.to_grid(seen.truth.points[body])
+    return (seen.film.on(crop) if warp == Warp() else warp.shown(seen.film, crop)), points
+
+
+def _exact(seen: SeenFilm, body: int) -> SixPoints:
+    true = seen.grid.to_grid(seen.truth.points[body])
+    return SixPoints(true, axes_of(true))
+
+
+class BodyPool:
+    """Films that bodies are drawn from; it changes a little with every batch."""
+
+    def __init__(self, sources: tuple[FilmSource, ...], size: int = POOL) -> None:
+        self._sources = [s for s in sources if len(s)]
+        self._size = size
+        self._films: list[SeenFilm] = []
+        self._next = 0
+
+    @property
+    def films(self) -> int:
+        """How many there are now."""
+        return len(self._films)
+
+    def renew(self, rng: np.random.Generator, films: int = 1) -> None:
+        """Form new films and put them in the place of the oldest ones; the first call fills a part of the pool.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no film to draw from.
+        """
+        if not self._sources:
+            raise FileNotFoundError("no film: run onnx_models.training.film_generator and film_points_films")
+        wanted = films if self._films else max(films, min(FIRST_FILL, self._size))
+        while wanted:
+            source = self._sources[0]
+            if len(self._sources) > 1 and rng.random() < RICH_SHARE:
+                source = self._sources[1]
+            look = clinical_look(rng) if rng.random() < CLINICAL_SHARE else None
+            new = seen_film(formed(source.draw(rng, LATERAL_VIEWS), rng, look))
+            if new is None:
+                continue
+            wanted -= 1
+            if len(self._films) < self._size:
+                self._films.append(new)
+            else:
+                self._films[self._next % self._size] = new
+                self._next += 1
+
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[F32, F32]:
+        """(crops (count, 1, `SIZE`, `SIZE`), true points (count, 6, 2))."""
+        bodies = [(film, n) for film in self._films for n in range(len(film.truth.levels))]
+        bad = np.concatenate([film.fractured for film in self._films])
+        seen = np.concatenate([film.visibility for film in self._films])
+        weight = np.clip(seen / SEEN_FROM, HIDDEN_WEIGHT, 1.0)
+        for group, share in ((bad, FRACTURED_SHARE), (~bad, 1 - FRACTURED_SHARE)):
+            weight[group] *= share / max(float(weight[group].sum()), 1e-9)
+        chosen = rng.choice(len(bodies), count, p=weight / weight.sum())
+        drawn = [crop_of(bodies[i][0], bodies[i][1], rng) for i in chosen]
+        crops = np.stack([c for c, _ in drawn])[:, None]
+        return crops, np.stack([p for _, p in drawn]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class HeldOutBodies:
+    """Crops of held-out films with their truth.
+
+    Attributes
+    ----------
+    crops
+        (n, 1, `SIZE`, `SIZE`) float32.
+    points
+        (n, 6, 2): true points in the crop.
+    step
+        (n,): pixels of the film in one of the crop.
+    loss
+        (n,): largest loss of height in space against the undeformed twin.
+    visibility
+        (n,): mean of both end plates.
+    """
+
+    crops: F32
+    points: F64
+    step: F64
+    loss: F64
+    visibility: F64
+
+    def chosen(self, which: Bools) -> HeldOutBodies:
+        """Those of a mask (n,)."""
+        return HeldOutBodies(*(getattr(self, f.name)[which] for f in fields(self)))
+
+
+def held_out_bodies(paths: list[Path], seed: int = 19) -> HeldOutBodies:
+    """Every whole body of the lateral films of a list, crops misplaced but not warped; the same ones every time."""
+    crops, points, step, loss, visibility = [], [], [], [], []
+    for n, path in enumerate(paths):
+        stored = StoredFilm.load(path)
+        rng = np.random.default_rng([seed, n])
+        seen = seen_film(formed(stored, rng)) if stored.view in LATERAL_VIEWS else None
+        for body in range(0 if seen is None else len(seen.truth.levels)):
+            assert seen is not None
+            crop, at = placed(seen, body, rng)
+            crops.append(seen.film.on(crop)[None])
+            points.append(at)
+            step.append(crop.step)
+            loss.append(seen.truth.loss[body].max())
+            visibility.append(seen.visibility[body])
+    return HeldOutBodies(
+        np.array(crops, np.float32).reshape(-1, 1, SIZE, SIZE), np.array(points).reshape(-1, 6, 2), np.array(step),
+        np.array(loss), np.array(visibility),
+    )  # fmt: skip
