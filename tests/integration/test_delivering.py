@@ -20,11 +20,10 @@ from node.deliver.status import classify
 from node.demo.pacs import AE_TITLE, Received, SmallPacs
 from node.ledger import Database, answers, deliveries, overview
 from node.queue import DELIVER, Queue, delivery_queue
-from node.settings import DestinationTls, Settings, load_settings
+from node.settings import Settings, load_settings
 from tests import ledger
 from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice
-from tests.listening import Certificates, listening
 
 KINDS = ("reformat", "report", "capture")
 
@@ -38,14 +37,11 @@ def pacs(tmp_path: Path) -> Iterator[SmallPacs]:
 class Desk:
     """A finished answer of three objects, ready to be delivered."""
 
-    def __init__(
-        self, folder: Path, database: Database, port: int, tls: DestinationTls | None = None, **deliver: Any
-    ) -> None:
+    def __init__(self, folder: Path, database: Database, port: int, **deliver: Any) -> None:
         self.database = database
-        pacs = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": AE_TITLE, "timeout_s": 3, "tls": tls}
         self.settings: Settings = load_settings(
             data_dir=folder / "node",
-            destinations=[pacs],
+            destinations=[{"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": AE_TITLE, "timeout_s": 3}],
             deliver={"backoff_s": [1, 2, 4], **deliver},
         )
         self.courier = Courier(self.settings, database)
@@ -105,23 +101,6 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, database: Database, pacs: SmallPacs) -> Desk:
     return Desk(tmp_path, database, pacs.port)
-
-
-def test_results_go_over_tls_and_wait_while_the_certificate_is_wrong(
-    tmp_path: Path, database: Database, certificates: Certificates
-) -> None:
-    """A certificate that is not ours to trust is no reason to park: somebody mends it, and the results are there."""
-    tls = certificates.listener()
-    with listening(tmp_path / "pacs", ae_title=AE_TITLE, tls=certificates.listener("stranger")) as other:
-        desk = Desk(tmp_path, database, other.port, certificates.destination("node"))
-        assert desk.deliver() == [(kind, "pending", 1) for kind in KINDS]
-        assert "no TLS with" in desk.rows()[0]["reason"]
-        mended = other.listener._settings.model_copy(update={"tls": tls})
-        other.listener.reload(mended)
-        with database.transaction() as connection:
-            connection.execute("UPDATE delivery SET next_try_at = now()")
-        assert desk.deliver() == [(kind, "stored", 2) for kind in KINDS]
-        assert len(other.receptions) == len(KINDS)
 
 
 def test_everything_is_delivered_once_and_in_order(desk: Desk, pacs: SmallPacs) -> None:
