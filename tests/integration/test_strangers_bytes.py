@@ -49,7 +49,7 @@ def test_what_is_no_request_is_answered_by_an_abort_and_hung_up_on(ear: Ear, nam
     with Peer(ear.port) as stranger:
         answer = stranger.ask(SENSELESS[name])
         assert (answer.kind, answer.body) == (peer.ABORTED, b"\0\0\2\1")
-        assert threads() == before, "no thread was made for it"
+        assert threads() <= before, "no thread was made for it"
         ear.echo()
         assert stranger.read().kind == 0, "hung up"
     (event,) = ear.told("no_dicom")
@@ -73,7 +73,7 @@ def test_every_truncation_of_a_valid_association_leaves_nothing(ear: Ear) -> Non
         with Peer(ear.port) as stranger:
             stranger.send(conversation[:cut])
     wait_until(lambda: ear.waiting == 0 and ear.guests == 0, what="everybody is gone")
-    wait_until(lambda: threads() == before and descriptors() <= files, what="no thread and no descriptor is left")
+    wait_until(lambda: threads() <= before and descriptors() <= files, what="no thread and no descriptor is left")
     ear.echo()
     assert len(ear.receptions) <= len(cuts)
     assert all(name in {r.spool_name for r in ear.receptions} for name in ear.spool.names())
@@ -137,7 +137,7 @@ def test_five_hundred_connections_keep_nobody_out(ear: Ear) -> None:
         crowd += [socket.create_connection(("127.0.0.1", ear.port), timeout=20) for _ in range(250)]
         ear.echo()
         assert ear.waiting <= 200
-        wait_until(lambda: threads() == before, what="no thread was made for any of them")
+        wait_until(lambda: threads() <= before, what="no thread was made for any of them")
         assert descriptors() - files <= 500 + 200 + 20
         assert resident_mb() - memory < 50
     finally:
@@ -166,7 +166,7 @@ def test_fifty_associations_at_once_and_one_more(tmp_path: Path) -> None:
             for guest in guests:
                 guest.socket.close()
         wait_until(lambda: ear.guests == 0, what="all have left")
-    wait_until(lambda: threads() == before, what="no thread is left")
+    wait_until(lambda: threads() <= before, what="no thread is left")
 
 
 def test_the_limit_holds_for_all_entrances_together(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_many_silent_clients_on_the_tls_port_keep_nobody_out(tmp_path: Path, cer
         crowd = [socket.create_connection(("127.0.0.1", ear.port), timeout=20) for _ in range(30)]
         try:
             ear.echo(tls=certificates.destination())
-            wait_until(lambda: threads() == before, what="no thread for the silent ones")
+            wait_until(lambda: threads() <= before, what="no thread for the silent ones")
         finally:
             for one in crowd:
                 one.close()
