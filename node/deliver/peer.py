@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from node.deliver.sender import _associate
+from node.deliver.sender import _associate, _close
 from node.settings import Destination, DestinationTls, Settings
 
 
@@ -59,3 +59,4 @@ class Peer:
             if association.is_established:  # release() would wait for the reactor thread, which stands still
                 association.acse.negotiate_release()
             association._reactor_checkpoint.set()
+            _close(association)
