@@ -24,8 +24,8 @@ check: $(READY)  ## lint, types, generated files
 bench: $(READY) debian  ## speed against peers: prints a table, writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
 
-chaos: $(READY)  ## the full fault suite
-	$(BIN)/python -m pytest -n 0 -m chaos tests
+chaos: $(READY)  ## the full fault suite: KILLS random kills (200) beside those at each step
+	SPINE_NODE_CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -n 0 -m chaos tests
 
 train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"

@@ -15,13 +15,12 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.deliver.courier import Courier
 from node.deliver.status import classify
-from node.demo.pacs import AE_TITLE, Received, SmallPacs
+from node.demo.pacs import Received, SmallPacs
 from node.ledger import Database, deliveries, overview
 from node.queue import DELIVER, Queue, delivery_queue
 from tests.conftest import wait_until
 from tests.desk import KINDS, Desk
 from tests.dicom import STUDY
-from tests.listening import Certificates, listening
 
 
 @pytest.fixture
@@ -33,23 +32,6 @@ def pacs(tmp_path: Path) -> Iterator[SmallPacs]:
 @pytest.fixture
 def desk(tmp_path: Path, database: Database, pacs: SmallPacs) -> Desk:
     return Desk(tmp_path, database, pacs.port)
-
-
-def test_results_go_over_tls_and_wait_while_the_certificate_is_wrong(
-    tmp_path: Path, database: Database, certificates: Certificates
-) -> None:
-    """A certificate that is not ours to trust is no reason to park: somebody mends it, and the results are there."""
-    tls = certificates.listener()
-    with listening(tmp_path / "pacs", ae_title=AE_TITLE, tls=certificates.listener("stranger")) as other:
-        desk = Desk(tmp_path, database, other.port, {"tls": certificates.destination("node")})
-        assert desk.deliver() == [(kind, "pending", 1) for kind in KINDS]
-        assert "no TLS with" in desk.rows()[0]["reason"]
-        mended = other.listener._settings.model_copy(update={"tls": tls})
-        other.listener.reload(mended)
-        with database.transaction() as connection:
-            connection.execute("UPDATE delivery SET next_try_at = now()")
-        assert desk.deliver() == [(kind, "stored", 2) for kind in KINDS]
-        assert len(other.receptions) == len(KINDS)
 
 
 def test_everything_is_delivered_once_and_in_order(desk: Desk, pacs: SmallPacs) -> None:
