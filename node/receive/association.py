@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,9 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from node.receive.spool import OutOfSpaceError, ReceivedObject, Reception, Spool
+from node.receive import streaming
+from node.receive.spool import Origin, Reception, Spool
+from node.receive.storing import StoringInSpool
 from node.settings import Receive
 
 if TYPE_CHECKING:
@@ -52,8 +55,6 @@ TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
 """Every transfer syntax that can be decoded here, in our order of preference: of those that a sender proposes for one
 context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
 
-OUT_OF_RESOURCES = 0xA700
-PROCESSING_FAILURE = 0x0110
 _LARGEST_ASSOCIATE_PDU = 256 * 1024
 _PDU_HEADER_BYTES = 6
 _P_DATA_TF = 0x04
@@ -123,6 +124,8 @@ class BoundedRequestHandler(RequestHandler):
         largest_pdu = max(self.ae.maximum_pdu_size, _LARGEST_ASSOCIATE_PDU)
         client = cast(socket.socket, self.request)
         association.dul.socket.recv = BoundedReader(client, largest_pdu, server.largest_message, refused)
+        if server.adopt is not None:
+            server.adopt(association)
         return association
 
 
@@ -132,6 +135,8 @@ class PatientServer(ThreadedAssociationServer):
     network_timeout_s: float
     largest_message: int
     record: EventSink
+    adopt: Callable[[Association], None] | None
+    """Makes an association receive by the fast path; none: by pynetdicom's own means."""
     daemon_threads = True
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -151,8 +156,15 @@ class Listener:
     """The node's ear: stores what arrives in the spool and names it to the registrar."""
 
     def __init__(
-        self, settings: Receive, spool: Spool, registered: Callable[[Reception], None], record: EventSink
+        self,
+        settings: Receive,
+        spool: Spool,
+        registered: Callable[[Reception], None],
+        record: EventSink,
+        plain: bool = False,
     ) -> None:
+        """``plain``: without the fast path, for tests and measurements that compare the two."""
+        self._plain = plain
         self._settings = settings
         self._spool = spool
         self._registered = registered
@@ -203,6 +215,7 @@ class Listener:
         self._server.network_timeout_s = s.network_timeout_s
         self._server.largest_message = s.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD
         self._server.record = self._record
+        self._server.adopt = self._fast_path()
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         log.info("listening", host=s.host, port=self.port, ae_title=s.ae_title)
 
@@ -218,34 +231,45 @@ class Listener:
             association.abort()
         self._server = None
 
+    def _fast_path(self) -> Callable[[Association], None] | None:
+        """What makes an association receive by the fast path; ``None`` where pynetdicom has no place for it."""
+        if self._plain:
+            return None
+        if missing := streaming.missing_hooks():
+            log.warning("receiving without the fast path: pynetdicom has changed", missing=missing)
+            return None
+
+        def refused(association: Association, kind: str, why: str) -> None:
+            self._record(kind, association.requestor.ae_title, {"why": why})
+
+        return partial(
+            streaming.adopt,
+            begin=self._begin,
+            refused=refused,
+            largest_message=self._settings.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD,
+            largest_other_pdu=_LARGEST_ASSOCIATE_PDU,
+        )
+
+    def _begin(self, association: Association, origin: Origin) -> StoringInSpool:
+        def record(kind: str, detail: dict[str, Any]) -> None:
+            self._record(kind, association.requestor.ae_title, detail)
+
+        largest = self._settings.max_instance_mb * 2**20
+        return StoringInSpool(self._spool, origin, largest, self._registered, record)
+
     def _on_store(self, event: evt.Event) -> int:
         if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
             event.assoc.dul.socket.recv.message_handled()
         request = cast(C_STORE, event.request)
-        content = cast(BytesIO, request.DataSet).getbuffer()
-        if content.nbytes > self._settings.max_instance_mb * 2**20:
-            return OUT_OF_RESOURCES
-        try:
-            reception = self._spool.store(
-                ReceivedObject(
-                    data_set=content,
-                    sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                    sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-                    transfer_syntax=str(event.context.transfer_syntax),
-                    calling_ae=event.assoc.requestor.ae_title,
-                    called_ae=event.assoc.acceptor.ae_title,
-                    received_at=datetime.now(UTC),
-                )
-            )
-        except OutOfSpaceError as error:
-            log.error("refused for want of space", reason=str(error))
-            self._record("out_of_space", event.assoc.requestor.ae_title, {"reason": str(error)})
-            return OUT_OF_RESOURCES
-        except Exception:
-            log.exception("an instance could not be stored")
-            return PROCESSING_FAILURE
-        self._registered(reception)
-        return 0x0000
+        origin = Origin(
+            sop_class_uid=str(request.AffectedSOPClassUID or ""),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+            transfer_syntax=str(event.context.transfer_syntax),
+            calling_ae=event.assoc.requestor.ae_title,
+            called_ae=event.assoc.acceptor.ae_title,
+            received_at=datetime.now(UTC),
+        )
+        return self._begin(event.assoc, origin).finish([cast(BytesIO, request.DataSet).getbuffer()])
 
     def _on_accepted(self, event: evt.Event) -> None:
         refused = [
