@@ -22,6 +22,7 @@ PDV_HEADER_BYTES = 6
 """Length of the item, presentation context, message control header (PS3.8 9.3.5.1)."""
 _LONGEST_ECHOED_UID = 64
 _ELEMENT = struct.Struct("<HHI")
+_RESPONSE = struct.Struct("<" + 4 * "HHIH")
 
 
 class CommandError(Exception):
@@ -52,18 +53,18 @@ def decode(encoded: bytes | bytearray) -> Command:
     CommandError
         An element reaches beyond the end, is of another group, or a mandatory one is missing.
     """
-    values: dict[int, bytes] = {}
-    position, end = 0, len(encoded)
+    values: dict[int, bytes | bytearray] = {}
+    position, end, unpack = 0, len(encoded), _ELEMENT.unpack_from
     while position < end:
-        if end - position < _ELEMENT.size:
+        if end - position < 8:
             raise CommandError("a command set that ends in an element's header")
-        group, number, length = _ELEMENT.unpack_from(encoded, position)
-        position += _ELEMENT.size
+        group, number, length = unpack(encoded, position)
+        position += 8
         if group != 0:
             raise CommandError("a command set with an element of another group")
         if length > end - position:
             raise CommandError("a command set with an element longer than itself")
-        values[number] = bytes(encoded[position : position + length])
+        values[number] = encoded[position : position + length]
         position += length
     field, data_set = _short(values, 0x0100), _short(values, 0x0800)
     if field is None or data_set is None:
@@ -77,12 +78,12 @@ def decode(encoded: bytes | bytearray) -> Command:
     )
 
 
-def _short(values: dict[int, bytes], number: int) -> int | None:
+def _short(values: dict[int, bytes | bytearray], number: int) -> int | None:
     raw = values.get(number, b"")
     return int.from_bytes(raw[:2], "little") if len(raw) >= 2 else None
 
 
-def _uid(values: dict[int, bytes], number: int) -> str:
+def _uid(values: dict[int, bytes | bytearray], number: int) -> str:
     return values.get(number, b"").rstrip(b"\0 ").decode("latin-1")
 
 
@@ -96,14 +97,13 @@ def store_response(request: Command, status: int, context_id: int, largest_pdu: 
     """
     sop_class = _echoed(0x0002, request.sop_class_uid)
     sop_instance = _echoed(0x1000, request.sop_instance_uid)
-    rest = (
-        sop_class
-        + struct.pack("<HHIH", 0, 0x0100, 2, C_STORE_RSP)
-        + struct.pack("<HHIH", 0, 0x0120, 2, request.message_id or 0)
-        + struct.pack("<HHIH", 0, 0x0800, 2, NO_DATA_SET)
-        + struct.pack("<HHIH", 0, 0x0900, 2, status)
-        + sop_instance
+    short_values = _RESPONSE.pack(
+        *(0, 0x0100, 2, C_STORE_RSP),
+        *(0, 0x0120, 2, request.message_id or 0),
+        *(0, 0x0800, 2, NO_DATA_SET),
+        *(0, 0x0900, 2, status),
     )
+    rest = sop_class + short_values + sop_instance
     return command_pdus(struct.pack("<HHII", 0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
 
 

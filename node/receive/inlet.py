@@ -176,6 +176,14 @@ class Inlet:
         """Type of the next PDU where its first byte is here."""
         return self._view[self._start] if self._start < self._end else None
 
+    def window(self) -> tuple[memoryview, int, int]:
+        """The buffer, and where in it the bytes that are here begin and end; PDUs are taken by :meth:`skip_to`."""
+        return self._view, self._start, self._end
+
+    def skip_to(self, position: int) -> None:
+        """Everything before a position of the window is taken."""
+        self._start = position
+
     def take(self, count: int) -> memoryview:
         """The next few bytes, all of them; to be used before anything else is taken.
 

@@ -20,6 +20,7 @@ LARGEST_OTHER_DATA_SET = 1 << 20
 MOST_PIECES = 512
 """Pieces of the buffer that wait to be written."""
 _FRAGMENT_HEADER = struct.Struct(">IBB")
+_PDU_AND_FRAGMENT_HEADER = struct.Struct(">BxIIBB")
 
 
 class Storing(Protocol):
@@ -92,7 +93,8 @@ class MessageStream:
         """
         try:
             while self._inlet.next_kind() == P_DATA_TF:
-                self._read_pdu()
+                if self._storing is None or not self._take_whole_pdus():
+                    self._read_pdu()
                 if not self._may_go_on():
                     return
         except BaseException:
@@ -112,6 +114,41 @@ class MessageStream:
         self._request: Command | None = None
         self._command = bytearray()
         self._bytes = 0
+
+    def _take_whole_pdus(self) -> int:
+        """Take PDUs that are here as a whole and hold one fragment of the instance, but its last: nearly all of them.
+
+        Returns
+        -------
+        int
+            Number of PDUs taken; what is not taken here, for whatever reason, is for `_read_pdu` to look at.
+        """
+        view, start, end = self._inlet.window()
+        most = self._largest_message - self._bytes
+        begun = start
+        taken: list[memoryview] = []
+        while end - start >= _PDU_AND_FRAGMENT_HEADER.size and len(taken) < MOST_PIECES:
+            kind, length, inner, context_id, control = _PDU_AND_FRAGMENT_HEADER.unpack_from(view, start)
+            after = start + command.PDU_HEADER_BYTES + length
+            if (
+                kind != P_DATA_TF
+                or after > end
+                or after - begun > most
+                or inner != length - 4
+                or inner < 2
+                or context_id != self._context_id
+                or control & (COMMAND | LAST)
+            ):
+                break
+            taken.append(view[start + _PDU_AND_FRAGMENT_HEADER.size : after])
+            start = after
+        if taken:
+            self._bytes += start - begun - len(taken) * _PDU_AND_FRAGMENT_HEADER.size
+            self._pieces += taken
+            self._inlet.skip_to(start)
+            if len(self._pieces) >= MOST_PIECES:
+                self._flush()
+        return len(taken)
 
     def _read_pdu(self) -> None:
         _, left = self._inlet.begin_pdu()

@@ -45,8 +45,9 @@ __all__ = [
     "filesystem_type",
 ]
 
-DURABLE_WITHOUT_DIRECTORY_SYNC = frozenset({"ext4", "xfs", "btrfs"})
-"""On these, fdatasync of a new file makes its name durable too (crash images of each were checked)."""
+DURABLE_WITHOUT_DIRECTORY_SYNC = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
+"""On these, fdatasync of a new file makes its name durable too (crash images of each were checked); on tmpfs, which
+only measurements use, nothing is durable."""
 QUARANTINE = "quarantine"
 _HOUR = re.compile(r"[0-9]{10}")
 
@@ -212,14 +213,14 @@ class Spool:
         if self.free_bytes() < self._reserve + size:
             raise OutOfSpaceError(f"less than the reserve of {self._reserve // 2**20} MB is free on the spool's disk")
 
-    def _make_hour(self, hour: str) -> None:
-        directory = self.folder / hour
-        if hour not in self._hours_made or not directory.is_dir():
-            directory.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(self.folder)
-            self._hours_made = {hour}
+    def _make_hour(self, hour: str, look_again: bool) -> None:
+        if hour in self._hours_made and not look_again:
+            return
+        (self.folder / hour).mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(self.folder)
+        self._hours_made = {hour}
 
-    def _make_durable(self, descriptor: int, directory: Path) -> None:
+    def _make_durable(self, descriptor: int, spool_name: str) -> None:
         os.fdatasync(descriptor)
         if self._directory_sync is not None:
-            self._directory_sync(directory)
+            self._directory_sync(self.path(spool_name).parent)

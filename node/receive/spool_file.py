@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
@@ -24,6 +25,7 @@ SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
 """Marks the private information of our file meta (0002,0100)."""
 LONGEST_UID = 64
 """Bytes of a UID (PS3.5 9.1); what is longer is cut in the header, as it is in the ledger."""
+_PREFIX = b"\0" * 128 + b"DICM"
 _VERSION = "1"
 _TRIES = 3
 _CHUNK = 1 << 20
@@ -79,21 +81,31 @@ def file_header(origin: Origin, length: int, checksum: int) -> bytes:
     checksum
         Its CRC-32.
     """
-    note = f"{_VERSION};{origin.received_at.isoformat()};{length:016d};{checksum:08x}"
-    elements = b"".join(
-        (
-            _long_element(0x0001, b"\x00\x01"),
-            _element(0x0002, b"UI", origin.sop_class_uid[:LONGEST_UID], b"\0"),
-            _element(0x0003, b"UI", origin.sop_instance_uid[:LONGEST_UID], b"\0"),
-            _element(0x0010, b"UI", origin.transfer_syntax, b"\0"),
-            _element(0x0012, b"UI", SPOOL_CREATOR_UID, b"\0"),
-            _element(0x0017, b"AE", origin.calling_ae, b" "),
-            _element(0x0018, b"AE", origin.called_ae, b" "),
-            _element(0x0100, b"UI", SPOOL_CREATOR_UID, b"\0"),
-            _long_element(0x0102, note.encode("ascii") + b" " * (len(note) % 2)),
-        )
+    before, after = _constant_elements(
+        origin.sop_class_uid, origin.transfer_syntax, origin.calling_ae, origin.called_ae
     )
-    return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+    note = f"{_VERSION};{origin.received_at.isoformat()};{length:016d};{checksum:08x}"
+    elements = (
+        before
+        + _element(0x0003, b"UI", origin.sop_instance_uid[:LONGEST_UID], b"\0")
+        + after
+        + _long_element(0x0102, note.encode("ascii") + b" " * (len(note) % 2))
+    )
+    return _PREFIX + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+@lru_cache(maxsize=256)
+def _constant_elements(sop_class: str, transfer_syntax: str, calling_ae: str, called_ae: str) -> tuple[bytes, bytes]:
+    """What stands before the SOP instance UID, and what after it."""
+    before = _long_element(0x0001, b"\x00\x01") + _element(0x0002, b"UI", sop_class[:LONGEST_UID], b"\0")
+    after = (
+        _element(0x0010, b"UI", transfer_syntax, b"\0")
+        + _element(0x0012, b"UI", SPOOL_CREATOR_UID, b"\0")
+        + _element(0x0017, b"AE", calling_ae, b" ")
+        + _element(0x0018, b"AE", called_ae, b" ")
+        + _element(0x0100, b"UI", SPOOL_CREATOR_UID, b"\0")
+    )
+    return before, after
 
 
 def _element(number: int, vr: bytes, value: str, padding: bytes) -> bytes:
@@ -161,25 +173,25 @@ class Incoming:
         Whose name says nothing here: the file's name is unique per reception.
     folder
         The spool.
-    directory_of
-        Makes sure that the directory of an hour ("2026030405") exists.
+    make_hour
+        Makes sure that the directory of an hour ("2026030405") exists; looks again where told to.
     refuse_below_reserve
         Raises :class:`OutOfSpaceError` where so many bytes more would leave too little space.
     make_durable
-        Flushes a file to the disk, and its directory where the file system needs it.
+        Flushes a file (descriptor, name) to the disk, and its directory where the file system needs it.
     """
 
     def __init__(
         self,
         origin: Origin,
         folder: Path,
-        directory_of: Callable[[str], object],
+        make_hour: Callable[[str, bool], None],
         refuse_below_reserve: Callable[[int], None],
-        make_durable: Callable[[int, Path], None],
+        make_durable: Callable[[int, str], None],
     ) -> None:
         self._origin = origin
-        self._folder = folder
-        self._directory_of = directory_of
+        self._folder = str(folder)
+        self._make_hour = make_hour
         self._refuse_below_reserve = refuse_below_reserve
         self._make_durable = make_durable
         self._descriptor = -1
@@ -230,9 +242,8 @@ class Incoming:
             else:
                 _write_all(self._descriptor, pieces)
                 os.pwrite(self._descriptor, header, 0)
-            path = self._folder / self._name
-            self._make_durable(self._descriptor, path.parent)
-            path.stat()  # still there under its name
+            self._make_durable(self._descriptor, self._name)
+            os.lstat(self._path())  # still there under its name
         except OSError as error:
             self.discard()
             raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
@@ -256,7 +267,7 @@ class Incoming:
         if self._descriptor < 0:
             return
         try:
-            (self._folder / self._name).unlink(missing_ok=True)
+            Path(self._path()).unlink(missing_ok=True)
         finally:
             self._close()
 
@@ -280,18 +291,20 @@ class Incoming:
         """
         hour = self._origin.received_at.astimezone(UTC).strftime("%Y%m%d%H")
         for attempt in range(_TRIES):
-            self._directory_of(hour)
+            self._make_hour(hour, attempt > 0)
             self._name = f"{hour}/{uuid.uuid4().hex}.dcm"
-            path = self._folder / self._name
             try:
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._descriptor = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                path.stat()  # from now on nobody sets it aside
+                os.lstat(self._path())  # from now on nobody sets it aside
                 return
             except FileNotFoundError:
                 self._close()
                 if attempt == _TRIES - 1:
                     raise
+
+    def _path(self) -> str:
+        return f"{self._folder}/{self._name}"
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -300,13 +313,15 @@ class Incoming:
 
 
 def _write_all(descriptor: int, pieces: Sequence[Piece]) -> None:
-    rest = [memoryview(piece) for piece in pieces]
+    rest = list(pieces)
     while rest:
         written = os.writev(descriptor, rest[:_MOST_PIECES])
+        if len(rest) <= _MOST_PIECES and written == sum(map(len, rest)):
+            return
         done = 0
         while done < len(rest) and written >= len(rest[done]):
             written -= len(rest[done])
             done += 1
         del rest[:done]
         if rest and written:
-            rest[0] = rest[0][written:]
+            rest[0] = memoryview(rest[0])[written:]

@@ -95,7 +95,10 @@ class WaitingProvider(DULServiceProvider):
         if not self._inlet.wait(self._patience_s()):
             return False
         try:
-            return self._receive()
+            while self._receive() and self._may_go_on() and self.state_machine.current_state == _DATA_TRANSFER:
+                if not self._inlet.wait(LONGEST_WAIT_S):
+                    return False
+            return True
         except InterruptedInletError:
             self._lingers = True
         except HungUpError:
