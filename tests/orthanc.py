@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Orthanc:
     def __init__(self, dicom_port: int, http_port: int) -> None:
         self.dicom_port = dicom_port
         self.url = f"http://127.0.0.1:{http_port}"
+        self.pid = 0
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
@@ -52,8 +54,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def orthanc(folder: Path, program: str, plugins: Sequence[Path] = ()) -> Iterator[Orthanc]:
-    """Start ``program`` with its storage in ``folder``; stop it at the end."""
+def orthanc(
+    folder: Path, program: str, plugins: Sequence[Path] = (), options: Mapping[str, object] | None = None
+) -> Iterator[Orthanc]:
+    """Start ``program`` with its storage in ``folder`` and further options; stop it at the end."""
     http_port = free_port()
     running = Orthanc(free_port(), http_port)
     configuration = {
@@ -67,11 +71,14 @@ def orthanc(folder: Path, program: str, plugins: Sequence[Path] = ()) -> Iterato
         "AuthenticationEnabled": False,
         "Plugins": [str(path) for path in plugins],
         "DicomWeb": {"Enable": bool(plugins), "Root": "/dicom-web/"},
+        **(options or {}),
     }
     folder.mkdir(exist_ok=True)
     (folder / "orthanc.json").write_text(json.dumps(configuration), encoding="ascii")
     with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        environment = {**os.environ, "TCP_NODELAY": "1"}  # DCMTK leaves Nagle's algorithm on
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log, env=environment)
+        running.pid = process.pid
         try:
             wait_until(running.answers, 60, "Orthanc to start")
             yield running

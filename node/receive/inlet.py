@@ -247,8 +247,9 @@ class Inlet:
             return
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Nobody reads any more: the connection is closed, too."""
         self.wake.close()
+        self._client.close()
         self._view = memoryview(b"")
         self._start = self._end = 0
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
@@ -28,6 +28,7 @@ LONGEST_UID = 64
 _PREFIX = b"\0" * 128 + b"DICM"
 _VERSION = "1"
 _TRIES = 3
+_LARGEST_META = 1 << 16
 _CHUNK = 1 << 20
 _MOST_PIECES = 512
 """Written by one call: half of what the kernel takes (IOV_MAX)."""
@@ -128,36 +129,64 @@ def read_reception(path: Path, spool_name: str) -> Reception | None:
     OSError
         The file is gone or cannot be read.
     """
-    try:
-        meta = read_file_meta_info(path)
-        if meta.PrivateInformationCreatorUID != SPOOL_CREATOR_UID:
-            return None
-        version, arrived, length, crc = bytes(meta.PrivateInformation).rstrip(b"\0 ").decode("ascii").split(";")
-        offset = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-        if version != _VERSION or _length_and_crc(path, offset) != (int(length), int(crc, 16)):
-            return None
-        return Reception(
-            spool_name=spool_name,
-            sop_class_uid=str(meta.MediaStorageSOPClassUID),
-            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
-            transfer_syntax=str(meta.TransferSyntaxUID),
-            calling_ae=str(meta.get("SendingApplicationEntityTitle", "")),
-            called_ae=str(meta.get("ReceivingApplicationEntityTitle", "")),
-            received_at=datetime.fromisoformat(arrived),
-        )
-    except (OSError, MemoryError):
-        raise
-    except Exception:  # whatever pydicom makes of a torn header
-        return None
-
-
-def _length_and_crc(path: Path, offset: int) -> tuple[int, int]:
-    length = crc = 0
     with path.open("rb") as file:
-        file.seek(offset)
-        while chunk := file.read(_CHUNK):
-            length += len(chunk)
-            crc = zlib.crc32(chunk, crc)
+        try:
+            values = _meta_elements(file)
+            if values[0x0100] != SPOOL_CREATOR_UID:
+                return None
+            version, arrived, length, crc = values[0x0102].split(";")
+            if version != _VERSION or _length_and_crc(file) != (int(length), int(crc, 16)):
+                return None
+            return Reception(
+                spool_name=spool_name,
+                sop_class_uid=values[0x0002],
+                sop_instance_uid=values[0x0003],
+                transfer_syntax=values[0x0010],
+                calling_ae=values[0x0017],
+                called_ae=values[0x0018],
+                received_at=datetime.fromisoformat(arrived),
+            )
+        except (struct.error, KeyError, ValueError):  # torn, or not of ours
+            return None
+
+
+def _meta_elements(file: BinaryIO) -> dict[int, str]:
+    """Values of the file meta information (PS3.10 7.1), by element number; the file stands at the data set then.
+
+    Raises
+    ------
+    struct.error, ValueError
+        This is no file meta information, or less than it says.
+    """
+    if file.read(len(_PREFIX))[-4:] != b"DICM":
+        raise ValueError("no prefix")
+    tag, vr, _, length = struct.unpack("<I2sHI", file.read(12))
+    if tag != 0x0000_0002 or vr != b"UL" or length > _LARGEST_META:
+        raise ValueError("no group length")
+    meta = file.read(length)
+    if len(meta) != length:
+        raise ValueError("ends too soon")
+    values = {}
+    position = 0
+    while position < length:
+        group, number, vr, size = struct.unpack_from("<HH2sH", meta, position)
+        position += 8
+        if vr == b"OB":
+            (size,) = struct.unpack_from("<I", meta, position)
+            position += 4
+        if group != 2 or size > length - position:
+            raise ValueError("an element that does not fit")
+        values[number] = meta[position : position + size].decode("latin-1").strip("\0 ")
+        position += size
+    return values
+
+
+def _length_and_crc(file: BinaryIO) -> tuple[int, int]:
+    """Of everything that follows in a file."""
+    length = crc = 0
+    while chunk := file.read(_CHUNK):
+        length += len(chunk)
+        crc = zlib.crc32(chunk, crc)
     return length, crc
 
 

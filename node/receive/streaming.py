@@ -69,7 +69,7 @@ class WaitingProvider(DULServiceProvider):
             super().run()
         finally:
             self._messages.discard()
-            self._inlet.close()
+            self._inlet.close()  # pynetdicom leaves a socket to the garbage collector where the peer hung up first
             self.ended = True
             self.assoc._reactor_checkpoint.activity.set()
 
