@@ -26,6 +26,7 @@ import psutil
 
 from node.demo.stage import stage
 from node.ledger import migrate, private_database
+from tests.benchmarks.raw_sender import requests, seconds_to_send
 from tests.benchmarks.rows import PAIRS, Row, paired
 from tests.dicom import write_series
 from tests.orthanc import free_port, orthanc
@@ -60,18 +61,13 @@ class Receiver:
 
     def rate(self, load: Load, associations: int = 1) -> float:
         """Instances per second of the raw sender."""
+        prepared = requests(load.count, load.size)
         before = _cpu_s(self.pid)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.raw_sender"]
-            + [str(n) for n in (self.port, load.count, load.size, associations)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        seconds = seconds_to_send(self.port, prepared, associations)
         time.sleep(0.2)  # whatever is done behind the acknowledgement
         self.cpu_s = _cpu_s(self.pid) - before
         self._empty()
-        return load.count / float(done.stdout)
+        return load.count / seconds
 
     def cpu_ms(self, load: Load) -> float:
         """CPU milliseconds per instance."""
