@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -242,11 +241,11 @@ class Incoming:
             Less than the reserve is free, or the disk is full. Nothing is left behind.
         """
         try:
-            self._count(pieces)
+            more = self._count(pieces)
             if self._descriptor < 0:
                 self._create()
                 os.lseek(self._descriptor, len(self._header()), os.SEEK_SET)
-            _write_all(self._descriptor, pieces)
+            _write_all(self._descriptor, pieces, more)
         except OSError as error:
             self.discard()
             raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
@@ -263,13 +262,13 @@ class Incoming:
             As in :meth:`write`.
         """
         try:
-            self._count(pieces)
+            more = self._count(pieces)
             header = self._header()
             if self._descriptor < 0:
                 self._create()
-                _write_all(self._descriptor, [header, *pieces])
+                _write_all(self._descriptor, [header, *pieces], len(header) + more)
             else:
-                _write_all(self._descriptor, pieces)
+                _write_all(self._descriptor, pieces, more)
                 os.pwrite(self._descriptor, header, 0)
             self._make_durable(self._descriptor, self._name)
             os.lstat(self._path())  # still there under its name
@@ -300,12 +299,14 @@ class Incoming:
         finally:
             self._close()
 
-    def _count(self, pieces: Sequence[Piece]) -> None:
+    def _count(self, pieces: Sequence[Piece]) -> int:
+        """Add the pieces to length and checksum; their bytes."""
         more = sum(map(len, pieces))
         self._refuse_below_reserve(more)
         self._length += more
         for piece in pieces:
             self._checksum = zlib.crc32(piece, self._checksum)
+        return more
 
     def _header(self) -> bytes:
         return file_header(self._origin, self._length, self._checksum)
@@ -318,10 +319,11 @@ class Incoming:
         FileNotFoundError
             Its directory vanishes, or it is set aside before it can be locked, again and again.
         """
-        hour = self._origin.received_at.astimezone(UTC).strftime("%Y%m%d%H")
+        at = self._origin.received_at.astimezone(UTC)
+        hour = f"{at.year:04d}{at.month:02d}{at.day:02d}{at.hour:02d}"
         for attempt in range(_TRIES):
             self._make_hour(hour, attempt > 0)
-            self._name = f"{hour}/{uuid.uuid4().hex}.dcm"
+            self._name = f"{hour}/{os.urandom(16).hex()}.dcm"
             try:
                 self._descriptor = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -341,16 +343,15 @@ class Incoming:
             os.close(descriptor)
 
 
-def _write_all(descriptor: int, pieces: Sequence[Piece]) -> None:
+def _write_all(descriptor: int, pieces: Sequence[Piece], total: int) -> None:
+    """Write all pieces, of ``total`` bytes together."""
     rest = list(pieces)
-    while rest:
+    while total:
         written = os.writev(descriptor, rest[:_MOST_PIECES])
-        if len(rest) <= _MOST_PIECES and written == sum(map(len, rest)):
-            return
-        done = 0
-        while done < len(rest) and written >= len(rest[done]):
-            written -= len(rest[done])
-            done += 1
-        del rest[:done]
-        if rest and written:
-            rest[0] = memoryview(rest[0])[written:]
+        total -= written
+        if total:
+            done = 0
+            while written >= len(rest[done]):
+                written -= len(rest[done])
+                done += 1
+            rest[: done + 1] = [memoryview(rest[done])[written:]]

@@ -135,6 +135,13 @@ class WaitingProvider(DULServiceProvider):
         """Whether the association is to end."""
         return self._kill_thread or any(isinstance(p, A_ABORT | A_P_ABORT) for p in list(self.to_provider_queue.queue))
 
+    def _answer(self, pdus: bytes) -> None:
+        """Send a response from this thread."""
+        try:
+            self.socket.socket.sendall(pdus)
+        except (OSError, AttributeError):  # the peer takes no answer, or the association was ended by another thread
+            self.event_queue.put("Evt17")  # transport connection closed
+
     def _may_go_on(self) -> bool:
         """Asked after each PDU: whether nothing else has to be done before the next one is read."""
         self._idle_timer.restart()
@@ -206,7 +213,7 @@ def adopt(
         inlet,
         _Contexts(association).is_storage,
         lambda request, context_id: begin(association, _origin(association, request, context_id)),
-        lambda request, context_id, status: provider.socket.send(
+        lambda request, context_id, status: provider._answer(
             command.store_response(request, status, context_id, association.requestor.maximum_length or 0)
         ),
         provider._pass_on,

@@ -29,7 +29,7 @@ Request = tuple[bytes, bytes]
 @lru_cache
 def _template(size: int) -> Request:
     pixels = np.random.default_rng(0).integers(0, 4096, (size, size), dtype=np.uint16).tobytes()
-    data_set = ct_slice(0, generate_uid(), generate_uid())
+    data_set = ct_slice(0, generate_uid()[:60], generate_uid())
     data_set.Rows = data_set.Columns = size
     del data_set.PixelData
     instance = f"1.2.826.0.1.3680043.8.498.{_PLACE}"

@@ -68,9 +68,10 @@ def test_the_fast_path_is_the_default(make_ear: MakeEar) -> None:
 def certificate(tmp_path: Path, program: Callable[[str], str]) -> Path:
     """A self-signed certificate with its key, in one file."""
     path = tmp_path / "both.pem"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "crt.pem")]
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", *files]
     subprocess.run(
-        [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        + ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "crt.pem")],
+        [program("openssl"), *request],
         check=True,
         capture_output=True,
     )
