@@ -114,7 +114,8 @@ class Workflow:
         if all(files <= registered.get(hour, 0) for hour, files in self._spool.hours().items()):
             return False
         names = self._spool.names_older_than(REGISTERED_WITHIN_S)
-        return len(intake.registered(connection, names)) < len(names)
+        known = intake.registered(connection, names)
+        return any(name not in known and not self._spool.is_being_written(name) for name in names)
 
     def _record_outcomes(self, study_uid: str, decisions: Sequence[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import urllib.request
@@ -20,6 +21,7 @@ class Orthanc:
     def __init__(self, dicom_port: int, http_port: int) -> None:
         self.dicom_port = dicom_port
         self.url = f"http://127.0.0.1:{http_port}"
+        self.pid = 0
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
@@ -60,9 +62,13 @@ def free_port() -> int:
 
 @contextmanager
 def orthanc(
-    folder: Path, program: str, plugins: Sequence[Path] = (), modalities: Mapping[str, tuple[str, int]] | None = None
+    folder: Path,
+    program: str,
+    plugins: Sequence[Path] = (),
+    modalities: Mapping[str, tuple[str, int]] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Iterator[Orthanc]:
-    """Start ``program`` with its storage in ``folder``; stop it at the end.
+    """Start ``program`` with its storage in ``folder`` and further options; stop it at the end.
 
     ``modalities`` are those that may query and to which it reports: name to AE title and port, all on this machine.
     """
@@ -80,11 +86,14 @@ def orthanc(
         "Plugins": [str(path) for path in plugins],
         "DicomModalities": {name: [title, "127.0.0.1", port] for name, (title, port) in (modalities or {}).items()},
         "DicomWeb": {"Enable": bool(plugins), "Root": "/dicom-web/"},
+        **(options or {}),
     }
     folder.mkdir(exist_ok=True)
     (folder / "orthanc.json").write_text(json.dumps(configuration), encoding="ascii")
     with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        environment = {**os.environ, "TCP_NODELAY": "1"}  # DCMTK leaves Nagle's algorithm on
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log, env=environment)
+        running.pid = process.pid
         try:
             wait_until(running.answers, 60, "Orthanc to start")
             yield running

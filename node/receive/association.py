@@ -17,13 +17,16 @@ from typing import Any, cast
 import structlog
 from pydicom import uid
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
+from node.receive import streaming
 from node.receive.door import Door, Opening
 from node.receive.guard import GuardedRequestHandler, GuardedServer
 from node.receive.notices import EventSink, Notices
-from node.receive.spool import OutOfSpaceError, ReceivedObject, Reception, Spool
+from node.receive.spool import Origin, Reception, Spool
+from node.receive.storing import StoringInSpool
 from node.settings import ConfigurationError, Entrance, Receive
 from node.tls import files_of, listener_context
 
@@ -50,9 +53,6 @@ TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
 """Every transfer syntax that can be decoded here, in our order of preference: of those that a sender proposes for one
 context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
 
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
-PROCESSING_FAILURE = 0x0110
 _MESSAGE_OVERHEAD = 16 * 2**20
 """Beside an instance of the largest size: the command set and the headers of its fragments."""
 _MOST_SYNTAXES_TOLD = 16
@@ -83,8 +83,11 @@ class Listener:
         registered: Callable[[Reception], None],
         record: EventSink,
         on_report: ReportHandler | None = None,
+        plain: bool = False,
     ) -> None:
+        """``plain``: without the fast path, for tests and measurements that compare the two."""
         self._on_report = on_report
+        self._plain = plain
         self._settings = settings
         self._spool = spool
         self._registered = registered
@@ -92,6 +95,7 @@ class Listener:
         self._notices = Notices(record)
         self._open: list[_Open] = []
         self._door: Door | None = None
+        self._fast = False
 
     @property
     def ports(self) -> list[int]:
@@ -129,6 +133,7 @@ class Listener:
         if self._on_report is not None:  # whoever opens this context is the SCP of it, we are its SCU (PS3.4 J.3.3)
             ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         ae.add_supported_context(Verification)
+        self._fast = self._can_stream()
         try:
             for rules in s.entrances:
                 self._open.append(self._bind(ae, rules))
@@ -209,8 +214,26 @@ class Listener:
         server.network_timeout_s = self._settings.network_timeout_s
         server.largest_message = self._settings.max_instance_mb * 2**20 + _MESSAGE_OVERHEAD
         server.notices = self._notices
+        server.begin = self._begin if self._fast else None
         opening = Opening(server.socket, entrance, context, server.admit)
         return _Open(entrance, server, opening, _written_at(entrance))
+
+    def _can_stream(self) -> bool:
+        """Whether associations receive by the fast path; not where pynetdicom has no place for it any more."""
+        if self._plain:
+            return False
+        if missing := streaming.missing_hooks():
+            log.warning("receiving without the fast path: pynetdicom has changed", missing=missing)
+        return not missing
+
+    def _begin(self, association: Association, origin: Origin) -> StoringInSpool:
+        """An instance of an association on its way into the spool, by whichever path it comes."""
+        calling, host = association.requestor.ae_title, str(association.requestor.address)
+
+        def record(kind: str, detail: dict[str, Any]) -> None:
+            self._notices.tell(kind, calling, host, **detail)
+
+        return StoringInSpool(self._spool, origin, self._settings.max_instance_mb * 2**20, self._registered, record)
 
     def _is_full(self) -> bool:
         return sum(entrance.server.guests for entrance in self._open) >= self._settings.max_associations
@@ -219,34 +242,15 @@ class Listener:
         if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
             event.assoc.dul.socket.recv.message_handled()
         request = cast(C_STORE, event.request)
-        content = cast(BytesIO, request.DataSet).getbuffer()
-        if content.nbytes > self._settings.max_instance_mb * 2**20:
-            return OUT_OF_RESOURCES
-        instance_uid = str(request.AffectedSOPInstanceUID or "")
-        if not any(character.isalnum() for character in instance_uid):
-            self._notices.tell("no_instance_uid", event.assoc.requestor.ae_title, _host(event))
-            return CANNOT_UNDERSTAND
-        try:
-            reception = self._spool.store(
-                ReceivedObject(
-                    data_set=content,
-                    sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                    sop_instance_uid=instance_uid,
-                    transfer_syntax=str(event.context.transfer_syntax),
-                    calling_ae=event.assoc.requestor.ae_title,
-                    called_ae=event.assoc.acceptor.ae_title,
-                    received_at=datetime.now(UTC),
-                )
-            )
-        except OutOfSpaceError as error:
-            log.error("refused for want of space", reason=str(error))
-            self._notices.tell("out_of_space", event.assoc.requestor.ae_title, _host(event), reason=str(error))
-            return OUT_OF_RESOURCES
-        except Exception:
-            log.exception("an instance could not be stored")
-            return PROCESSING_FAILURE
-        self._registered(reception)
-        return 0x0000
+        origin = Origin(
+            sop_class_uid=str(request.AffectedSOPClassUID or ""),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+            transfer_syntax=str(event.context.transfer_syntax),
+            calling_ae=event.assoc.requestor.ae_title,
+            called_ae=event.assoc.acceptor.ae_title,
+            received_at=datetime.now(UTC),
+        )
+        return self._begin(event.assoc, origin).finish([cast(BytesIO, request.DataSet).getbuffer()])
 
     def _on_accepted(self, event: evt.Event) -> None:
         refused = [

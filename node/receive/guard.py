@@ -35,7 +35,7 @@ from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from node.receive import access
+from node.receive import access, streaming
 from node.receive.door import Caller
 from node.receive.notices import Notices
 
@@ -233,6 +233,14 @@ class GuardedRequestHandler(RequestHandler):
         _check_request(pdu.to_primitive())
         association.dul._recv_pdu.put(pdu)  # as if it had just been read
         association.dul.event_queue.put(event)
+        if server.begin is not None:
+            streaming.adopt(
+                association,
+                begin=server.begin,
+                refused=lambda _association, kind, why: refused(kind, why),
+                largest_message=server.largest_message,
+                largest_other_pdu=access.LARGEST_REQUEST,
+            )
         _live(association, server, self._caller, refused)
         return association
 
@@ -243,6 +251,8 @@ class GuardedServer(ThreadedAssociationServer):
     network_timeout_s: float
     largest_message: int
     notices: Notices
+    begin: streaming.Begin | None = None
+    """Begins an instance that streams (`node.receive.streaming`); ``None``: pynetdicom gathers it."""
     daemon_threads = True
     request_queue_size = 128
 

@@ -1,7 +1,7 @@
 """Prints a table and writes ``build/bench.json``; a peer that is not installed makes its rows "not measured".
 
-Each ratio is the median of interleaved pairs: ours, the peer, ours, the peer. Rates are instances per second, so a
-ratio above 1 means that ours is faster.
+Each ratio is the median of interleaved pairs: ours, the peer, ours, the peer. Of rates (instances per second), a ratio
+above 1 means that ours is faster; of times, one below 1.
 """
 
 from __future__ import annotations
@@ -9,14 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,41 +23,12 @@ from node.deliver.status import Verdict
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import stage
 from node.ledger import overview
-from node.receive.association import Listener
-from node.receive.spool import Spool
 from node.service import ledger_of
-from node.settings import Receive
-from tests.benchmarks import lengths
-from tests.dicom import write_series
+from tests.benchmarks import lengths, receiving
+from tests.benchmarks.rows import Row
 
-PAIRS = 7
-INSTANCES = 100
 BUILD = Path("build")
 HISTORY = Path(__file__).parent / "history.jsonl"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the bench; ``None`` where it was not measured."""
-
-    name: str
-    value: float
-    unit: str
-    peer: str | None = None
-    peer_value: float | None = None
-    ratio: float | None = None
-    runs: int = 1
-
-
-def paired(name: str, unit: str, ours: Callable[[], float], peer: str, theirs: Callable[[], float] | None) -> Row:
-    """Medians of interleaved runs; the ratio is the median of the pairs' ratios."""
-    pairs = [(ours(), theirs() if theirs is not None else None) for _ in range(PAIRS)]
-    value = statistics.median(pair[0] for pair in pairs)
-    if theirs is None:
-        return Row(name, value, unit, peer, None, None, PAIRS)
-    measured = [(mine, other) for mine, other in pairs if other is not None]
-    ratio = statistics.median(mine / other for mine, other in measured)
-    return Row(name, value, unit, peer, statistics.median(other for _, other in measured), ratio, PAIRS)
 
 
 def rate_of_sending(files: list[Path], port: int, called_ae: str) -> float:
@@ -79,73 +45,6 @@ def rate_of_sending(files: list[Path], port: int, called_ae: str) -> float:
     if stored != len(files):
         raise RuntimeError(f"{stored} of {len(files)} instances stored at port {port}")
     return len(files) / seconds
-
-
-def fdatasync_ceiling(folder: Path, content: bytes) -> float:
-    """Files per second when each is written and flushed by itself: the disk's own limit."""
-    begun = time.perf_counter()
-    for number in range(INSTANCES):
-        descriptor = os.open(folder / f"{number}.raw", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.write(descriptor, content)
-        os.fdatasync(descriptor)
-        os.close(descriptor)
-    seconds = time.perf_counter() - begun
-    for number in range(INSTANCES):
-        (folder / f"{number}.raw").unlink()
-    return INSTANCES / seconds
-
-
-@contextmanager
-def storescp(folder: Path) -> Iterator[int | None]:
-    """DCMTK's storescp without Nagle's delay; ``None`` where it is not installed."""
-    program = shutil.which("storescp")
-    if program is None:
-        yield None
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    folder.mkdir()
-    process = subprocess.Popen(
-        [program, "+B", "-pdu", "131072", "-od", str(folder), str(port)],
-        env={**os.environ, "TCP_NODELAY": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        time.sleep(1.0)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def receiving(scratch: Path) -> list[Row]:
-    """The durable listener against storescp (which does not flush) and against the disk."""
-    files = write_series(scratch / "in", INSTANCES, size=512)
-    spool = Spool(scratch / "spool")
-    listener = Listener(Receive(port=0), spool, lambda _reception: None, lambda *_event: None)
-    listener.start()
-    content = files[0].read_bytes()
-    with storescp(scratch / "storescp") as port:
-        rows = [
-            paired(
-                "receive, durable, 512 x 512, one association",
-                "instances/s",
-                lambda: rate_of_sending(files, listener.port, "SPINENODE"),
-                "storescp (not durable)",
-                None if port is None else lambda: rate_of_sending(files, port, "ANY-SCP"),
-            ),
-            paired(
-                "receive, durable, 512 x 512, one association",
-                "instances/s",
-                lambda: rate_of_sending(files, listener.port, "SPINENODE"),
-                "fdatasync per file, no network",
-                lambda: fdatasync_ceiling(scratch, content),
-            ),
-        ]
-    listener.stop()
-    return rows
 
 
 def end_to_end(scratch: Path) -> list[Row]:
@@ -195,7 +94,7 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = receiving(scratch) + end_to_end(scratch) + by_length(scratch)
+        rows = [*receiving.measure(), *end_to_end(scratch), *by_length(scratch)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")

@@ -34,19 +34,20 @@ from node.receive.spool import Spool
 from node.settings import Receive
 from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice, write_series
-from tests.peer import fragment as peer_fragment
-from tests.peer import p_data, store_command
+from tests.pdus import COMMAND, LAST, RawSender, p_data, pdv, store_command
 
 
 class Ear:
     """A listener with its spool, registrar and ledger."""
 
-    def __init__(self, folder: Path, database: Database, **settings: Any) -> None:
+    def __init__(self, folder: Path, database: Database, plain: bool = False, **settings: Any) -> None:
         self.database = database
         self.spool = Spool(folder / "spool")
         queue = Queue(database.dsn)
         self.registrar = Registrar(self.spool, database, lambda c, study: queue.wake_evaluation(c, study, 60.0))
-        self.listener = Listener(Receive(port=0, **settings), self.spool, self.registrar.arrived, self.registrar.record)
+        self.listener = Listener(
+            Receive(port=0, **settings), self.spool, self.registrar.arrived, self.registrar.record, plain=plain
+        )
 
     def count(self, what: str) -> int:
         with self.database.transaction() as connection:
@@ -70,13 +71,13 @@ class Ear:
         return replies
 
 
-@pytest.fixture
-def ears(tmp_path: Path, database: Database) -> Iterator[Callable[..., Any]]:
-    """Makes listeners that are stopped at the end of the test."""
+@pytest.fixture(params=["fast", "plain"])
+def ears(request: pytest.FixtureRequest, tmp_path: Path, database: Database) -> Iterator[Callable[..., Any]]:
+    """Makes listeners, by either handler, that are stopped at the end of the test."""
 
     @contextmanager
     def make(**settings: Any) -> Iterator[Ear]:
-        ear = Ear(tmp_path, database, **settings)
+        ear = Ear(tmp_path, database, plain=request.param == "plain", **settings)
         ear.registrar.start()
         ear.listener.start()
         try:
@@ -171,17 +172,14 @@ def test_the_refused_contexts_of_an_association_are_one_event(ears: Callable[...
 
 def test_a_message_without_end_is_cut_off(ears: Callable[..., Any], tmp_path: Path) -> None:
     """Fragments of one C-STORE beyond the largest instance: not gathered in memory; the next sender is served."""
-    fragment = struct.pack(">BBI", 4, 0, 100_006) + struct.pack(">IBB", 100_002, 1, 0) + b"\0" * 100_000
+    fragment = p_data(pdv(b"\0" * 100_000, 0))
     with ears(max_instance_mb=1, network_timeout_s=10.0) as ear:
-        ae = AE(ae_title="SCANNER")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        association = ae.associate("127.0.0.1", ear.listener.port, ae_title="SPINENODE")
-        peer = association.dul.socket.socket
-        peer.sendall(p_data(peer_fragment(store_command(), command=True)))
-        with pytest.raises(OSError, match=r"."):
-            for _ in range(1000):  # 100 MB
-                peer.sendall(fragment)
-        association.abort()
+        with RawSender(ear.listener.port) as peer:
+            peer.associate()
+            peer.send(p_data(pdv(store_command("1.2.3"), COMMAND | LAST)))
+            with pytest.raises(OSError, match=r"."):
+                for _ in range(3000):  # 300 MB
+                    peer.send(fragment)
         wait_until(lambda: any(e["kind"] == "instance_too_large" for e in ear.events()), what="the event")
         assert ear.send(write_series(tmp_path / "in", 1))[0].verdict is Verdict.STORED
 
