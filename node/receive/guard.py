@@ -55,6 +55,9 @@ SERVICES = {
     N_EVENT_REPORT: StorageCommitmentServiceClass,
 }
 """Requests that are answered, and the service of the presentation context in which they must come."""
+ENDED = ("Sta1", "Sta13")
+"""States in which nothing is left to be said (PS3.8 9.2.1): idle, and waiting for the connection to close."""
+PARTING_S = 0.5
 _P_DATA_TF = 0x04
 _PDU_TYPES = range(1, 8)
 _COMMAND, _LAST = 1, 2
@@ -369,7 +372,15 @@ def _live(association: Association, server: GuardedServer, caller: Caller, refus
 
 
 def _end(association: Association, client: socket.socket) -> None:
-    """Whatever happened: no thread, no socket. A thread that reads is woken by the shutdown."""
+    """Whatever happened: no thread, no socket. A thread that reads is woken by the shutdown.
+
+    An A-ABORT that is on its way is sent first.
+    """
+    deadline = time.monotonic() + PARTING_S
+    while association.dul.is_alive() and time.monotonic() < deadline:
+        if association.dul.state_machine.current_state in ENDED:
+            break
+        time.sleep(0.005)
     association.dul.kill_dul()
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)

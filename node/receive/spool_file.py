@@ -282,8 +282,8 @@ class Incoming:
         origin = self._origin
         return Reception(
             spool_name=self._name,
-            sop_class_uid=origin.sop_class_uid,
-            sop_instance_uid=origin.sop_instance_uid,
+            sop_class_uid=origin.sop_class_uid[:LONGEST_UID],
+            sop_instance_uid=origin.sop_instance_uid[:LONGEST_UID],
             transfer_syntax=origin.transfer_syntax,
             calling_ae=origin.calling_ae,
             called_ae=origin.called_ae,

@@ -49,7 +49,8 @@ class StoringInSpool:
         self._registered = registered
         self._record = record
         self._status = SUCCESS
-        if not any(character.isalnum() for character in origin.sop_instance_uid):
+        first, *_ = origin.sop_instance_uid.split("\\")
+        if not any(character.isalnum() for character in first):
             self._status = CANNOT_UNDERSTAND
             record("no_instance_uid", {})
 

@@ -100,6 +100,8 @@ class WaitingProvider(DULServiceProvider):
                     return False
             return True
         except InterruptedInletError:
+            if self.idle_timer_expired():  # pynetdicom's clock for the association was quicker than ours for the PDU
+                self._refused("peer_refused", "a PDU that does not arrive in time")
             self._lingers = True
         except HungUpError:
             self.event_queue.put("Evt17")  # transport connection closed

@@ -204,7 +204,7 @@ def test_a_jpeg_2000_bomb_is_not_decoded(tmp_path: Path) -> None:
     frame[start + 8 : start + 16] = struct.pack(">II", 60_000, 60_000)
     frame[start + 24 : start + 32] = struct.pack(">II", 60_000, 60_000)
     paths = compressed_series(tmp_path, JPEG2000Lossless, bytes(frame))
-    refused_without_memory(paths, "claims another size than the header says")
+    refused_without_memory(paths, "has another size than the header says")
 
 
 def test_an_rle_bomb_is_not_decoded(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_an_rle_bomb_is_not_decoded(tmp_path: Path) -> None:
     segments = b"\x81\x00" * 500_000
     header = struct.pack("<16I", 2, 64, 64 + len(segments), *[0] * 13)
     paths = compressed_series(tmp_path, RLELossless, header + segments + segments)
-    refused_without_memory(paths, "is longer than its image")
+    refused_without_memory(paths, "is longer than its pixels")
 
 
 def test_command_and_data_in_one_pdu_are_stored(ear: Ear) -> None:

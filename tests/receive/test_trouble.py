@@ -159,7 +159,7 @@ def test_a_uid_is_never_a_path(fast: Ear, uid: str, tmp_path: Path) -> None:
         sender.associate()
         assert sender.store_all([store(uid, b"12345678")]) == [0]
     (reception,) = fast.receptions
-    assert reception.sop_instance_uid == uid.rstrip("\0 ")
+    assert reception.sop_instance_uid == uid.rstrip("\0 ")[:64]
     new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
     assert new == {fast.spool.path(reception.spool_name)}
     recovered = fast.spool.recover(reception.spool_name)
