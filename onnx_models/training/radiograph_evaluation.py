@@ -24,9 +24,9 @@ from onnx_models.training.film_evaluation_set import FilmSet, load_set, negative
 from onnx_models.training.film_geometry import FRONTAL, LATERAL
 from onnx_models.training.film_real import POSES, RealSpineCt, example_ct, real_film
 from onnx_models.training.metrics import dice_of
-from onnx_models.training.radiograph_data import canvas_matrix, prepared, target_maps
+from onnx_models.training.radiograph_data import canvas_grid, canvas_matrix, prepared, target_maps
 from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice
-from onnx_models.training.radiograph_network import SIZE, WholeFilmNetwork
+from onnx_models.training.radiograph_network import WholeFilmNetwork
 from onnx_models.training.real_cases import real_folder
 from onnx_models.training.train import averaged_network
 
@@ -65,7 +65,7 @@ def judge(network: nn.Module, chosen: FilmSet, films: int, negatives: int, deadl
         if time.monotonic() > deadline:
             break
         film, kind = negative(chosen, index)
-        out = outputs_of(network, prepared(film.image, film.exposed))
+        out = outputs_of(network, prepared(film.image)[0])
         if "view" in out:
             views[f"negative: {kind}"].append(int(out["view"].argmax()) != 0)
     return {
@@ -84,7 +84,7 @@ def _one(
     views: dict[str, list[bool]],
 ) -> tuple[F32, Bools]:  # fmt: skip
     """Figures of one lateral film into the three tables; returns (probability, truth) of its pixels."""
-    out = outputs_of(network, prepared(film.image, film.exposed))
+    out = outputs_of(network, prepared(film.image)[0])
     matrix = canvas_matrix(film.image.shape)
     truth = film.truth.moved(matrix)
     maps, known = target_maps(film)
@@ -111,7 +111,7 @@ def judge_real(network: nn.Module, ct: RealSpineCt, poses: int = POSES) -> dict[
     views: dict[str, list[bool]] = defaultdict(list)
     for number in range(poses):
         film = real_film(ct, number)
-        out = outputs_of(network, prepared(film.image, film.exposed))
+        out = outputs_of(network, prepared(film.image)[0])
         chosen = [n for n, level in enumerate(film.levels) if level != "S1"]
         found = out["body"] > 0.5
         masks = (film.sections[chosen].any(0), film.silhouettes[chosen].any(0))
@@ -121,21 +121,14 @@ def judge_real(network: nn.Module, ct: RealSpineCt, poses: int = POSES) -> dict[
         if "view" in out:
             views[LATERAL].append(int(out["view"].argmax()) in {VIEWS.index(v) for v in LATERAL_VIEWS})
             frontal = real_film(ct, number, FRONTAL)
-            said = outputs_of(network, prepared(frontal.image, frontal.exposed))["view"]
+            said = outputs_of(network, prepared(frontal.image)[0])["view"]
             views[FRONTAL].append(int(said.argmax()) not in {VIEWS.index(v) for v in LATERAL_VIEWS})
     return {"films": poses, "dice": _means(dice), "right": _means(views)}
 
 
 def prepared_mask(mask: Bools) -> Bools:
     """A film's mask on the canvas, by the nearest pixel."""
-    matrix = canvas_matrix(mask.shape)
-    step = max(mask.shape) / SIZE
-    row, column = (np.rint((np.arange(SIZE) - matrix[axis, 2]) * step).astype(int) for axis in (0, 1))
-    out = np.zeros((SIZE, SIZE), bool)
-    rows = np.flatnonzero((row >= 0) & (row < mask.shape[0]))
-    columns = np.flatnonzero((column >= 0) & (column < mask.shape[1]))
-    out[np.ix_(rows, columns)] = mask[np.ix_(row[rows], column[columns])]
-    return out
+    return canvas_grid(mask.shape).from_film(mask, order=0) > 0.5
 
 
 def _means(table: dict[str, Any]) -> dict[str, tuple[float, int]]:
