@@ -18,7 +18,7 @@ from inference.film_grid import FilmGrid, whole_film
 from inference.film_preparation import prepare
 from inference.geometry import Radiograph
 from onnx_models.training.film_data import LATERAL_VIEWS, VIEWS, FormedFilm, StoredFilm, formed
-from onnx_models.training.film_look import Look
+from onnx_models.training.film_look import Look, clinical_look
 from onnx_models.training.film_truth import coverage
 from onnx_models.training.film_views import blank
 from onnx_models.training.phantom.scene import F32
@@ -30,6 +30,9 @@ SHARES = {
     "lateral spine": 0.66, "AP spine": 0.08, "lateral chest": 0.09, "chest": 0.06, "other": 0.07, "blank": 0.04,
 }  # fmt: skip
 """How often each view is shown in the training."""
+READABLE = (0.8, 0.3)
+"""How often, at the begin and the end of a training, a film has the look that a department would pass: on many of the
+others no eye sees a body, and a network that is shown little else is slow to find out what it is to look for."""
 CENTRE_WIDTH = 0.11
 """Standard deviation of a centre's peak as a part of the body's diagonal, and at least 1.2 pixels."""
 LEAST_SEEN = 0.5
@@ -104,6 +107,14 @@ def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
         maps[1] = np.maximum(maps[1], np.exp(-0.5 * ((row - r) ** 2 + (column - c) ** 2) / width**2))
     maps[1] *= field
     return np.clip(maps, 0, 1), np.asarray(known, np.float32)
+
+
+def training_look(rng: np.random.Generator, view: str, progress: float) -> Look | None:
+    """A readable look (see `READABLE`) at this part of the training, 0 to 1; ``None``: any look."""
+    first, last = READABLE
+    if rng.random() >= first + (last - first) * progress:
+        return None
+    return clinical_look(rng, 0.05 if "chest" in view else 0.2)
 
 
 def sample(film: StoredFilm, rng: np.random.Generator, look: Look | None = None) -> Sample:

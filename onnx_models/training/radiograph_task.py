@@ -19,8 +19,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
+from onnx_models.training.film_look import clinical_look
 from onnx_models.training.metrics import dice_of
-from onnx_models.training.radiograph_data import FilmSource, Sample, sample
+from onnx_models.training.radiograph_data import FilmSource, Sample, sample, training_look
 from onnx_models.training.radiograph_network import (
     MAPS,
     SIZE,
@@ -83,17 +84,21 @@ class _FilmTask:
         self._held_out = folder / "held_out"
         self._steps = 0
 
-    def samples(self, rng: np.random.Generator, views: tuple[str, ...]) -> list[Sample]:
+    def samples(self, rng: np.random.Generator, views: tuple[str, ...], progress: float) -> list[Sample]:
         """One batch."""
         self._steps += 1
         if self._steps % RELOAD_STEPS == 0:
             self._source.reload()
-        return [sample(self._source.draw(rng, views), rng) for _ in range(self.batch)]
+        films = [self._source.draw(rng, views) for _ in range(self.batch)]
+        return [sample(film, rng, training_look(rng, film.view, progress)) for film in films]
 
     def held_out(self) -> list[Sample]:
-        """Held-out films, the same images every time."""
-        paths = sorted(self._held_out.glob("*.npz"))[:SHOWN]
-        return [sample(StoredFilm.load(p), np.random.default_rng([17, n])) for n, p in enumerate(paths)]
+        """Held-out films, the same images every time; every second one has a readable look."""
+        shown = []
+        for n, path in enumerate(sorted(self._held_out.glob("*.npz"))[:SHOWN]):
+            film, rng = StoredFilm.load(path), np.random.default_rng([17, n])
+            shown.append(sample(film, rng, clinical_look(rng) if n % 2 else None))
+        return shown
 
 
 class WholeFilmTask(_FilmTask):
@@ -108,7 +113,7 @@ class WholeFilmTask(_FilmTask):
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of every view."""
         assert isinstance(network, WholeFilmNetwork)
-        canvas, maps, known, view = batch_of(self.samples(rng, VIEWS))
+        canvas, maps, known, view = batch_of(self.samples(rng, VIEWS, progress))
         return whole_film_loss(*network.logits(canvas), maps, known, view)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -154,7 +159,7 @@ class BodyTask(_FilmTask):
 
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of lateral films."""
-        canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS))
+        canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS, progress))
         loss = dice_loss(torch.sigmoid(network(canvas)[:, 0]), maps[:, 0])
         return loss, {"dice": 1 - float(loss.detach())}
 
