@@ -39,6 +39,7 @@ RECIPES = {
     "detector": "onnx_models.training.detector_task:export",
     "labeller": "onnx_models.training.labeller_task:export",
     "film": "onnx_models.training.radiograph_task:export",
+    "film_mdr2unet": "onnx_models.training.radiograph_task:export_mdr2unet",
 }
 """The function that exports each network from its last checkpoint, ``module:function``, called with the folder."""
 

@@ -38,9 +38,9 @@ VERSION = "1.0.0"
 RELOAD_STEPS = 50
 SHOWN = 24
 """So many held-out films are looked at in each evaluation."""
-CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 0.5, 0.2, 0.3
-CENTRE_CONTRAST = 20.0
-"""How much more a pixel of a centre counts than one without."""
+CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 0.7, 0.5, 0.6
+CENTRE_CONTRAST, SACRUM_CONTRAST = 20.0, 10.0
+"""How much more a pixel of a centre, or of S1, counts than one without."""
 
 
 def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ def whole_film_loss(
     body = dice_loss(p[:, 0], truth[:, 0]) + binary_cross_entropy_with_logits(maps[:, 0], truth[:, 0])
     weight = 1 + CENTRE_CONTRAST * truth[:, 1]
     centre = binary_cross_entropy_with_logits(maps[:, 1], truth[:, 1], weight) + dice_loss(p[:, 1], truth[:, 1])
-    sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2])
+    weight = 1 + SACRUM_CONTRAST * truth[:, 2]
+    sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2], weight)
     side = binary_cross_entropy_with_logits(maps[:, 3], truth[:, 3], known, reduction="sum") / (known.sum() + 1)
     kind = cross_entropy(views, view)
     loss = body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side + VIEW_WEIGHT * kind
@@ -217,14 +218,43 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
+def export_mdr2unet(folder: Path = MODELS) -> Exported:
+    """Likewise of the method's network, which tells bodies alone."""
+    network, state = averaged_network("film_mdr2unet")
+    return export_body_network(network, state, folder)
+
+
 def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
     """Export a whole-film network; `state` is what its training says of itself."""
-    contract = Contract(
-        name="film",
+    outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
+    view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
+    return _exported(network, _contract("film", outputs | {"view": view}, state, "film.md"), folder)
+
+
+def export_body_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a network of bodies alone as "film_mdr2unet"."""
+    outputs = {"body": {**_MAP, "meaning": _MEANINGS["body"]}}
+    return _exported(BodyProbability(network), _contract("film_mdr2unet", outputs, state, "film_comparison.md"), folder)
+
+
+class BodyProbability(nn.Module):
+    """A network of logits as one of probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, film: Tensor) -> tuple[Tensor]:
+        """(batch, 1, rows, columns)."""
+        return (torch.sigmoid(self.network(film)),)
+
+
+def _contract(name: str, outputs: dict[str, dict[str, Any]], state: dict[str, Any], card: str) -> Contract:
+    return Contract(
+        name=name,
         version=VERSION,
         inputs={"film": {**_MAP, "meaning": "prepared film, 0 to 1"}},
-        outputs={name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
-        | {"view": {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}},
+        outputs=outputs,
         dynamic={},
         preprocessing=PREPROCESSING,
         provenance={
@@ -232,11 +262,13 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> E
             **state,
             "source": "onnx_models/training/radiograph_task.py",
         },
-        card="film.md",
+        card=card,
     )
-    return export_model(
-        network.to(memory_format=torch.contiguous_format), [(_example(s),) for s in (1, 2)], contract, folder
-    )
+
+
+def _exported(network: nn.Module, contract: Contract, folder: Path) -> Exported:
+    network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return export_model(network, [(_example(s),) for s in (1, 2)], contract, folder)
 
 
 def _example(seed: int) -> Tensor:
