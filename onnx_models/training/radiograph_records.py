@@ -65,7 +65,7 @@ class FilmRunner:
 
     def film(self, index: int) -> Record:
         """The record of a lateral film of the set."""
-        return self._kept(f"film-{index:03d}", lambda: self._judged(positive(self.chosen, index), index))
+        return self._kept(f"film-{index:03d}", lambda: self.judged(positive(self.chosen, index), index))
 
     def negative(self, index: int) -> Record:
         """The record of a film that must be refused."""
@@ -101,7 +101,8 @@ class FilmRunner:
         answer = evaluate(Radiograph(film.image), self.models, self.settings)
         return {"kind": kind, **said_of(answer)}
 
-    def _judged(self, film: FormedFilm, index: int) -> Record:
+    def judged(self, film: FormedFilm, index: int) -> Record:
+        """What the pipeline says of a film beside its truth; not kept."""
         truth = film.truth
         spine = np.flatnonzero(~truth.sacral)
         mm = film.pitch_mm / float(np.median(truth.magnification)) if len(truth.levels) else film.pitch_mm

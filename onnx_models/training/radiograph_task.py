@@ -8,6 +8,7 @@ network alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ VERSION = "1.0.0"
 RELOAD_STEPS = 50
 SHOWN = 24
 """So many held-out films are looked at in each evaluation."""
-CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 0.7, 0.5, 0.6
+CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 2.0, 1.0, 0.4
 CENTRE_CONTRAST, SACRUM_CONTRAST = 20.0, 10.0
 """How much more a pixel of a centre, or of S1, counts than one without."""
 
@@ -224,11 +225,12 @@ def export_mdr2unet(folder: Path = MODELS) -> Exported:
     return export_body_network(network, state, folder)
 
 
-def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path, version: str = VERSION) -> Exported:
     """Export a whole-film network; `state` is what its training says of itself."""
     outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
     view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
-    return _exported(network, _contract("film", outputs | {"view": view}, state, "film.md"), folder)
+    contract = replace(_contract("film", outputs | {"view": view}, state, "film.md"), version=version)
+    return _exported(network, contract, folder)
 
 
 def export_body_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:

@@ -66,7 +66,7 @@ def runner(maps: NDArray[np.float32]) -> FilmRunner:
 @pytest.fixture(scope="module")
 def record(film: FormedFilm) -> dict[str, Any]:
     """Of a network that knows the truth."""
-    made: dict[str, Any] = json.loads(json.dumps(runner(target_maps(film)[0])._judged(film, 0)))
+    made: dict[str, Any] = json.loads(json.dumps(runner(target_maps(film)[0]).judged(film, 0)))
     return made
 
 
@@ -100,14 +100,14 @@ def test_a_body_that_covers_two_has_merged_them(film: FormedFilm) -> None:
     maps[0][middle - 30 : middle + 30, columns[0] : columns[-1] + 1] = 1
     maps[1][middle - 31 : middle + 31] = 0
     maps[1][middle, (columns[0] + columns[-1]) // 2] = 1
-    told = runner(maps)._judged(film, 0)
+    told = runner(maps).judged(film, 0)
     assert sum(v["merged"] for v in told["vertebrae"]) >= 2
     assert found_part([told], LOWER) < 1
     assert sum(bool(v["found"]) for v in told["vertebrae"] if v["merged"]) <= 1
 
 
 def test_nothing_found_is_refused_and_counts_as_not_found(film: FormedFilm) -> None:
-    told = runner(np.zeros((4, 256, 256), np.float32))._judged(film, 0)
+    told = runner(np.zeros((4, 256, 256), np.float32)).judged(film, 0)
     assert told["refusal"] == "NO_SPINE_FOUND"
     assert told["dice"] is None
     assert found_part([told], LOWER) == 0
