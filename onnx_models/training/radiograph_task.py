@@ -39,7 +39,7 @@ VERSION = "1.0.0"
 RELOAD_STEPS = 50
 SHOWN = 24
 """So many held-out films are looked at in each evaluation."""
-CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 2.0, 1.0, 0.4
+BODY_WEIGHT, CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 3.0, 1.5, 1.5, 0.5, 0.3
 CENTRE_CONTRAST, SACRUM_CONTRAST = 20.0, 10.0
 """How much more a pixel of a centre, or of S1, counts than one without."""
 
@@ -62,7 +62,8 @@ def whole_film_loss(
     sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2], weight)
     side = binary_cross_entropy_with_logits(maps[:, 3], truth[:, 3], known, reduction="sum") / (known.sum() + 1)
     kind = cross_entropy(views, view)
-    loss = body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side + VIEW_WEIGHT * kind
+    loss = BODY_WEIGHT * body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side
+    loss = loss + VIEW_WEIGHT * kind
     parts = {"body": body, "centre": centre, "sacrum": sacrum, "front": side, "view": kind}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
