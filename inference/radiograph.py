@@ -90,11 +90,11 @@ class RadiographSettings:
     points: PointSettings | None = None
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
-    lateral: float = 0.5
+    lateral: float = 0.8
     lateral_by_header: float = 0.2
     chest_films: bool = False
     least_vertebrae: int = 3
-    sure_body: float = 0.85
+    sure_body: float = 0.93
     worst_misfit: float = 0.15
     sure_front: float = 0.75
     upright: float = 0.7

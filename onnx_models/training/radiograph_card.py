@@ -55,6 +55,7 @@ def section(told: Record, command: str) -> str:
     upper = first["upper thoracic"]
     given, count = first["names"]
     front, sides = first["front_right"]
+    head, ends = first["head_right"]
     refused, shown = first["refused_of_first_hundred"]
     lines += [
         "",
@@ -65,7 +66,8 @@ def section(told: Record, command: str) -> str:
         f"{100 * upper['flagged']:.0f} % flagged or not measured; "
         f"{100 * upper['sure']:.0f} % of all measured without doubt, with |dG| "
         f"{upper['sure G error']:.3f}; {100 * upper['named']:.0f} % of those found have a name.",
-        f"Names: {_part(given)} of {count} given are right. Side of the front: {_part(front)} of {sides} films. "
+        f"Names: {_part(given)} of {count} given are right. Side of the front: right in {_part(front)} of {sides} "
+        f"films; head up after turning: {_part(head)} of {ends}. "
         f"Median time {first['seconds']:.2f} s on one core.",
         "",
         f"Refused lateral films: {refused} of the first {shown} (goal: at most 2 of 100); of all "

@@ -140,6 +140,7 @@ class FilmRunner:
             "silhouette_dice": _dice(answer, shadows),
             "pixels": self._pixels(shown, answer, sections),
             "front_right": _front_right(film, answer),
+            "head_right": _head_right(film, answer),
             "vertebrae": compared(true, owner, answer),
             "elsewhere": elsewhere(true, answer),
         }
@@ -292,3 +293,13 @@ def _front_right(film: FormedFilm, answer: RadiographAnswer) -> bool | None:
     for _ in range(answer.orientation.turn):
         ahead = [-ahead[1], ahead[0]]
     return bool(np.sign(ahead[1]) == answer.orientation.front)
+
+
+def _head_right(film: FormedFilm, answer: RadiographAnswer) -> bool | None:
+    """Whether the head is up after the quarter turns that were made."""
+    if answer.orientation is None or len(film.truth.levels) < 2:
+        return None
+    down = (film.truth.centres[-1] - film.truth.centres[0]).tolist()
+    for _ in range(answer.orientation.turn):
+        down = [-down[1], down[0]]
+    return bool(down[0] > abs(down[1]))

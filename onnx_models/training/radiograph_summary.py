@@ -253,6 +253,7 @@ def summary(films: Records, negatives: Records, real: Records, frontal: Records)
         "upper thoracic": upper_thoracic(films),
         "names": names_right(films),
         "front_right": _part([r["front_right"] for r in films if r["front_right"] is not None]),
+        "head_right": _part([r["head_right"] for r in films if r["head_right"] is not None]),
         "seconds": float(np.median([r["seconds"] for r in films])) if films else float("nan"),
         "negatives": _refusals(negatives),
         "real": _real(real, frontal),

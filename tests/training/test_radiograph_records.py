@@ -73,6 +73,7 @@ def record(film: FormedFilm) -> dict[str, Any]:
 def test_perfect_maps_have_nearly_perfect_figures(record: dict[str, Any]) -> None:
     assert record["refusal"] is None
     assert record["front_right"] is True
+    assert record["head_right"] is True
     assert record["dice"] > 0.94
     assert record["silhouette_dice"] < record["dice"]
     assert record["elsewhere"] == 0
