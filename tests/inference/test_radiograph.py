@@ -225,27 +225,6 @@ def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> N
     assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
 
 
-def test_bodies_of_another_network_take_the_place_of_the_first_ones(film: ToyFilm) -> None:
-    """The method's own network tells bodies alone; what it does not see is not there, everything else is as before."""
-    alone = answered(film).findings
-    settings = RadiographSettings(body_network="film_mdr2unet")
-    assert settings.networks == ("film", "film_mdr2unet")
-    lowest = film.points[-1].mean(axis=0)
-    grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
-    gone = int(grid.to_grid(lowest)[0] - 14)
-
-    def body(inputs):
-        seen = network(film).run(["body"], inputs)[0].copy()
-        seen[:, :, gone:] = 0
-        return seen
-
-    both = models(network(film))
-    both = replace(both, sessions={**both.sessions, "film_mdr2unet": ToySession({"body": body})})
-    found = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, settings, 70).findings
-    assert len(found.vertebrae) == len(alone.vertebrae) - 1
-    assert found.vertebrae[0].heights_mm == alone.vertebrae[0].heights_mm
-
-
 def test_an_unknown_side_is_not_guessed(film: ToyFilm) -> None:
     answer = answered(replace(film, sacrum=np.zeros_like(film.sacrum)), front=0.55)
     found = answer.findings
