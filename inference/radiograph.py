@@ -58,6 +58,9 @@ class RadiographSettings:
     ----------
     network
         Name in the manifest of the network that sees the whole film.
+    body_network
+        Name of one that sees the bodies alone (the method's own), whose map then takes the place of ``network``'s;
+        centres, S1, front and view are still the latter's.
     bodies
         From its maps to bodies.
     points
@@ -85,15 +88,16 @@ class RadiographSettings:
     """
 
     network: str = "film"
+    body_network: str | None = None
     bodies: BodySettings = field(default_factory=BodySettings)
     points: PointSettings | None = None
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
-    lateral: float = 0.5
+    lateral: float = 0.8
     lateral_by_header: float = 0.2
     chest_films: bool = False
     least_vertebrae: int = 3
-    sure_body: float = 0.85
+    sure_body: float = 0.93
     worst_misfit: float = 0.15
     sure_front: float = 0.75
     upright: float = 0.7
@@ -102,7 +106,8 @@ class RadiographSettings:
     @property
     def networks(self) -> tuple[str, ...]:
         """Names in the manifest of the networks that these stages run."""
-        return (self.network,) if self.points is None else (self.network, self.points.network)
+        others = (self.body_network, self.points.network if self.points is not None else None)
+        return (self.network, *(name for name in others if name is not None))
 
 
 @dataclass(frozen=True)
@@ -320,7 +325,10 @@ class _Run:
 
     def _seen(self, film: PreparedFilm, turn: int) -> _Seen:
         grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
-        outputs = self.models.run(self.settings.network, {"film": film.on(grid)[None, None]})
+        shown = {"film": film.on(grid)[None, None]}
+        outputs = self.models.run(self.settings.network, shown)
+        if self.settings.body_network is not None:
+            outputs = outputs | self.models.run(self.settings.body_network, shown)
         maps = {name: outputs[name][0, 0] for name in ("body", "centre", "sacrum", "front")}
         measured = film.measured_on(grid)
         found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.settings.bodies)

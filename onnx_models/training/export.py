@@ -40,6 +40,7 @@ RECIPES = {
     "labeller": "onnx_models.training.labeller_task:export",
     "film_points": "onnx_models.training.film_points_task:export",
     "film": "onnx_models.training.radiograph_task:export",
+    "film_mdr2unet": "onnx_models.training.radiograph_task:export_mdr2unet",
 }
 """The function that exports each network from its last checkpoint, ``module:function``, called with the folder."""
 

@@ -1,6 +1,7 @@
-"""What the networks for films are taught: stored films formed anew, prepared as the pipeline does it, with their maps.
+"""What the networks for films are taught: stored films formed anew, prepared by the pipeline, with their maps.
 
-A canvas is 256 x 256, the whole film in its middle with the aspect kept, 0 outside the film and the exposed field.
+A canvas is 256 x 256, the whole film in its middle with the aspect kept, 0 outside the film and the field that the
+pipeline finds: where it misses an edge or finds one that is none, the networks learn from what they will be shown.
 Index is (row, column), pixel centres at whole numbers.
 """
 
@@ -12,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.exposure import equalize_adapthist
 
+from inference.film_grid import FilmGrid, whole_film
+from inference.film_preparation import prepare
+from inference.geometry import Radiograph
 from onnx_models.training.film_data import LATERAL_VIEWS, VIEWS, FormedFilm, StoredFilm, formed
-from onnx_models.training.film_look import Look
+from onnx_models.training.film_look import Look, clinical_look
 from onnx_models.training.film_truth import coverage
 from onnx_models.training.film_views import blank
 from onnx_models.training.phantom.scene import F32
@@ -28,10 +30,9 @@ SHARES = {
     "lateral spine": 0.66, "AP spine": 0.08, "lateral chest": 0.09, "chest": 0.06, "other": 0.07, "blank": 0.04,
 }  # fmt: skip
 """How often each view is shown in the training."""
-BLACK, WHITE, CLIP_LIMIT, SMOOTHING = 0.5, 99.5, 0.01, 0.5
-"""As the pipeline prepares films: percentiles within the field, CLAHE's clip limit, Gaussian in canvas pixels."""
-MASKED = 0.85
-"""How often the field is taken from the truth; else the film is prepared as if its borders had not been found."""
+READABLE = (0.8, 0.3)
+"""How often, at the begin and the end of a training, a film has the look that a department would pass: on many of the
+others no eye sees a body, and a network that is shown little else is slow to find out what it is to look for."""
 CENTRE_WIDTH = 0.11
 """Standard deviation of a centre's peak as a part of the body's diagonal, and at least 1.2 pixels."""
 LEAST_SEEN = 0.5
@@ -62,34 +63,23 @@ class Sample:
     view: int
 
 
+def canvas_grid(shape: tuple[int, ...], size: int = SIZE) -> FilmGrid:
+    """The pipeline's grid of a whole film with square pixels."""
+    return whole_film((shape[0], shape[1]), (1.0, 1.0), size)
+
+
 def canvas_matrix(shape: tuple[int, ...], size: int = SIZE) -> F64:
-    """(2, 3): film index to canvas index, the whole film in the middle."""
-    step = max(shape) / size
-    middle = (np.array(shape) - 1) / 2
-    return np.column_stack([np.eye(2) / step, (size - 1) / 2 - middle / step])
+    """(2, 3): film index to canvas index, as ``FilmTruth.moved`` takes it."""
+    grid = canvas_grid(shape, size)
+    origin = grid.to_grid(np.zeros(2))
+    return np.column_stack([grid.to_grid(np.eye(2)).T - origin[:, None], origin])
 
 
-def prepared(image: F32, exposed: Bools, size: int = SIZE) -> F32:
-    """(size, size): CLAHE within the field, Gaussian filter, shrunk with the aspect kept, zero elsewhere."""
-    rows, columns = (np.flatnonzero(exposed.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return np.zeros((size, size), np.float32)
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    inside, there = image[box], exposed[box]
-    black, white = np.percentile(inside[there][::3], (BLACK, WHITE))
-    picture = np.zeros_like(image)
-    if white > black:
-        even = np.clip((inside - black) / (white - black), 0, 1)
-        picture[box] = equalize_adapthist(np.where(there, even, np.median(even)), clip_limit=CLIP_LIMIT)
-    step = max(image.shape) / size
-    smooth = ndimage.gaussian_filter(picture, SMOOTHING * step, truncate=3.0)
-    matrix = canvas_matrix(image.shape, size)
-    offset = -matrix[:, 2] * step
-    seen = ndimage.affine_transform(smooth, np.full(2, step), offset, (size, size), order=1, mode="grid-constant")
-    field = ndimage.affine_transform(
-        exposed.astype(np.float32), np.full(2, step), offset, (size, size), order=0, mode="grid-constant"
-    )
-    return np.asarray(np.clip(seen, 0, 1) * (field > 0.5), np.float32)
+def prepared(image: F32, size: int = SIZE) -> tuple[F32, Bools]:
+    """(the film as the pipeline shows it to its network, where it was measured), both (size, size)."""
+    film = prepare(Radiograph(image))
+    grid = canvas_grid(image.shape, size)
+    return film.on(grid), film.measured_on(grid)
 
 
 def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
@@ -98,13 +88,9 @@ def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
     known = np.zeros((size, size), np.float32)
     if film.view not in LATERAL_VIEWS:
         return maps, known
-    matrix = canvas_matrix(film.image.shape, size)
-    truth = film.truth.moved(matrix)
+    truth = film.truth.moved(canvas_matrix(film.image.shape, size))
     shape = (size, size)
-    step = max(film.image.shape) / size
-    field = ndimage.affine_transform(
-        film.exposed.astype(np.float32), np.full(2, step), -matrix[:, 2] * step, shape, order=1, mode="grid-constant"
-    )
+    field = canvas_grid(film.image.shape, size).from_film(film.exposed.astype(np.float32))
     row, column = np.arange(size)[:, None], np.arange(size)[None, :]
     for n, outline in enumerate(truth.outlines):
         mask = coverage(outline, shape) * field
@@ -123,12 +109,20 @@ def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
     return np.clip(maps, 0, 1), np.asarray(known, np.float32)
 
 
+def training_look(rng: np.random.Generator, view: str, progress: float) -> Look | None:
+    """A readable look (see `READABLE`) at this part of the training, 0 to 1; ``None``: any look."""
+    first, last = READABLE
+    if rng.random() >= first + (last - first) * progress:
+        return None
+    return clinical_look(rng, 0.05 if "chest" in view else 0.2)
+
+
 def sample(film: StoredFilm, rng: np.random.Generator, look: Look | None = None) -> Sample:
     """A new image of a stored film with its maps."""
     shown = formed(film, rng, look)
-    exposed = shown.exposed if rng.random() < MASKED else np.ones_like(shown.exposed)
+    canvas, measured = prepared(shown.image)
     maps, known = target_maps(shown)
-    return Sample(prepared(shown.image, exposed), maps, known, VIEWS.index(film.view))
+    return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))
 
 
 class FilmSource:

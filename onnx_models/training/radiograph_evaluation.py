@@ -1,8 +1,11 @@
-"""Judges a network for films: ``python -m onnx_models.training.radiograph_evaluation film --films 320 --minutes 30``.
+"""How good the radiograph pipeline is with the shipped networks:
+``python -m onnx_models.training.radiograph_evaluation --films 320 --negatives 120 --minutes 30``.
 
-On ``radiograph-eval/1`` (rendered) and, where the real images are, on films of the real CT. It looks at the network's
-maps alone; what the pipeline makes of them (points, heights, ratios) is judged with the pipeline. Written as JSON, with
-the hash of the set.
+On ``radiograph-eval/1`` (rendered) and, where the real images are, on films of the real CT, each through the pipeline
+itself, with the outline's six points and, where that network is there, with the six-point network's. Records are kept
+below ``build/evaluation/radiograph``: called again it goes on where the minutes ended, and figures are of what is
+done. ``--card`` writes them into the card, with a Bland-Altman plot beside it. Where the maps alone are to be compared
+(the five networks of the method), see `radiograph_comparison`.
 """
 
 from __future__ import annotations
@@ -10,160 +13,104 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
-from onnx_models.training.film_data import LATERAL_VIEWS, VIEWS, FormedFilm, end_plate_visibility
-from onnx_models.training.film_evaluation_set import FilmSet, load_set, negative, positive
-from onnx_models.training.film_geometry import FRONTAL, LATERAL
-from onnx_models.training.film_real import POSES, RealSpineCt, example_ct, real_film
-from onnx_models.training.metrics import dice_of
-from onnx_models.training.radiograph_data import canvas_matrix, prepared, target_maps
-from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice
-from onnx_models.training.radiograph_network import SIZE, WholeFilmNetwork
+from inference.film_points import PointSettings
+from inference.radiograph import RadiographSettings
+from inference.runtime import read_manifest
+from onnx_models.training.export import MODELS
+from onnx_models.training.film_real import POSES, RealSpineCt, example_ct
+from onnx_models.training.radiograph_card import plot, written
+from onnx_models.training.radiograph_records import FilmRunner, Record, load_film_runner
+from onnx_models.training.radiograph_summary import summary
 from onnx_models.training.real_cases import real_folder
-from onnx_models.training.train import averaged_network
 
-F32 = NDArray[np.float32]
-Bools = NDArray[np.bool_]
+OUTLINE, POINTS = "outline", "six-point network"
 
 
-@torch.no_grad()
-def outputs_of(network: nn.Module, canvas: F32) -> dict[str, F32]:
-    """{"body", ...} maps (256, 256) and "view" (6,); of a network of the comparison "body" alone."""
-    film = torch.from_numpy(canvas[None, None])
-    if not isinstance(network, WholeFilmNetwork):
-        return {"body": torch.sigmoid(network(film))[0, 0].numpy()}
-    body, centre, sacrum, front, view = (o[0].numpy() for o in network(film))
-    return {"body": body[0], "centre": centre[0], "sacrum": sacrum[0], "front": front[0], "view": view}
+def ways(folder: Path, network: str = "film") -> dict[str, RadiographSettings]:
+    """Both ways of measuring, as far as their networks are there; the pipeline's own comes first."""
+    there = read_manifest(folder)
+    outline = replace(RadiographSettings(), network=network, points=None)
+    if PointSettings().network not in there:
+        return {OUTLINE: outline}
+    return {POINTS: replace(outline, points=PointSettings()), OUTLINE: outline}
 
 
-def judge(network: nn.Module, chosen: FilmSet, films: int, negatives: int, deadline: float) -> dict[str, Any]:
-    """Figures on the first films of the set; as many as are done by ``deadline`` (``time.monotonic``)."""
-    pixels = PixelCounts()
-    dice: dict[str, list[float]] = defaultdict(list)
-    levels: dict[str, list[float]] = defaultdict(list)
-    views: dict[str, list[bool]] = defaultdict(list)
-    for index in range(films):
+def evaluated(runner: FilmRunner, films: int, negatives: int, poses: int, deadline: float) -> Record:
+    """Figures of one way of measuring: as many films as are done by ``deadline`` (``time.monotonic``).
+
+    Films, negatives and poses are looked at in turn, so that an early end leaves some of each.
+    """
+    tasks: list[tuple[float, int, Callable[[], Record | None]]] = []
+    kinds: list[list[Record]] = [[], [], [], []]
+    for kind, (count, make) in enumerate(
+        ((films, runner.film), (negatives, runner.negative), (poses, runner.real_lateral), (poses, runner.real_frontal))
+    ):
+        tasks += [((n + 0.5) / count, kind, lambda m=make, n=n: m(n)) for n in range(count)]  # type: ignore[misc]
+    for _, kind, make_one in sorted(tasks, key=lambda task: task[:2]):
         if time.monotonic() > deadline:
             break
-        film = positive(chosen, index)
-        if film.seen.size == 0:
-            continue
-        found = _one(network, film, dice, levels, views)
-        pixels.add(*found)
-        seen = end_plate_visibility(film)[film.seen > 0.6]
-        stratum = chosen.stratum(float(np.median(seen)) if seen.size else 0.0)
-        dice[stratum].append(dice["all"][-1])
-    for index in range(negatives):
-        if time.monotonic() > deadline:
-            break
-        film, kind = negative(chosen, index)
-        out = outputs_of(network, prepared(film.image, film.exposed))
-        if "view" in out:
-            views[f"negative: {kind}"].append(int(out["view"].argmax()) != 0)
-    return {
-        "set": chosen.name,
-        "sha256": chosen.sha256,
-        "films": len(dice["all"]),
-        "dice": _means(dice),
-        "pixels": {k: round(float(v), 4) for k, v in pixels.figures().items()},
-        "vertebrae": _means(levels),
-        "right": _means(views),
-    }
+        made = make_one()
+        if made is not None:
+            kinds[kind].append(made)
+    return summary(*kinds)
 
 
-def _one(
-    network: nn.Module, film: FormedFilm, dice: dict[str, list[float]], levels: dict[str, list[float]],
-    views: dict[str, list[bool]],
-) -> tuple[F32, Bools]:  # fmt: skip
-    """Figures of one lateral film into the three tables; returns (probability, truth) of its pixels."""
-    out = outputs_of(network, prepared(film.image, film.exposed))
-    matrix = canvas_matrix(film.image.shape)
-    truth = film.truth.moved(matrix)
-    maps, known = target_maps(film)
-    sections, shadows = body_masks(truth, prepared_mask(film.exposed))
-    found = out["body"] > 0.5
-    dice["all"].append(dice_of(found, sections))
-    dice["silhouette"].append(dice_of(found, shadows))
-    whole = {level for level, part in zip(truth.levels, film.partial, strict=True) if not part}
-    for level, value in vertebra_dice(found, truth).items():
-        if level in whole:
-            levels[level].append(value)
-    if "view" in out:
-        views["lateral spine"].append(int(out["view"].argmax()) == VIEWS.index("lateral spine"))
-        if known.any():
-            views["front"].append(bool((out["front"][known > 0].mean() > 0.5) == (maps[3][known > 0].mean() > 0.5)))
-        if maps[2].sum() > 20:
-            dice["sacrum"].append(dice_of(out["sacrum"] > 0.5, maps[2] > 0.5))
-    return out["body"], maps[0] > 0.5
-
-
-def judge_real(network: nn.Module, ct: RealSpineCt, poses: int = POSES) -> dict[str, Any]:
-    """Dice of all projected silver bodies but S1 on films of the real CT, and whether views are told apart."""
-    dice: dict[str, list[float]] = defaultdict(list)
-    views: dict[str, list[bool]] = defaultdict(list)
-    for number in range(poses):
-        film = real_film(ct, number)
-        out = outputs_of(network, prepared(film.image, film.exposed))
-        chosen = [n for n, level in enumerate(film.levels) if level != "S1"]
-        found = out["body"] > 0.5
-        masks = (film.sections[chosen].any(0), film.silhouettes[chosen].any(0))
-        for name, mask in zip(("section", "silhouette"), masks, strict=True):
-            true = prepared_mask(mask & film.exposed)
-            dice[name].append(dice_of(found, true))
-        if "view" in out:
-            views[LATERAL].append(int(out["view"].argmax()) in {VIEWS.index(v) for v in LATERAL_VIEWS})
-            frontal = real_film(ct, number, FRONTAL)
-            said = outputs_of(network, prepared(frontal.image, frontal.exposed))["view"]
-            views[FRONTAL].append(int(said.argmax()) not in {VIEWS.index(v) for v in LATERAL_VIEWS})
-    return {"films": poses, "dice": _means(dice), "right": _means(views)}
-
-
-def prepared_mask(mask: Bools) -> Bools:
-    """A film's mask on the canvas, by the nearest pixel."""
-    matrix = canvas_matrix(mask.shape)
-    step = max(mask.shape) / SIZE
-    row, column = (np.rint((np.arange(SIZE) - matrix[axis, 2]) * step).astype(int) for axis in (0, 1))
-    out = np.zeros((SIZE, SIZE), bool)
-    rows = np.flatnonzero((row >= 0) & (row < mask.shape[0]))
-    columns = np.flatnonzero((column >= 0) & (column < mask.shape[1]))
-    out[np.ix_(rows, columns)] = mask[np.ix_(row[rows], column[columns])]
-    return out
-
-
-def _means(table: dict[str, Any]) -> dict[str, tuple[float, int]]:
-    """(mean, count) of each list."""
-    return {k: (round(float(np.mean(v)), 4), len(v)) for k, v in sorted(table.items()) if len(v)}
+@cache
+def _real_ct() -> RealSpineCt | None:
+    root = real_folder()
+    return None if root is None else example_ct(root)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.radiograph_evaluation", description=__doc__)
-    parser.add_argument("network", help="name of a training: film, film_unet, ...")
-    parser.add_argument("--folder", type=Path, help="where its checkpoint is")
+    parser.add_argument("--network", default="film", help="name in the manifest")
+    parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--films", type=int, default=320)
     parser.add_argument("--negatives", type=int, default=120)
+    parser.add_argument("--poses", type=int, default=POSES, help="films of the real CT, lateral and frontal")
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--outline-only", action="store_true", help="leave the six-point network out")
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     options = parser.parse_args(arguments)
-    network, state = averaged_network(options.network, options.folder)
     deadline = time.monotonic() + 60 * options.minutes
-    told: dict[str, Any] = {"network": options.network, **state}
-    root = real_folder()
-    if root is not None:
-        told["real"] = judge_real(network, example_ct(root))
-    told["rendered"] = judge(network, load_set(), options.films, options.negatives, deadline)
-    text = json.dumps(told, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    found: dict[str, Any] = {}
+    runner = None
+    for way, settings in ways(options.models, options.network).items():
+        if options.outline_only and way != OUTLINE:
+            continue
+        runner = load_film_runner(settings, options.models, _real_ct)
+        found[way] = evaluated(runner, options.films, options.negatives, options.poses, deadline)
+    assert runner is not None  # there is always the outline
+    entries = read_manifest(options.models)
+    told: Record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "set": runner.chosen.name,
+        "set_sha256": runner.chosen.sha256,
+        "films_of_the_set": runner.chosen.films,
+        "models": {n: entries[n]["sha256"] for n in (options.network, PointSettings().network) if n in entries},
+        "ways": found,
+    }
+    if options.card:
+        path = options.models / str(entries[options.network]["card"])
+        command = (
+            "python -m onnx_models.training.radiograph_evaluation --card "
+            f"--films {options.films} --negatives {options.negatives}"
+        )
+        path.write_text(written(path.read_text(), told, command))
+        first = next(iter(found))
+        title = f"Compression ratio, T11 to L5, measured ({first}) less true, rendered films"
+        path.with_name(f"{path.stem}_agreement.svg").write_text(plot(*found[first]["vcr"], title))
+    for way in found.values():
+        del way["vcr"]
+    print(json.dumps(told, indent=1))
     return 0
 
 

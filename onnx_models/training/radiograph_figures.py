@@ -22,18 +22,25 @@ class PixelCounts:
     positive: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     negative: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
+    @classmethod
+    def empty(cls, bins: int = BINS) -> PixelCounts:
+        """Nothing counted yet."""
+        return cls(np.zeros(bins, np.int64), np.zeros(bins, np.int64))
+
     def add(self, probability: F32, truth: Bools) -> None:
         """Count one film."""
-        bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-        self.positive += np.bincount(bins[truth], minlength=BINS)
-        self.negative += np.bincount(bins[~truth], minlength=BINS)
+        count = len(self.positive)
+        bins = np.minimum((probability * count).astype(np.int64), count - 1)
+        self.positive += np.bincount(bins[truth], minlength=count)
+        self.negative += np.bincount(bins[~truth], minlength=count)
 
     def figures(self, threshold: float = 0.5) -> dict[str, float]:
         """Sensitivity, specificity, accuracy and Dice at the threshold, areas under the ROC and the PR curve."""
         tp = np.cumsum(self.positive[::-1]).astype(float)
         fp = np.cumsum(self.negative[::-1]).astype(float)
         p, n = max(tp[-1], 1.0), max(fp[-1], 1.0)
-        at = BINS - 1 - int(threshold * BINS)
+        count = len(self.positive)
+        at = count - 1 - int(threshold * count)
         recall, fall_out = np.concatenate([[0], tp / p]), np.concatenate([[0], fp / n])
         precision = np.concatenate([[1], tp / np.maximum(tp + fp, 1)])
         return {

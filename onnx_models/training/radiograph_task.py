@@ -8,6 +8,7 @@ network alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
+from onnx_models.training.film_look import clinical_look
 from onnx_models.training.metrics import dice_of
-from onnx_models.training.radiograph_data import FilmSource, Sample, sample
+from onnx_models.training.radiograph_data import FilmSource, Sample, sample, training_look
 from onnx_models.training.radiograph_network import (
     MAPS,
     SIZE,
@@ -37,9 +39,9 @@ VERSION = "1.0.0"
 RELOAD_STEPS = 50
 SHOWN = 24
 """So many held-out films are looked at in each evaluation."""
-CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 1.0, 0.5, 0.2, 0.3
-CENTRE_CONTRAST = 20.0
-"""How much more a pixel of a centre counts than one without."""
+BODY_WEIGHT, CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 3.0, 1.5, 1.5, 0.5, 0.3
+CENTRE_CONTRAST, SACRUM_CONTRAST = 20.0, 10.0
+"""How much more a pixel of a centre, or of S1, counts than one without."""
 
 
 def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
@@ -56,10 +58,12 @@ def whole_film_loss(
     body = dice_loss(p[:, 0], truth[:, 0]) + binary_cross_entropy_with_logits(maps[:, 0], truth[:, 0])
     weight = 1 + CENTRE_CONTRAST * truth[:, 1]
     centre = binary_cross_entropy_with_logits(maps[:, 1], truth[:, 1], weight) + dice_loss(p[:, 1], truth[:, 1])
-    sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2])
+    weight = 1 + SACRUM_CONTRAST * truth[:, 2]
+    sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2], weight)
     side = binary_cross_entropy_with_logits(maps[:, 3], truth[:, 3], known, reduction="sum") / (known.sum() + 1)
     kind = cross_entropy(views, view)
-    loss = body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side + VIEW_WEIGHT * kind
+    loss = BODY_WEIGHT * body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side
+    loss = loss + VIEW_WEIGHT * kind
     parts = {"body": body, "centre": centre, "sacrum": sacrum, "front": side, "view": kind}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
@@ -83,17 +87,21 @@ class _FilmTask:
         self._held_out = folder / "held_out"
         self._steps = 0
 
-    def samples(self, rng: np.random.Generator, views: tuple[str, ...]) -> list[Sample]:
+    def samples(self, rng: np.random.Generator, views: tuple[str, ...], progress: float) -> list[Sample]:
         """One batch."""
         self._steps += 1
         if self._steps % RELOAD_STEPS == 0:
             self._source.reload()
-        return [sample(self._source.draw(rng, views), rng) for _ in range(self.batch)]
+        films = [self._source.draw(rng, views) for _ in range(self.batch)]
+        return [sample(film, rng, training_look(rng, film.view, progress)) for film in films]
 
     def held_out(self) -> list[Sample]:
-        """Held-out films, the same images every time."""
-        paths = sorted(self._held_out.glob("*.npz"))[:SHOWN]
-        return [sample(StoredFilm.load(p), np.random.default_rng([17, n])) for n, p in enumerate(paths)]
+        """Held-out films, the same images every time; every second one has a readable look."""
+        shown = []
+        for n, path in enumerate(sorted(self._held_out.glob("*.npz"))[:SHOWN]):
+            film, rng = StoredFilm.load(path), np.random.default_rng([17, n])
+            shown.append(sample(film, rng, clinical_look(rng) if n % 2 else None))
+        return shown
 
 
 class WholeFilmTask(_FilmTask):
@@ -108,7 +116,7 @@ class WholeFilmTask(_FilmTask):
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of every view."""
         assert isinstance(network, WholeFilmNetwork)
-        canvas, maps, known, view = batch_of(self.samples(rng, VIEWS))
+        canvas, maps, known, view = batch_of(self.samples(rng, VIEWS, progress))
         return whole_film_loss(*network.logits(canvas), maps, known, view)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -154,7 +162,7 @@ class BodyTask(_FilmTask):
 
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of lateral films."""
-        canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS))
+        canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS, progress))
         loss = dice_loss(torch.sigmoid(network(canvas)[:, 0]), maps[:, 0])
         return loss, {"dice": 1 - float(loss.detach())}
 
@@ -212,14 +220,44 @@ def export(folder: Path = MODELS) -> Exported:
     return export_network(network, state, folder)
 
 
-def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+def export_mdr2unet(folder: Path = MODELS) -> Exported:
+    """Likewise of the method's network, which tells bodies alone."""
+    network, state = averaged_network("film_mdr2unet")
+    return export_body_network(network, state, folder)
+
+
+def export_network(network: nn.Module, state: dict[str, Any], folder: Path, version: str = VERSION) -> Exported:
     """Export a whole-film network; `state` is what its training says of itself."""
-    contract = Contract(
-        name="film",
+    outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
+    view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
+    contract = replace(_contract("film", outputs | {"view": view}, state, "film.md"), version=version)
+    return _exported(network, contract, folder)
+
+
+def export_body_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
+    """Export a network of bodies alone as "film_mdr2unet"."""
+    outputs = {"body": {**_MAP, "meaning": _MEANINGS["body"]}}
+    return _exported(BodyProbability(network), _contract("film_mdr2unet", outputs, state, "film_comparison.md"), folder)
+
+
+class BodyProbability(nn.Module):
+    """A network of logits as one of probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, film: Tensor) -> tuple[Tensor]:
+        """(batch, 1, rows, columns)."""
+        return (torch.sigmoid(self.network(film)),)
+
+
+def _contract(name: str, outputs: dict[str, dict[str, Any]], state: dict[str, Any], card: str) -> Contract:
+    return Contract(
+        name=name,
         version=VERSION,
         inputs={"film": {**_MAP, "meaning": "prepared film, 0 to 1"}},
-        outputs={name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
-        | {"view": {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}},
+        outputs=outputs,
         dynamic={},
         preprocessing=PREPROCESSING,
         provenance={
@@ -227,11 +265,13 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> E
             **state,
             "source": "onnx_models/training/radiograph_task.py",
         },
-        card="film.md",
+        card=card,
     )
-    return export_model(
-        network.to(memory_format=torch.contiguous_format), [(_example(s),) for s in (1, 2)], contract, folder
-    )
+
+
+def _exported(network: nn.Module, contract: Contract, folder: Path) -> Exported:
+    network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return export_model(network, [(_example(s),) for s in (1, 2)], contract, folder)
 
 
 def _example(seed: int) -> Tensor:

@@ -1,0 +1,291 @@
+"""A site's own lateral films with what its readers drew on them, as films that networks can be taught and judged on.
+
+A folder holds, in any order and depth, DICOM images FOR PRESENTATION and for each of them one annotation:
+
+- a binary DICOM segmentation that refers to the image, a segment for each vertebral body, whose label begins with the
+  level ("L1 body", as the node's own ones; "S1" is told apart, other words mean a vertebra of unknown level); or
+- a JSON file with ``{"input": {"sop_instance_uid": "1.2..."}, "vertebrae": [{"level": "L1", "keypoints_px":
+  {"anterior_superior": [column, row], ...}}]}``, points counted as SCOORD does: the node's ``findings.json``,
+  corrected, is one. ``level`` may be null, vertebrae without points are left out.
+
+Every vertebra that can be seen must be drawn: what is not drawn is taught as "no vertebra".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.processing import apply_modality_lut, apply_presentation_lut, apply_voi_lut
+from skimage.measure import find_contours
+
+from inference.film_contour import six_points
+from inference.findings import KEYPOINTS
+from onnx_models.training.film_data import LATERAL_VIEWS, FormedFilm, seen_part
+from onnx_models.training.film_truth import PER_SIDE, SECTIONS, FilmTruth, coverage
+
+F64 = NDArray[np.float64]
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+IMAGES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
+        "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
+        "1.2.840.10008.5.1.4.1.1.12.2",  # X-Ray Radiofluoroscopic
+    }
+)
+LEVEL = re.compile(r"^\s*(?:[CTL]\d{1,2}|S1)\b")
+UNNAMED = "?"
+
+
+class AnnotationError(ValueError):
+    """A folder of annotated films cannot be used: the message says which file, why, and what a person can do."""
+
+
+@dataclass(frozen=True)
+class AnnotatedFilm:
+    """One film.
+
+    Attributes
+    ----------
+    film
+        As the rendered ones: bone bright, truth in (row, column) index. Losses are not known and are 0.
+    patient, maker
+        PatientID and Manufacturer of its header.
+    front_known
+        Whether its points or its header tell to which side the front lies.
+    """
+
+    film: FormedFilm
+    patient: str
+    maker: str
+    front_known: bool = True
+
+
+@dataclass
+class _Found:
+    images: dict[str, tuple[Path, Dataset]] = field(default_factory=dict)
+    outlines: dict[str, list[tuple[str, F64]]] = field(default_factory=lambda: defaultdict(list))
+    points: dict[str, list[tuple[str, F64]]] = field(default_factory=lambda: defaultdict(list))
+
+
+def read_folder(folder: Path) -> list[AnnotatedFilm]:
+    """All annotated films below ``folder``, by SOP instance UID.
+
+    Raises
+    ------
+    AnnotationError
+        A file is unreadable, an image is FOR PROCESSING, an annotation has no image, or there is no annotated film.
+    """
+    found = _Found()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _take_in(path, found)
+    annotated = {**found.outlines, **found.points}
+    lost = sorted(set(annotated) - set(found.images))
+    if lost:
+        raise AnnotationError(f"{folder}: an annotation refers to image {lost[0]}, which is not there; add it")
+    if not annotated:
+        raise AnnotationError(f"{folder}: no film with a segmentation or six-point annotation; see film_annotations")
+    return [_annotated(*found.images[uid], found.outlines[uid], found.points[uid]) for uid in sorted(annotated)]
+
+
+def _take_in(path: Path, found: _Found) -> None:
+    if path.suffix.lower() == ".json":
+        uid, vertebrae = _read_json(path)
+        found.points[uid] = vertebrae
+        return
+    try:
+        dataset = pydicom.dcmread(path)
+    except (InvalidDicomError, OSError):
+        return  # something else lies there
+    sop_class = str(dataset.get("SOPClassUID", ""))
+    if sop_class == SEGMENTATION:
+        for uid, level, mask in _segments(path, dataset):
+            outline = max(find_contours(np.pad(mask.astype(np.float32), 1), 0.5), key=len) - 1
+            found.outlines[uid].append((level, _resampled(outline)))
+    elif sop_class in IMAGES:
+        if str(dataset.get("PresentationIntentType", "")) == "FOR PROCESSING":
+            raise AnnotationError(f"{path}: this image is FOR PROCESSING; give the one FOR PRESENTATION")
+        found.images[str(dataset.SOPInstanceUID)] = (path, dataset)
+
+
+def _read_json(path: Path) -> tuple[str, list[tuple[str, F64]]]:
+    """(SOP instance UID, [(level, six points as (row, column) index)])."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        uid = str(document["input"]["sop_instance_uid"])
+        vertebrae = []
+        for v in document["vertebrae"]:
+            if v.get("keypoints_px"):
+                at = np.array([v["keypoints_px"][name] for name in KEYPOINTS], np.float64)
+                vertebrae.append((str(v.get("level") or UNNAMED), at[:, ::-1] - 0.5))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError(
+            f"{path}: no six-point annotation as film_annotations describes it ({error!r})"
+        ) from error
+    return uid, vertebrae
+
+
+def _segments(path: Path, dataset: Dataset) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """(SOP instance UID, level, mask) of every frame that is not empty."""
+    if str(dataset.get("SegmentationType", "")) != "BINARY":
+        raise AnnotationError(f"{path}: only binary segmentations are read")
+    labels = {int(s.SegmentNumber): str(s.get("SegmentLabel", "")) for s in dataset.SegmentSequence}
+    frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    out = []
+    for mask, group in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        number = int(_group(path, group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+        source = _group(path, group, shared, "DerivationImageSequence").SourceImageSequence[0]
+        name = LEVEL.match(labels.get(number, ""))
+        if mask.any():
+            out.append((str(source.ReferencedSOPInstanceUID), name.group().strip() if name else UNNAMED, mask > 0))
+    return out
+
+
+def _group(path: Path, own: Dataset, shared: Dataset, keyword: str) -> Dataset:
+    for group in (own, shared):
+        if group.get(keyword):
+            item: Dataset = group[keyword].value[0]
+            return item
+    raise AnnotationError(f"{path}: a frame has no {keyword}: it cannot be told which image and segment it is of")
+
+
+def _annotated(
+    path: Path, dataset: Dataset, outlines: Sequence[tuple[str, F64]], points: Sequence[tuple[str, F64]]
+) -> AnnotatedFilm:
+    image = read_image(path, dataset)
+    front = _front_columns(dataset)
+    if points:  # they tell more than outlines
+        levels = [level for level, _ in points]
+        six = [at for _, at in points]
+        lines = [outline_of(at) for at in six]
+        front_known = True
+    else:
+        levels, six, lines = _measured(image.shape, outlines, front or -1)
+        front_known = front is not None
+    if not levels:
+        raise AnnotationError(f"{path}: no vertebra is drawn on it; leave it out or draw all that can be seen")
+    order = np.argsort([float(at.mean(axis=0) @ _down(six)) for at in six])
+    truth = _truth([levels[n] for n in order], np.array(six)[order], np.array(lines)[order], _pixel_mm(dataset))
+    exposed = np.ones(image.shape, bool)
+    seen = np.array([seen_part(o, exposed) for o in truth.outlines])
+    film = FormedFilm(image, exposed, truth, seen, LATERAL_VIEWS[0], _pixel_mm(dataset))
+    return AnnotatedFilm(film, str(dataset.get("PatientID", "")), str(dataset.get("Manufacturer", "")), front_known)
+
+
+def read_image(path: Path, dataset: Dataset) -> NDArray[np.float32]:
+    """The image as a reader sees it, (rows, columns), 0 to 1, bone bright.
+
+    Raises
+    ------
+    AnnotationError
+        Where it is no single grey image, or its pixels cannot be decoded.
+    """
+    try:
+        stored = dataset.pixel_array
+        if stored.ndim != 2:
+            raise AnnotationError(f"{path}: not one grey image but an array of shape {stored.shape}")
+        seen = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
+        if "PresentationLUTShape" not in dataset and "PresentationLUTSequence" not in dataset:
+            seen = seen.max() - seen if dataset.PhotometricInterpretation == "MONOCHROME1" else seen
+        else:
+            seen = apply_presentation_lut(seen, dataset)
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        raise AnnotationError(f"{path}: its pixels cannot be read ({error})") from error
+    low, high = float(seen.min()), float(seen.max())
+    return np.asarray((seen - low) / max(high - low, 1e-6), np.float32)
+
+
+def outline_of(points: F64) -> F64:
+    """(64, 2): the outline that six points (6, 2) span: parabolas through the plates' three, straight walls."""
+    t = np.linspace(0, 1, PER_SIDE)[:, None]
+
+    def plate(front: F64, middle: F64, back: F64) -> F64:
+        depth = back - front
+        at = float(np.clip((middle - front) @ depth / (depth @ depth), 0.2, 0.8))
+        return front * (t - at) * (t - 1) / at + middle * t * (t - 1) / (at * (at - 1)) + back * t * (t - at) / (1 - at)
+
+    upper, lower = plate(*points[0::2]), plate(*points[1::2])
+    wall = points[4] + t * (points[5] - points[4])
+    front = points[1] + t * (points[0] - points[1])
+    return np.concatenate([upper, wall, lower[::-1], front])
+
+
+def _resampled(line: F64) -> F64:
+    """(64, 2) at equal distances along a closed line."""
+    closed = np.concatenate([line, line[:1]])
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
+    at = np.linspace(0, along[-1], 4 * PER_SIDE, endpoint=False)
+    return np.stack([np.interp(at, along, closed[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def _measured(
+    shape: tuple[int, ...], outlines: Sequence[tuple[str, F64]], front: int
+) -> tuple[list[str], list[F64], list[F64]]:
+    """Levels, six points and outlines of the bodies."""
+    rows, columns = int(shape[0]), int(shape[1])
+    down = _down([outline for _, outline in outlines])
+    levels, six, lines = [], [], []
+    for level, outline in outlines:
+        found = six_points(coverage(outline, (rows, columns)), -down, front)
+        levels.append(level)
+        six.append(found.points if found is not None else _boxed(outline, down, front))
+        lines.append(outline)
+    return levels, six, lines
+
+
+def _boxed(outline: F64, down: F64, front: int) -> F64:
+    """Six points at the ends of an outline whose plates cannot be followed (S1's, or of a body that is cut)."""
+    back = front * np.array([down[1], -down[0]])
+    along, across = outline @ down, outline @ back
+    return np.array([y * down + x * back for x in _thirds(across) for y in (along.min(), along.max())])
+
+
+def _thirds(values: F64) -> list[float]:
+    """First, middle and last."""
+    return [float(values.min()), float((values.min() + values.max()) / 2), float(values.max())]
+
+
+def _down(shapes: Sequence[F64]) -> F64:
+    """Direction from head to feet as (row, column): along the chain of bodies, rows increasing."""
+    centres = np.array([s.mean(axis=0) for s in shapes])
+    if len(centres) < 2:
+        return np.array([1.0, 0.0])
+    _, _, axes = np.linalg.svd(centres - centres.mean(axis=0))
+    return np.asarray(axes[0] * (1.0 if axes[0, 0] >= 0 else -1.0))
+
+
+def _front_columns(dataset: Dataset) -> int | None:
+    """-1 where the header says that the front lies towards column 0, 1: towards the last one."""
+    letters = [str(v)[:1] for v in dataset.get("PatientOrientation", None) or []]
+    return {"P": -1, "A": 1}.get(letters[0]) if letters else None
+
+
+def _pixel_mm(dataset: Dataset) -> float:
+    """Size of a pixel at the spine as far as the header tells, else 1: then heights are in pixels."""
+    magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor", None) or 1.0)
+    if dataset.get("PixelSpacing"):
+        return float(dataset.PixelSpacing[0])
+    if dataset.get("ImagerPixelSpacing"):
+        return float(dataset.ImagerPixelSpacing[0]) / magnification
+    return 1.0
+
+
+def _truth(levels: list[str], six: F64, outlines: F64, pixel_mm: float) -> FilmTruth:
+    count = len(levels)
+    heights = pixel_mm * np.linalg.norm(six[:, 0::2] - six[:, 1::2], axis=2)
+    shadows = np.repeat(outlines[:, None], len(SECTIONS), axis=1).astype(np.float32)
+    none = np.zeros(count, bool)
+    return FilmTruth(
+        levels, ["unknown"] * count, six, outlines, shadows, heights, heights.copy(), np.ones(count), none, none.copy()
+    )

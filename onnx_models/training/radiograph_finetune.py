@@ -1,0 +1,254 @@
+"""Goes on training the shipped whole-film network on a site's own films:
+``python -m onnx_models.training.radiograph_finetune FOLDER --minutes 30 --out build/finetuned``.
+
+``FOLDER`` holds DICOM images with segmentations or six-point annotations (see `film_annotations`). A quarter of the
+patients is held out. Half of each batch are the site's films, varied a little; the other half are rendered ones
+(``python -m onnx_models.training.film_generator``), without which the network would forget other views, upside-down
+films and fractures. The result is exported into ``--out`` beside copies of the other networks, so that the node can
+be given that folder, with a card that compares it with the shipped one on the held-out films. Nothing is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from scipy import ndimage
+from torch import Tensor, nn
+
+from inference.film_field import block_mean
+from inference.radiograph import RadiographSettings
+from inference.runtime import read_manifest
+from onnx_models.training.export import MODELS
+from onnx_models.training.film_annotations import AnnotatedFilm, AnnotationError, read_folder
+from onnx_models.training.film_data import FOLDER, VIEWS, FormedFilm, seen_part
+from onnx_models.training.radiograph_data import Sample, prepared, target_maps
+from onnx_models.training.radiograph_evaluation import OUTLINE
+from onnx_models.training.radiograph_network import WholeFilmNetwork
+from onnx_models.training.radiograph_records import Record, load_film_runner
+from onnx_models.training.radiograph_summary import estimates
+from onnx_models.training.radiograph_task import WholeFilmTask, batch_of, export_network, whole_film_loss
+from onnx_models.training.train import Schedule, Training
+
+F64 = NDArray[np.float64]
+HELD_OUT = 0.25
+"""Part of the patients that is judged on; at least one, and one is left to learn from."""
+RATE = 4e-4
+LONGEST = 1024
+"""Longer sides are reduced first: the network sees 256 pixels."""
+SITE_SHARE = 0.5
+SHIPPED, TUNED = "shipped", "fine-tuned"
+
+
+def split(films: Sequence[AnnotatedFilm], seed: int = 1) -> tuple[list[AnnotatedFilm], list[AnnotatedFilm]]:
+    """(to learn from, held out), whole patients.
+
+    Raises
+    ------
+    AnnotationError
+        Where all films are of one patient.
+    """
+    patients = sorted({f.patient for f in films})
+    if len(patients) < 2:
+        raise AnnotationError(f"{len(films)} film(s) of one patient: at least two patients are needed, one to judge on")
+    count = min(max(1, round(HELD_OUT * len(patients))), len(patients) - 1)
+    held = set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+    return [f for f in films if f.patient not in held], [f for f in films if f.patient in held]
+
+
+def varied(film: FormedFilm, rng: np.random.Generator) -> FormedFilm:
+    """The film cut, turned, mirrored and with another grey scale, as a department's own might be."""
+    block = max(1, -(-max(film.image.shape) // LONGEST))
+    image = block_mean(film.image, block)
+    truth = film.truth.moved(np.column_stack([np.eye(2), [-(block - 1) / 2] * 2]) / block)
+    shape = np.array(image.shape)
+    size = np.maximum(8, np.rint(shape * rng.uniform(0.75, 1.0, 2))).astype(int)
+    low = (shape - size) * rng.random(2)
+    angle = float(np.radians(rng.normal(0, 4)))
+    back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])  # new index to old one
+    if rng.random() < 0.5:
+        back = back @ np.diag([1.0, -1.0])
+    offset = low + (size - 1) / 2 - back @ ((size - 1) / 2)
+    rows, columns = int(size[0]), int(size[1])
+    seen = ndimage.affine_transform(image, back, offset, (rows, columns), order=1, mode="nearest")
+    grey = np.clip(seen, 0, 1) ** np.exp(rng.normal(0, 0.25)) * rng.uniform(0.85, 1.0) + rng.normal(0, 0.03)
+    grey = grey + rng.normal(0, rng.uniform(0, 0.03), grey.shape)
+    inverse = np.linalg.inv(back)
+    truth = truth.moved(np.column_stack([inverse, -inverse @ offset]))
+    exposed = np.ones((rows, columns), bool)
+    there = np.array([seen_part(o, exposed) for o in truth.outlines])
+    kept = there > 0.02
+    return replace(
+        film, image=np.clip(grey, 0, 1).astype(np.float32), exposed=exposed, truth=truth.chosen(kept), seen=there[kept]
+    )
+
+
+class FineTuning(WholeFilmTask):
+    """Half of each batch are the site's films, half rendered ones; see `train.Task`."""
+
+    name = "film"
+    learning_rate = RATE
+
+    def __init__(
+        self, films: Sequence[AnnotatedFilm], held_out: Sequence[AnnotatedFilm], rendered: Path = FOLDER
+    ) -> None:
+        super().__init__(rendered)
+        self._films = list(films)
+        self._judged = list(held_out)
+
+    def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """One batch."""
+        assert isinstance(network, WholeFilmNetwork)
+        own = max(1, round(SITE_SHARE * self.batch))
+        site = [self._films[int(n)] for n in rng.integers(len(self._films), size=own)]
+        shown = [_sample(varied(f.film, rng), f.front_known) for f in site]
+        shown += self.samples(rng, VIEWS, progress)[: self.batch - own]
+        canvas, maps, known, view = batch_of(shown)
+        return whole_film_loss(*network.logits(canvas), maps, known, view)
+
+    def held_out(self) -> list[Sample]:
+        """The site's held-out films as they are."""
+        return [_sample(f.film, f.front_known) for f in self._judged]
+
+
+def _sample(film: FormedFilm, front_known: bool) -> Sample:
+    canvas, measured = prepared(film.image)
+    maps, known = target_maps(film)
+    return Sample(canvas, maps * measured, known * measured * front_known, VIEWS.index(film.view))
+
+
+def compared(shipped: Path, tuned: Path, held_out: Sequence[AnnotatedFilm]) -> dict[str, list[Record]]:
+    """Records of the held-out films through the pipeline, with the shipped and with the new network."""
+    out = {}
+    for name, folder in ((SHIPPED, shipped), (TUNED, tuned)):
+        runner = load_film_runner(replace(RadiographSettings(), points=None), folder)
+        out[name] = [runner.judged(f.film, n) for n, f in enumerate(held_out)]
+    return out
+
+
+def card(told: Record) -> str:
+    """The card of the new network."""
+    rows = {name: estimates(records) for name, records in told["records"].items()}
+    figures = [n for n in rows[SHIPPED] if np.isfinite([rows[SHIPPED][n].value, rows[TUNED][n].value]).any()]
+    refused = {name: sum(bool(r["refusal"]) for r in records) for name, records in told["records"].items()}
+    count = len(told["records"][SHIPPED])
+    before, after = told["rendered"]
+    lines = [
+        "# Whole-film network, fine-tuned on a site's own films",
+        "",
+        f"Research use only. Made {told['date']} from the shipped weights `{told['begun_from'][:12]}` in "
+        f"{told['steps']} steps on {told['films']} films of {told['patients']} patients ({', '.join(told['makers'])}) "
+        "beside rendered ones.",
+        f"Judged on {count} held-out films of {told['held_out_patients']} other patients, with the outline's points "
+        f"({OUTLINE}); truth is what the site's readers drew, so losses and grades are not judged. Few films make wide "
+        "intervals (95 %, films drawn again): believe no difference that lies within them.",
+        "",
+        "| held-out films of the site | shipped | fine-tuned |",
+        "|---|---|---|",
+        *(f"| {name} | {rows[SHIPPED][name].text(3)} | {rows[TUNED][name].text(3)} |" for name in figures),
+        f"| refused | {refused[SHIPPED]} of {count} | {refused[TUNED]} of {count} |",
+        "",
+        "| rendered held-out films (what might be forgotten) | shipped | fine-tuned |",
+        "|---|---|---|",
+        *(f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after),
+        "",
+        "The set and figures that the shipped network was judged on are in its own card; they were not made again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def fine_tuned(
+    folder: Path, out: Path, schedule: Schedule, shipped: Path = MODELS, rendered: Path = FOLDER, seed: int = 1
+) -> Record:
+    """Train, export into ``out``, judge and write the card there; returns what the card is made of.
+
+    Raises
+    ------
+    AnnotationError
+        The folder cannot be used.
+    FileNotFoundError
+        There are no rendered films beside it.
+    """
+    learn, held_out = split(read_folder(folder), seed)
+    task = FineTuning(learn, held_out, rendered)
+    training = Training(task, out / "training", seed=seed)
+    if not training.resume():
+        training.start_from(shipped / str(read_manifest(shipped)["film"]["weights"]))
+    start = copy.deepcopy(training.network) if training.step == 0 else _network(shipped)
+    training.run(schedule)
+    copied(shipped, out)
+    provenance = {
+        "steps": training.step,
+        "seed": seed,
+        "begun_from": training.begun_from,
+        "fine_tuned_on": f"{len(learn)} films of {len({f.patient for f in learn})} patients of one site",
+    }
+    export_network(training.averaged, provenance, out, version=f"{read_manifest(shipped)['film']['version']}+site")
+    rendered_task = WholeFilmTask(rendered)
+    told: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "begun_from": training.begun_from,
+        "steps": training.step,
+        "films": len(learn),
+        "patients": len({f.patient for f in learn}),
+        "makers": sorted({f.maker for f in learn}),
+        "held_out_patients": len({f.patient for f in held_out}),
+        "records": compared(shipped, out, held_out),
+        "rendered": (rendered_task.evaluate(start.eval()), rendered_task.evaluate(training.averaged.eval())),
+    }
+    (out / "film.md").write_text(card(told))
+    return told
+
+
+def _network(folder: Path) -> nn.Module:
+    network = WholeFilmNetwork()
+    network.load_state_dict(load_file(folder / str(read_manifest(folder)["film"]["weights"])))
+    return network
+
+
+def copied(shipped: Path, out: Path) -> None:
+    """Manifest and networks of ``shipped`` in ``out``, so that a node can be given that folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for entry in read_manifest(shipped).values():
+        shutil.copy2(shipped / str(entry["file"]), out / str(entry["file"]))
+    shutil.copy2(shipped / "manifest.json", out / "manifest.json")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m onnx_models.training.radiograph_finetune", description=__doc__)
+    parser.add_argument("folder", type=Path, help="DICOM images with segmentations or six-point annotations")
+    parser.add_argument("--out", type=Path, default=Path("build/finetuned"))
+    parser.add_argument("--minutes", type=float, help="end after this many minutes of training in all")
+    parser.add_argument("--steps", type=int, help="end after this many steps in all")
+    parser.add_argument("--models", type=Path, default=MODELS, help="the shipped ones")
+    parser.add_argument("--rendered", type=Path, default=FOLDER, help="rendered films of the phantom")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if options.minutes is None and options.steps is None:
+        parser.error("say how long: --minutes or --steps")
+    torch.set_num_threads(options.threads)
+    schedule = Schedule(minutes=options.minutes, steps=options.steps, warm_up_steps=20, evaluate_every_s=300.0)
+    try:
+        fine_tuned(options.folder, options.out, schedule, options.models, options.rendered, options.seed)
+    except (AnnotationError, FileNotFoundError) as error:
+        print(error)
+        return 1
+    print((options.out / "film.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
