@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.uid import UID
+
+from node.receive.checksum import crc32
 
 SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
 """Marks the private information of our file meta (0002,0100)."""
@@ -185,7 +186,7 @@ def _length_and_crc(file: BinaryIO) -> tuple[int, int]:
     length = crc = 0
     while chunk := file.read(_CHUNK):
         length += len(chunk)
-        crc = zlib.crc32(chunk, crc)
+        crc = crc32(chunk, crc)
     return length, crc
 
 
@@ -305,7 +306,7 @@ class Incoming:
         self._refuse_below_reserve(more)
         self._length += more
         for piece in pieces:
-            self._checksum = zlib.crc32(piece, self._checksum)
+            self._checksum = crc32(piece, self._checksum)
         return more
 
     def _header(self) -> bytes:

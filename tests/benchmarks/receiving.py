@@ -8,6 +8,7 @@ included. Every row is made of interleaved pairs, so that what else the machine 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -24,8 +25,9 @@ from pathlib import Path
 
 import psutil
 
-from node.demo.stage import stage
 from node.ledger import migrate, private_database
+from node.process import read_state
+from node.settings import Settings
 from tests.benchmarks.raw_sender import requests, seconds_to_send
 from tests.benchmarks.rows import PAIRS, Row, paired
 from tests.dicom import write_series
@@ -305,16 +307,34 @@ def idle(memory: Path) -> Iterator[Row]:
             yield Row("  of it resident memory", resident, "MiB")
 
 
-def start_time(runs: int) -> Iterator[Row]:
-    """The whole node, its private database there already: from the command to the first answer on its port."""
+def start_time(disk: Path, runs: int) -> Iterator[Row]:
+    """The receiving process, the database there already: from its command to the first association it grants."""
     seconds = []
-    with stage(site="bench", receive={"port": 0}) as node:
-        for _ in range(runs):
-            node.stop()
+    with _database(disk / "pg-start") as dsn:
+        for run in range(runs):
+            folder = disk / f"start-{run}"
+            folder.mkdir()
+            settings = Settings.model_validate({"data_dir": str(folder), "receive": {"port": 0}})
             begun = time.perf_counter()
-            node.start()
-            seconds.append(time.perf_counter() - begun)
-    yield Row("start of the node, second and later times", statistics.median(seconds), "s", runs=runs)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "node.role", "receive"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}) + "\n")
+            process.stdin.flush()
+            while "port" not in read_state(settings):
+                time.sleep(0.005)
+            with RawSender(int(read_state(settings)["port"])) as sender:
+                sender.associate()
+                seconds.append(time.perf_counter() - begun)
+                sender.release()
+            process.stdin.close()
+            process.wait(60)
+    yield Row("start of the receiver, the database there", statistics.median(seconds), "s", runs=runs)
 
 
 def measure(pairs: int = PAIRS, short: bool = False, only: str = "") -> Iterator[Row]:
@@ -327,7 +347,7 @@ def measure(pairs: int = PAIRS, short: bool = False, only: str = "") -> Iterator
         "durable": partial(durable, disk, loads, pairs),
         "tmpfs": partial(not_durable, memory, loads, pairs),
         "idle": partial(idle, memory),
-        "start": partial(start_time, 3),
+        "start": partial(start_time, disk, 5),
     }
     try:
         for name, part in parts.items():

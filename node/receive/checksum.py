@@ -1,0 +1,14 @@
+"""CRC-32 (ISO 3309) of what is received: the one cost of the fast path that grows with the bytes and is not a copy.
+
+ISA-L computes it four times as fast as zlib where it is installed (``pip install spine-node[speed]``); the values are
+the same.
+"""
+
+from __future__ import annotations
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
+__all__ = ["crc32"]
