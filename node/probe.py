@@ -49,10 +49,13 @@ def probe(settings: Settings, timeout_s: float = 5.0, *, local: bool = False) ->
 
 
 def _listeners(settings: Settings, timeout_s: float) -> list[Check]:
-    ports = read_state(settings).get("ports")
-    entrances = settings.receive.entrances
+    state, entrances = read_state(settings), settings.receive.entrances
+    ports = state.get("ports")
     if not isinstance(ports, list) or len(ports) != len(entrances):
-        ports = [entrance.port for entrance in entrances]
+        ports = [
+            state.get("port") or settings.receive.port,
+            *(entrance.port for entrance in settings.receive.listeners),
+        ]
     return [_listener(at, int(port), timeout_s) for at, port in zip(entrances, ports, strict=True)]
 
 

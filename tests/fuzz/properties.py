@@ -126,7 +126,15 @@ class Content:
         instance_uid = uid.decode("latin-1")
         if not any(character.isalnum() for character in instance_uid):
             instance_uid = "1.2"  # one that names nothing is refused before
-        received = ReceivedObject(content, peer.CT, instance_uid, syntax, "SCANNER", "SPINENODE", datetime.now(UTC))
+        received = ReceivedObject(
+            data_set=content,
+            sop_class_uid=peer.CT,
+            sop_instance_uid=instance_uid,
+            transfer_syntax=syntax,
+            calling_ae="SCANNER",
+            called_ae="SPINENODE",
+            received_at=datetime.now(UTC),
+        )
         reception = self._spool.store(received)
         path = self._spool.path(reception.spool_name)
         try:
