@@ -307,8 +307,9 @@ class GuardedServer(ThreadedAssociationServer):
         self.left(caller)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
-        super().shutdown_request(request.socket if isinstance(request, Caller) else request)
+        """Close a connection that became no association; pynetdicom asks for others too early, `_end` closes them."""
+        if isinstance(request, Caller):
+            super().shutdown_request(request.socket)
 
     def shutdown(self) -> None:
         """Nothing is served here: the door is stopped, and associations end by themselves."""
