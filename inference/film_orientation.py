@@ -8,6 +8,7 @@ sacrum, which runs backward, each speak with a weight.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ LEAST_DOUBT = 0.02
 """No opinion of the network counts as surer than one minus this."""
 CONTRADICTS = 0.75
 """Probability from which on the network contradicts a header."""
+HEAD_WEIGHT, GROWTH_WEIGHT, SACRUM_END_WEIGHT = 0.7, 0.3, 0.5
+"""What the network says of the head on each body, how bodies grow, and at which end S1 is seen, each -1 to 1."""
+NEXT_BODY = (0.4, 2.0)
+"""S1 speaks where its middle lies so many steps of the chain beyond one of its ends, and no farther beside it."""
 GROWTH = 0.035
 """Bodies grow by this part of their size from one to the next towards the feet."""
 FEWEST_GROWING = 5
@@ -123,27 +128,50 @@ def _sacrum_runs_right(found: FilmBodies) -> float:
     return float(np.tanh(angle / np.radians(20)) * found.sacrum_probability)
 
 
-def head_is_up(found: FilmBodies, sacrum: Map) -> float:
+def head_is_up(found: FilmBodies, maps: Mapping[str, Map]) -> float:
     """-1 to 1: whether the bodies, ordered by rows, run from head to feet. 0: nothing tells.
 
-    The sacrum lies at the lower end, and bodies grow towards it.
+    The network says it of every body; the sacrum follows at the lower end, and bodies grow towards it.
+
+    Parameters
+    ----------
+    maps
+        (rows, columns) each: "head", probability that the head lies towards row 0, "body" and "sacrum".
     """
     if len(found.bodies) < 2:
         return 0.0
-    said = 0.0
+    weight = np.where(found.labels > 0, maps["body"], 0.0)
+    said = HEAD_WEIGHT * (2 * float((maps["head"] * weight).sum() / max(float(weight.sum()), 1e-9)) - 1)
+    said += GROWTH_WEIGHT * _growth(found) + SACRUM_END_WEIGHT * _sacrum_end(found, maps["sacrum"])
+    return float(np.clip(said, -1, 1))
+
+
+def _growth(found: FilmBodies) -> float:
+    """-1 to 1: whether bodies grow along the chain; 0 with few of them."""
     places = np.array([b.place for b in found.bodies], float)
     sizes = np.log([np.sqrt((found.labels == b.label).sum()) for b in found.bodies])
     whole = np.array([not b.partial for b in found.bodies])
-    if whole.sum() >= FEWEST_GROWING:
-        first, last = np.triu_indices(int(whole.sum()), 1)
-        slopes = (sizes[whole][last] - sizes[whole][first]) / (places[whole][last] - places[whole][first])
-        said += 0.5 * float(np.clip(np.median(slopes) / GROWTH, -1, 1))
+    if whole.sum() < FEWEST_GROWING:
+        return 0.0
+    first, last = np.triu_indices(int(whole.sum()), 1)
+    slopes = (sizes[whole][last] - sizes[whole][first]) / (places[whole][last] - places[whole][first])
+    return float(np.clip(np.median(slopes) / GROWTH, -1, 1))
+
+
+def _sacrum_end(found: FilmBodies, sacrum: Map) -> float:
+    """Probability of the largest piece of S1, negative where it continues the chain at its upper end; 0 elsewhere."""
     pieces, count = ndimage.label(sacrum >= 0.5)
-    if count:
-        largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-        at = np.argwhere(largest).mean(axis=0)
-        first_body, last_body = found.bodies[0].centre, found.bodies[-1].centre
-        down = last_body - first_body
-        along = float((at - first_body) @ down / (down @ down))
-        said += float(sacrum[largest].mean()) * (1.0 if along > 1 else -1.0 if along < 0 else 0.0)
-    return float(np.clip(said, -1, 1))
+    if not count:
+        return 0.0
+    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+    at = np.argwhere(largest).mean(axis=0)
+    centres = np.array([b.centre for b in found.bodies])
+    step = float(np.median(np.linalg.norm(np.diff(centres, axis=0), axis=1)))
+    for end, before, says in ((-1, -2, 1.0), (0, 1, -1.0)):
+        away = (centres[end] - centres[before]) / max(float(np.linalg.norm(centres[end] - centres[before])), 1e-9)
+        from_end = (at - centres[end]) / step
+        beyond = float(away @ from_end)
+        beside = float(np.linalg.norm(from_end - beyond * away))
+        if NEXT_BODY[0] <= beyond <= NEXT_BODY[1] and beside <= NEXT_BODY[1] / 2:
+            return says * float(sacrum[largest].mean())
+    return 0.0

@@ -46,6 +46,8 @@ SIZE = 256
 """Rows and columns of the grid on which the network sees the whole film."""
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
+AS_SENT = 0.3
+"""Evidence for the way that a film was sent, or that its header says: most films are sent upright."""
 VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
 """What the network's output "view" tells, in its order."""
 
@@ -317,11 +319,11 @@ class _Run:
         if self._stands(first):
             return first
         others = [self._seen(film, turn) for turn in range(TURNS) if turn != first.turn]
-        return max([first, *others], key=lambda seen: seen.evidence)
+        return max([first, *others], key=lambda seen: seen.evidence + AS_SENT * (seen is first))
 
     def _stands(self, seen: _Seen) -> bool:
         enough = len(seen.whole) >= self.settings.least_vertebrae
-        return enough and seen.upright >= self.settings.upright and seen.head_up >= -0.3 and self._is_lateral(seen)
+        return enough and seen.upright >= self.settings.upright and seen.head_up >= -AS_SENT and self._is_lateral(seen)
 
     def _seen(self, film: PreparedFilm, turn: int) -> _Seen:
         grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
@@ -329,11 +331,11 @@ class _Run:
         outputs = self.models.run(self.settings.network, shown)
         if self.settings.body_network is not None:
             outputs = outputs | self.models.run(self.settings.body_network, shown)
-        maps = {name: outputs[name][0, 0] for name in ("body", "centre", "sacrum", "front")}
+        maps = {name: outputs[name][0, 0] for name in ("body", "centre", "sacrum", "front", "head")}
         measured = film.measured_on(grid)
         found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.settings.bodies)
         view = {name: float(p) for name, p in zip(VIEWS, outputs["view"][0], strict=True)}
-        return _Seen(turn, grid, maps, found, view, head_is_up(found, maps["sacrum"]))
+        return _Seen(turn, grid, maps, found, view, head_is_up(found, maps))
 
     def _is_lateral(self, seen: _Seen) -> bool:
         said = seen.view[VIEWS[0]] + (seen.view[VIEWS[2]] if self.settings.chest_films else 0.0)

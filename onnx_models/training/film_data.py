@@ -131,6 +131,13 @@ class FormedFilm:
         return np.asarray(self.seen < WHOLE)
 
     @property
+    def head_rows(self) -> F64:
+        """(V,): by how much the head lies towards row 0, -1 to 1 (0: to the left or right)."""
+        p = self.truth.points
+        up = p[:, 0::2].mean(1) - p[:, 1::2].mean(1)
+        return np.asarray(-up[:, 0] / np.maximum(np.linalg.norm(up, axis=1), 1e-9))
+
+    @property
     def front_columns(self) -> F64:
         """(V,): by how much the front lies towards column 0, -1 to 1 (0: upwards or downwards)."""
         p = self.truth.points

@@ -38,7 +38,7 @@ CENTRE_WIDTH = 0.11
 LEAST_SEEN = 0.5
 """Bodies of which less is exposed have no centre."""
 SIDEWAYS = 0.5
-"""The side of the front is taught where it lies so far (cosine) towards a side."""
+"""Front and head are taught where they lie so far (cosine) along columns, or along rows."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Sample:
     canvas
         (256, 256) float32, 0 to 1.
     maps
-        (4, 256, 256) float32 in the order of ``radiograph_network.MAPS``.
-    front_known
-        (256, 256) float32: 1 where the third map means anything.
+        (5, 256, 256) float32 in the order of ``radiograph_network.MAPS``.
+    known
+        (2, 256, 256) float32: 1 where the maps of the front and of the head mean anything.
     view
         Index into ``film_data.VIEWS``.
     """
 
     canvas: F32
     maps: F32
-    front_known: F32
+    known: F32
     view: int
 
 
@@ -83,22 +83,23 @@ def prepared(image: F32, size: int = SIZE) -> tuple[F32, Bools]:
 
 
 def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
-    """(maps (4, size, size), where the side of the front is known (size, size)) of a film; empty for frontal ones."""
+    """(maps (5, size, size), where front and head are known (2, size, size)) of a film; empty for frontal ones."""
     maps = np.zeros((len(MAPS), size, size), np.float32)
-    known = np.zeros((size, size), np.float32)
+    known = np.zeros((2, size, size), np.float32)
     if film.view not in LATERAL_VIEWS:
         return maps, known
     truth = film.truth.moved(canvas_matrix(film.image.shape, size))
     shape = (size, size)
     field = canvas_grid(film.image.shape, size).from_film(film.exposed.astype(np.float32))
     row, column = np.arange(size)[:, None], np.arange(size)[None, :]
+    front, head = film.front_columns, film.head_rows
     for n, outline in enumerate(truth.outlines):
         mask = coverage(outline, shape) * field
         maps[2 if truth.sacral[n] else 0] += mask
-        if abs(film.front_columns[n]) > SIDEWAYS:
-            known = np.maximum(known, mask > 0.5)
-            if film.front_columns[n] > 0:
-                maps[3][mask > 0.5] = 1
+        for k, along in enumerate((front[n], head[n])):
+            if abs(along) > SIDEWAYS:
+                known[k][mask > 0.5] = 1
+                maps[3 + k][mask > 0.5] = along > 0
         if truth.sacral[n] or film.seen[n] < LEAST_SEEN:
             continue
         diagonal = np.linalg.norm(np.ptp(truth.points[n], axis=0))
@@ -106,7 +107,7 @@ def target_maps(film: FormedFilm, size: int = SIZE) -> tuple[F32, F32]:
         r, c = truth.centres[n]
         maps[1] = np.maximum(maps[1], np.exp(-0.5 * ((row - r) ** 2 + (column - c) ** 2) / width**2))
     maps[1] *= field
-    return np.clip(maps, 0, 1), np.asarray(known, np.float32)
+    return np.clip(maps, 0, 1), known
 
 
 def training_look(rng: np.random.Generator, view: str, progress: float) -> Look | None:

@@ -124,7 +124,8 @@ class FineTuning(WholeFilmTask):
 def _sample(film: FormedFilm, front_known: bool) -> Sample:
     canvas, measured = prepared(film.image)
     maps, known = target_maps(film)
-    return Sample(canvas, maps * measured, known * measured * front_known, VIEWS.index(film.view))
+    known[0] *= front_known
+    return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))
 
 
 def compared(shipped: Path, tuned: Path, held_out: Sequence[AnnotatedFilm]) -> dict[str, list[Record]]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 SIZE = 256
-MAPS = ("body", "centre", "sacrum", "front")
+MAPS = ("body", "centre", "sacrum", "front", "head")
 VIEW_COUNT = 6
 COARSE = 3
-"""Level (of 8 pixels) at which S1 and the front are told as well."""
+"""Level (of 8 pixels) at which S1, the front and the head are told as well."""
 WIDTHS = (12, 24, 40, 64, 80, 96)
 """Channels at 1, 2, 4, 8, 16 and 32 pixels."""
 DILATIONS = (2, 4, 8, 16)
@@ -38,11 +38,11 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class WholeFilmNetwork(nn.Module):
-    """(batch, 1, 256, 256) film, 0 to 1, to body, centre, sacrum, front (each of that shape) and view (batch, 6).
+    """(batch, 1, 256, 256) film, 0 to 1, to its ``MAPS`` (each of that shape) and view (batch, 6).
 
     A U-Net with six levels, so that every place sees the whole film; the view is told from its deepest features. Where
-    S1 is and where the front is depend on what lies far away, so both are told at `COARSE` as well and added: from the
-    finest features alone neither was learnt in 1,900 steps.
+    S1, the front and the head are depends on what lies far away, so they are told at `COARSE` as well and added: from
+    the finest features alone neither S1 nor the front was learnt in 1,900 steps.
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
@@ -53,12 +53,12 @@ class WholeFilmNetwork(nn.Module):
         self.join = nn.ModuleList(_double(2 * a, a) for a in widths[:-1])
         self.maps = nn.Conv2d(widths[0], len(MAPS), 1)
         self.view = nn.Sequential(nn.Linear(2 * widths[-1], 48), nn.ReLU(), nn.Linear(48, VIEW_COUNT))
-        self.coarse = nn.Conv2d(widths[COARSE], 2, 1)
+        self.coarse = nn.Conv2d(widths[COARSE], len(MAPS) - 2, 1)
         nn.init.zeros_(self.coarse.weight)
         nn.init.zeros_(self.coarse.bias)  # type: ignore[arg-type]
 
     def logits(self, film: Tensor) -> tuple[Tensor, Tensor]:
-        """(maps (batch, 4, rows, columns), views (batch, 6)) before sigmoid and softmax; sides are multiples of 32."""
+        """(maps (batch, 5, rows, columns), views (batch, 6)) before sigmoid and softmax; sides are multiples of 32."""
         levels = []
         x = film
         for n, block in enumerate(self.down):

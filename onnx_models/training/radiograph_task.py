@@ -37,9 +37,18 @@ from onnx_models.training.train import averaged_network
 
 VERSION = "1.0.0"
 RELOAD_STEPS = 50
+POOL = 48
+"""So many images are kept and shown again, turned about: one new image a step is enough, and a third of the time."""
+FULL_FROM = 0.85
+"""From this part of a training on batches are whole canvases; before, what is empty in all of a batch is cut off."""
+UPSIDE_DOWN = 0.25
+"""So many of the images of the pool are shown upside down: seldom seen, the side of the head would not be learnt."""
+SIDE = 32
+"""Sides of what is cut are multiples of this many pixels."""
 SHOWN = 24
 """So many held-out films are looked at in each evaluation."""
-BODY_WEIGHT, CENTRE_WEIGHT, SACRUM_WEIGHT, FRONT_WEIGHT, VIEW_WEIGHT = 3.0, 1.5, 1.5, 0.5, 0.3
+BODY_WEIGHT, CENTRE_WEIGHT, SACRUM_WEIGHT, VIEW_WEIGHT = 3.0, 1.5, 1.5, 0.3
+FRONT_WEIGHT, HEAD_WEIGHT = 0.5, 1.0
 CENTRE_CONTRAST, SACRUM_CONTRAST = 20.0, 10.0
 """How much more a pixel of a centre, or of S1, counts than one without."""
 
@@ -53,27 +62,61 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
 def whole_film_loss(
     maps: Tensor, views: Tensor, truth: Tensor, known: Tensor, view: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of logits (batch, 4, rows, columns) and (batch, 6); ``known`` is where the side of the front is."""
+    """Loss of logits (batch, 5, rows, columns) and (batch, 6); front and head count where ``known`` (batch, 2, ...)."""
     p = torch.sigmoid(maps)
     body = dice_loss(p[:, 0], truth[:, 0]) + binary_cross_entropy_with_logits(maps[:, 0], truth[:, 0])
     weight = 1 + CENTRE_CONTRAST * truth[:, 1]
     centre = binary_cross_entropy_with_logits(maps[:, 1], truth[:, 1], weight) + dice_loss(p[:, 1], truth[:, 1])
     weight = 1 + SACRUM_CONTRAST * truth[:, 2]
     sacrum = dice_loss(p[:, 2], truth[:, 2]) + binary_cross_entropy_with_logits(maps[:, 2], truth[:, 2], weight)
-    side = binary_cross_entropy_with_logits(maps[:, 3], truth[:, 3], known, reduction="sum") / (known.sum() + 1)
+    front, head = (
+        binary_cross_entropy_with_logits(maps[:, 3 + k], truth[:, 3 + k], known[:, k], reduction="sum")
+        / (known[:, k].sum() + 1)
+        for k in range(2)
+    )
     kind = cross_entropy(views, view)
-    loss = BODY_WEIGHT * body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum + FRONT_WEIGHT * side
-    loss = loss + VIEW_WEIGHT * kind
-    parts = {"body": body, "centre": centre, "sacrum": sacrum, "front": side, "view": kind}
+    loss = BODY_WEIGHT * body + CENTRE_WEIGHT * centre + SACRUM_WEIGHT * sacrum
+    loss = loss + FRONT_WEIGHT * front + HEAD_WEIGHT * head + VIEW_WEIGHT * kind
+    parts = {"body": body, "centre": centre, "sacrum": sacrum, "front": front, "head": head, "view": kind}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
 
 def batch_of(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(canvases (n, 1, 256, 256), maps (n, 4, ...), where the front is known (n, ...), views (n,))."""
+    """(canvases (n, 1, 256, 256), maps (n, 5, ...), where front and head are known (n, 2, ...), views (n,))."""
     canvas = torch.from_numpy(np.stack([s.canvas for s in samples])[:, None])
     maps = torch.from_numpy(np.stack([s.maps for s in samples]))
-    known = torch.from_numpy(np.stack([s.front_known for s in samples]))
+    known = torch.from_numpy(np.stack([s.known for s in samples]))
     return canvas, maps, known, torch.tensor([s.view for s in samples])
+
+
+def mirrored(shown: Sample, axis: int) -> Sample:
+    """Rows (axis 0) or columns (1) run backwards: the head, or the front, lies towards the other end."""
+    maps, known = np.flip(shown.maps, 1 + axis).copy(), np.flip(shown.known, 1 + axis).copy()
+    which = 1 - axis
+    maps[3 + which] = known[which] * (1 - maps[3 + which])
+    return Sample(np.flip(shown.canvas, axis).copy(), maps, known, shown.view)
+
+
+def turned_about(shown: Sample, rng: np.random.Generator) -> Sample:
+    """The image mirrored or not, and upside down or not, at random."""
+    for axis, share in ((0, UPSIDE_DOWN), (1, 0.5)):
+        if rng.random() < share:
+            shown = mirrored(shown, axis)
+    return shown
+
+
+def occupied(shown: Sample) -> tuple[int, int]:
+    """(rows, columns) in the middle of the canvas, multiples of `SIDE`, that hold all that is not empty."""
+    far = (np.abs(np.flatnonzero(shown.canvas.any(axis=1 - axis)) - SIZE / 2) for axis in (0, 1))
+    rows, columns = (min(SIZE, SIDE * int(np.ceil(2 * f.max(initial=SIDE / 2) / SIDE))) for f in far)
+    return rows, columns
+
+
+def cut(shown: Sample, rows: int, columns: int) -> Sample:
+    """The middle of an image."""
+    r, c = (SIZE - rows) // 2, (SIZE - columns) // 2
+    where = (..., slice(r, r + rows), slice(c, c + columns))
+    return Sample(shown.canvas[where], shown.maps[where], shown.known[where], shown.view)
 
 
 class _FilmTask:
@@ -86,14 +129,25 @@ class _FilmTask:
         self._source = FilmSource(folder / "train")
         self._held_out = folder / "held_out"
         self._steps = 0
+        self._pool: list[tuple[Sample, tuple[int, int]]] = []
 
     def samples(self, rng: np.random.Generator, views: tuple[str, ...], progress: float) -> list[Sample]:
-        """One batch."""
+        """One batch of like shapes: the newest image with others of the pool, each turned about."""
         self._steps += 1
         if self._steps % RELOAD_STEPS == 0:
             self._source.reload()
-        films = [self._source.draw(rng, views) for _ in range(self.batch)]
-        return [sample(film, rng, training_look(rng, film.view, progress)) for film in films]
+        for _ in range(1 if self._pool else self.batch):
+            film = self._source.draw(rng, views)
+            new = sample(film, rng, training_look(rng, film.view, progress))
+            self._pool.append((new, occupied(new)))
+        del self._pool[:-POOL]
+        newest, box = self._pool[-1]
+        others = [self._pool[n] for n in rng.permutation(len(self._pool) - 1)]
+        others.sort(key=lambda other: other[1][0] > box[0] or other[1][1] > box[1])  # those that fit first
+        chosen = [(newest, box), *others[: self.batch - 1]]
+        boxes = [b for _, b in chosen] if progress < FULL_FROM else [(SIZE, SIZE)]
+        rows, columns = (max(b[axis] for b in boxes) for axis in (0, 1))
+        return [cut(turned_about(s, rng), rows, columns) for s, _ in chosen]
 
     def held_out(self) -> list[Sample]:
         """Held-out films, the same images every time; every second one has a readable look."""
@@ -120,7 +174,7 @@ class WholeFilmTask(_FilmTask):
         return whole_film_loss(*network.logits(canvas), maps, known, view)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Dice of bodies and S1 (lateral films), part of views and of sides of the front that are right."""
+        """Dice of bodies and S1 (lateral films), part of views, fronts and heads that are right."""
         assert isinstance(network, WholeFilmNetwork)
         return judged(network, self.held_out())
 
@@ -128,21 +182,25 @@ class WholeFilmTask(_FilmTask):
 @torch.no_grad()
 def judged(network: nn.Module, samples: list[Sample]) -> dict[str, float]:
     """Numbers of `WholeFilmTask.evaluate`; empty without samples."""
-    dice, sacrum, views, sides, peaks = [], [], [], [], []
+    dice, sacrum, views, peaks = [], [], [], []
+    sides: tuple[list[bool], list[bool]] = ([], [])
     for s in samples:
-        body, centre, s1, front, view = (o[0].numpy() for o in network(torch.from_numpy(s.canvas[None, None])))
+        *maps, view = (o[0].numpy() for o in network(torch.from_numpy(s.canvas[None, None])))
+        body, centre, s1 = maps[:3]
         views.append(int(view.argmax()) == s.view)
         if VIEWS[s.view] not in LATERAL_VIEWS:
             continue
         dice.append(dice_of(body[0] > 0.5, s.maps[0] > 0.5))
         if s.maps[2].sum() > 20:
             sacrum.append(dice_of(s1[0] > 0.5, s.maps[2] > 0.5))
-        if s.front_known.any():
-            where = s.front_known > 0
-            sides.append((front[0][where].mean() > 0.5) == (s.maps[3][where].mean() > 0.5))
+        for k in range(2):
+            where = s.known[k] > 0
+            if where.any():
+                sides[k].append((maps[3 + k][0][where].mean() > 0.5) == (s.maps[3 + k][where].mean() > 0.5))
         if (s.maps[1] > 0.9).any():
             peaks.append(float(centre[0][s.maps[1] > 0.9].mean()))
-    found = {"dice": dice, "sacrum_dice": sacrum, "view_right": views, "front_right": sides, "centre_at_peak": peaks}
+    found = {"dice": dice, "sacrum_dice": sacrum, "view_right": views, "front_right": sides[0], "head_right": sides[1]}
+    found |= {"centre_at_peak": peaks}
     return {k: float(np.mean(v)) for k, v in found.items() if v}
 
 
@@ -211,6 +269,7 @@ _MEANINGS = {
     "centre": "peak at the centre of each body",
     "sacrum": "probability of the body of S1",
     "front": "on the bodies: probability that the patient's front lies towards column 0",
+    "head": "on the bodies: probability that the head lies towards row 0",
 }
 
 

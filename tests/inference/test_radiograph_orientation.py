@@ -96,18 +96,40 @@ def test_the_sacrum_runs_backward(side: int) -> None:
     assert said.front == side and said.confidence > 0.6
 
 
+def maps(body: np.ndarray, s1: np.ndarray, head: float = 0.5) -> dict[str, np.ndarray]:
+    return {"body": body, "sacrum": s1, "head": np.full(SHAPE, head)}
+
+
 def test_the_head_is_where_bodies_are_small_and_the_sacrum_is_not() -> None:
     bodies = spine(GROWING, top=(40, 100), depth=16.0)
-    seen, _, nothing = found(bodies)
-    assert head_is_up(seen, nothing) > 0.2
-    reverse, _, _ = found(spine(GROWING[::-1], top=(40, 100), depth=16.0))
-    assert head_is_up(reverse, nothing) < -0.2
+    seen, body, nothing = found(bodies)
+    grown = head_is_up(seen, maps(body, nothing))
+    assert grown > 0.1
+    reverse, body_, _ = found(spine(GROWING[::-1], top=(40, 100), depth=16.0))
+    assert head_is_up(reverse, maps(body_, nothing)) < -0.1
     below = Body((bodies[-1].centre[0] + 15, 100.0), (12.0,) * 3, 16.0)
-    seen, _, s1 = found(bodies, below)
-    assert head_is_up(seen, s1) == 1
+    seen, body, s1 = found(bodies, below)
+    assert head_is_up(seen, maps(body, s1)) == pytest.approx(grown + 0.5, abs=0.05)
     above = Body((25.0, 100.0), (12.0,) * 3, 16.0)
-    seen, _, s1 = found(bodies, above)
-    assert head_is_up(seen, s1) < 0
+    seen, body, s1 = found(bodies, above)
+    assert head_is_up(seen, maps(body, s1)) < 0
+
+
+def test_a_sacrum_that_does_not_continue_the_spine_says_nothing_of_the_head() -> None:
+    seen, body, nothing = found(spine(GROWING, top=(40, 100), depth=16.0))
+    beside = Body((25.0, 160.0), (12.0,) * 3, 16.0).covers(SHAPE)
+    far = Body((190.0, 100.0), (12.0,) * 3, 16.0).covers(SHAPE)
+    alone = head_is_up(seen, maps(body, nothing))
+    for s1 in (beside, far):
+        assert head_is_up(seen, maps(body, s1)) == alone
+
+
+def test_the_network_sees_the_head_on_every_body() -> None:
+    seen, body, nothing = found(spine(GROWING[:3], top=(40, 100), depth=16.0))
+    up, down = (head_is_up(seen, maps(body, nothing, p)) for p in (0.95, 0.05))
+    assert up == pytest.approx(0.63) and down == pytest.approx(-0.63)
+    elsewhere = np.where(seen.labels > 0, 0.5, 0.0)
+    assert head_is_up(seen, {"body": body, "sacrum": nothing, "head": elsewhere}) == pytest.approx(0)
 
 
 def test_names_are_counted_from_the_sacrum_across_a_gap() -> None:

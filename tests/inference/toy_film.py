@@ -118,8 +118,8 @@ def drawn(bodies: Sequence[Body], shape: tuple[int, int] = (256, 256)) -> np.nda
 class ToyFilm:
     """A film of drawn bodies with what a perfect network would see on it, all in the film's own pixels.
 
-    ``points`` (bodies, 6, 2) are true six points as (row, column) index; ``front`` is the direction of the patient's
-    front on the film as (row, column).
+    ``points`` (bodies, 6, 2) are true six points as (row, column) index; ``front`` and ``head`` are directions of the
+    patient's front and head on the film as (row, column).
     """
 
     pixels: np.ndarray
@@ -128,6 +128,7 @@ class ToyFilm:
     sacrum: np.ndarray
     points: np.ndarray
     front: tuple[int, int]
+    head: tuple[int, int] = (-1, 0)
 
     def laid(self, how: str) -> ToyFilm:
         """The same film mirrored, upside down, or lying on its side."""
@@ -146,7 +147,7 @@ class ToyFilm:
         }[how]
         moved = np.stack(point(self.points[..., 0], self.points[..., 1]), axis=-1)
         maps = (np.ascontiguousarray(turn(a)) for a in (self.pixels, self.body, self.centre, self.sacrum))
-        return ToyFilm(*maps, moved, direction(*self.front))
+        return ToyFilm(*maps, moved, direction(*self.front), direction(*self.head))
 
     @property
     def heights(self) -> np.ndarray:
@@ -171,7 +172,7 @@ def filmed(bodies: Sequence[Body], s1: Body | None = None, shape: tuple[int, int
     return ToyFilm(pixels.clip(0, 1).astype(np.float32), body, centre, sacrum, points, front)
 
 
-MAPS = ("body", "centre", "sacrum", "front", "view")
+MAPS = ("body", "centre", "sacrum", "front", "head", "view")
 VIEW = {"lateral spine": 0, "AP spine": 1, "lateral chest": 2, "chest": 3, "other": 4, "blank": 5}
 
 
@@ -194,11 +195,11 @@ def network(
         maps = {n: gaussian_filter(getattr(film, n), step) for n in ("body", "centre", "sacrum")}
         seen = {n: grids[turn].from_film(m).clip(0, 1)[None, None] for n, m in maps.items()}
         seen["centre"] /= max(float(seen["centre"].max()), 1e-6)
-        direction = film.front
+        direction, head = film.front, film.head
         for _ in range(turn):
-            direction = (-direction[1], direction[0])
-        left = {-1: front, 0: 0.5, 1: 1 - front}[direction[1]]
-        seen["front"] = np.full_like(seen["body"], left)
+            direction, head = (-direction[1], direction[0]), (-head[1], head[0])
+        for name, along, sure_of_it in (("front", direction[1], front), ("head", head[0], 0.95)):
+            seen[name] = np.full_like(seen["body"], {-1: sure_of_it, 0: 0.5, 1: 1 - sure_of_it}[along])
         seen["view"] = np.full((1, 6), (1 - sure) / 5, np.float32)
         seen["view"][0, VIEW[view]] = sure
         return seen

@@ -227,7 +227,7 @@ def test_a_step_of_each_task_lowers_nothing_to_nan(folder: Path) -> None:
     network = WholeFilmNetwork((4, 4, 4, 4, 4, 4))
     loss, numbers = whole.step(network, np.random.default_rng(1), 0.0)
     loss.backward()
-    assert set(numbers) == {"body", "centre", "sacrum", "front", "view"}
+    assert set(numbers) == {"body", "centre", "sacrum", "front", "head", "view"}
     assert np.isfinite(list(numbers.values())).all()
     assert {"dice", "view_right"} <= set(whole.evaluate(network.eval()))
     assert judged(network, []) == {}

@@ -43,7 +43,7 @@ class Told(Models):
         assert self.maps is not None
         view = np.zeros((1, len(VIEWS)), np.float32)
         view[0, 0] = 1
-        names = ("body", "centre", "sacrum", "front")
+        names = ("body", "centre", "sacrum", "front", "head")
         return {n: m[None, None] for n, m in zip(names, self.maps, strict=True)} | {"view": view}
 
 
