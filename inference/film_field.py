@@ -20,6 +20,8 @@ EVEN = 0.04
 """Grey levels (of 0 to 1) by which an even border may vary along a line into the picture."""
 STEP = 0.12
 """Least median step at an edge, over three pixels: what shades off more slowly is none."""
+FLAT, STEP_FROM_FLAT = 0.001, 0.04
+"""Where a border is one value within the former, a shutter was laid over it, and the latter step is enough."""
 TOLERANCE = 1.5
 """Distance in pixels of the searched picture at which a point still lies on a line."""
 ON_LINE, BEFORE = 0.4, 0.25
@@ -149,6 +151,8 @@ def _edge_below_rim(picture: NDArray[np.float32]) -> tuple[float, float] | None:
     at = found[on]
     outside = picture[np.maximum(begins[at].astype(int) - 1, 0), at]
     within = picture[np.minimum(begins[at].astype(int) + 2, rows - 1), at]
-    if np.median(np.abs(within - outside)) < STEP:
+    border = np.where(np.arange(deepest)[:, None] < begins[at].astype(int) - 1, picture[:deepest, at], rim[at])
+    flat = np.ptp(border) <= FLAT
+    if np.median(np.abs(within - outside)) < (STEP_FROM_FLAT if flat else STEP):
         return None
     return float(best[1]), float(best[0])

@@ -1,4 +1,4 @@
-"""Reads the findings back from ``details.dcm``, as an auditor does who has nothing but the PACS."""
+"""Reads the findings back from the details SR of a CT or of a film, as an auditor does who has nothing but the PACS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -15,6 +17,7 @@ from node.results import codes
 
 MEASUREMENT_GROUP = "125007"
 TRACKING_IDENTIFIER = "112039"
+RELATIVE = codes.RELATIVE_HEIGHTS
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,107 @@ class ReadAnswer:
     vertebrae: tuple[ReadVertebra, ...]
 
 
+@dataclass(frozen=True)
+class ReadBody:
+    """One vertebral body of a film as the SR has it.
+
+    Attributes
+    ----------
+    lines_px
+        (3, 2, 2): anterior, middle and posterior height; superior and inferior end; column and row on the film as it
+        was sent. ``None`` where they were not drawn.
+    relative_heights
+        Anterior and middle height over the posterior one.
+    """
+
+    name: str
+    lines_px: NDArray[np.float64] | None
+    relative_heights: tuple[float, float] | None
+    compression_ratio_percent: float | None
+    grade: Grade | None
+
+
+@dataclass(frozen=True)
+class ReadFilm:
+    """The patient's verdict and the bodies, in the order of the SR (from the head)."""
+
+    flag: bool | None
+    bodies: tuple[ReadBody, ...]
+
+
+def read_film_details(path: Path) -> ReadFilm:
+    """Findings in the details SR of a film.
+
+    Raises
+    ------
+    ValueError
+        The SR is not ours, or not of a film.
+    """
+    root = _details(path)
+    groups: dict[str, list[Dataset]] = {}
+    for item in _walk(root):
+        if _name(item) == MEASUREMENT_GROUP:
+            name = next(str(i.TextValue) for i in item.ContentSequence if _name(i) == TRACKING_IDENTIFIER)
+            groups.setdefault(name, []).append(item)
+    bodies = [_body(name, [i for g in found for i in g.ContentSequence]) for name, found in groups.items()]
+    seen = tuple(b for b in bodies if b is not None)
+    if not seen:
+        raise ValueError(f"{path.name} is not of a film")
+    return ReadFilm(_flag(root), seen)
+
+
+def _body(name: str, items: list[Dataset]) -> ReadBody | None:
+    """One body from all groups of its name; ``None`` where no height is told as films tell it."""
+    numbers = {_name(i): float(i.MeasuredValueSequence[0].NumericValue) for i in items if i.ValueType == "NUM"}
+    lines = {_name(i): _polyline(i) for i in items if i.ValueType == "NUM" and "ContentSequence" in i}
+    drawn = [lines.get(mm.value, lines.get(part.value)) for mm, part in zip(codes.HEIGHTS, RELATIVE, strict=True)]
+    relative = [numbers.get(code.value) for code in RELATIVE[:2]]
+    grades = [_code(i.ConceptCodeSequence[0]) for i in items if _name(i) == codes.SEVERITY.value]
+    if relative[0] is None and all(line is None for line in drawn):
+        return None
+    return ReadBody(
+        name=name,
+        lines_px=np.array(drawn) if all(line is not None for line in drawn) else None,
+        relative_heights=(relative[0], relative[1]) if relative[0] is not None and relative[1] is not None else None,
+        compression_ratio_percent=numbers.get(codes.COMPRESSION_RATIO.value),
+        grade=next((grade for grade, code in codes.SEVERITIES.items() if code.value in grades), None),
+    )
+
+
+def _polyline(item: Dataset) -> NDArray[np.float64] | None:
+    for child in item.ContentSequence:
+        if child.ValueType == "SCOORD":
+            return np.array(child.GraphicData, np.float64).reshape(-1, 2)
+    return None
+
+
 def read_details(path: Path) -> ReadAnswer:
-    """Findings in a details SR.
+    """Findings in the details SR of a CT.
 
     Raises
     ------
     ValueError
         The SR is not ours.
     """
+    root = _details(path)
+    groups = (_vertebra(item) for item in _walk(root) if _name(item) == MEASUREMENT_GROUP)
+    vertebrae = [vertebra for vertebra in groups if vertebra is not None]
+    return ReadAnswer(_flag(root), tuple(sorted(vertebrae, key=lambda v: -v.centroid_lps_mm[2])))
+
+
+def _details(path: Path) -> Dataset:
     root = dcmread(path)
-    if _code(root.ConceptNameCodeSequence[0]) != codes.DETAILS_TITLE.value:
+    if "ConceptNameCodeSequence" not in root or _code(root.ConceptNameCodeSequence[0]) != codes.DETAILS_TITLE.value:
         raise ValueError(f"{path.name} is not a details SR of this software")
-    flag = None
-    vertebrae = []
+    return root
+
+
+def _flag(root: Dataset) -> bool | None:
     for item in _walk(root):
-        name = _name(item)
-        if name == MEASUREMENT_GROUP:
-            vertebra = _vertebra(item)
-            if vertebra is not None:
-                vertebrae.append(vertebra)
-        elif name == codes.PATIENT_FLAG.value:
+        if _name(item) == codes.PATIENT_FLAG.value:
             said = _code(item.ConceptCodeSequence[0])
-            flag = {codes.FLAG_RAISED.value: True, codes.FLAG_NOT_RAISED.value: False}.get(said)
-    return ReadAnswer(flag, tuple(sorted(vertebrae, key=lambda v: -v.centroid_lps_mm[2])))
+            return {codes.FLAG_RAISED.value: True, codes.FLAG_NOT_RAISED.value: False}.get(said)
+    return None
 
 
 def _vertebra(group: Dataset) -> ReadVertebra | None:

@@ -1,4 +1,4 @@
-"""The demo, scene by scene: phantom, node and PACS, sending, waiting, findings beside the truth, validation."""
+"""The demo, scene by scene: phantoms, node and PACS, sending, waiting, findings beside the truth, validation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from inference.grading import GradingRule
 from node.analyze import dicom_files
 from node.deliver.sender import is_dicom, send
 from node.deliver.status import Reply, Verdict
+from node.demo.film import TrueBody, phantom_film, print_film
 from node.demo.pacs import AE_TITLE, SmallPacs, description_of
-from node.demo.reading import ReadAnswer, ReadVertebra, read_details
+from node.demo.reading import ReadAnswer, ReadVertebra, read_details, read_film_details
 from node.demo.stage import RunningNode, StageError, stage
 from node.demo.validation import errors_of, find_dciodvfy
 from node.ledger import overview
@@ -63,12 +64,15 @@ def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
     received = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=out))
     try:
         truth: Sequence[TrueVertebra] = ()
+        film_truth: Sequence[TrueBody] = ()
         if given is None:
-            with console.status("making a phantom CT with known fractures"):
-                truth, files = _phantom(scratch)
+            with console.status("making a phantom with known fractures, its CT and its lateral radiograph"):
+                truth, ct = _phantom(scratch / "ct")
+                film_truth, film = phantom_film(scratch)
+            scenes = {"CT": ct, "radiograph": [film]}
         else:
-            files = given
-        console.print(f"{len(files)} DICOM files to send")
+            scenes = {"images": given}
+        console.print(" and ".join(f"{name}: {len(files)} files" for name, files in scenes.items()) + " to send")
         with SmallPacs(received) as pacs, console.status("starting the node and its database") as status:
             destination = {"name": "demo", "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE}
             with stage(
@@ -76,14 +80,16 @@ def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
             ) as node:
                 status.stop()
                 console.print(f"node SPINENODE listens on 127.0.0.1:{node.port}, PACS on 127.0.0.1:{pacs.port}")
-                _send(files, node, console)
-                begun = time.monotonic()
-                studies = _wait(node, pacs, console)
+                for least, (name, files) in enumerate(scenes.items(), 1):
+                    _send(files, node, console)
+                    begun = time.monotonic()
+                    studies = _wait(node, pacs, console, least)
+                    taken = time.monotonic() - begun
+                    console.print(
+                        f"{name}, last image to last result: {taken:.1f} s ({QUIET_S:.0f} s of it quiet time)"
+                    )
                 outcomes = _outcomes(node, studies)
-                console.print(
-                    f"last image to last result: {time.monotonic() - begun:.1f} s ({QUIET_S:.0f} s of it quiet time)"
-                )
-        return _show(studies, outcomes, pacs, truth, received, console)
+        return _show(studies, outcomes, pacs, truth, film_truth, received, console)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -126,8 +132,8 @@ def _send(files: list[Path], node: RunningNode, console: Console) -> None:
         raise StageError("the node took none of the files; nothing can be answered")
 
 
-def _wait(node: RunningNode, pacs: SmallPacs, console: Console) -> list[dict[str, Any]]:
-    """Wait until every study is evaluated and every result delivered or parked."""
+def _wait(node: RunningNode, pacs: SmallPacs, console: Console, least: int) -> list[dict[str, Any]]:
+    """Wait until every study, ``least`` of them, is evaluated and every result delivered or parked."""
     deadline = time.monotonic() + PATIENCE_S
     with (
         ledger_of(node.settings) as database,
@@ -139,7 +145,7 @@ def _wait(node: RunningNode, pacs: SmallPacs, console: Console) -> list[dict[str
                 studies = overview.studies(connection)
             waiting = [study for study in studies if study["state"] == "waiting"]
             pending = sum(study["deliveries"].get("pending", 0) for study in studies)
-            if studies and not waiting and not pending:
+            if len(studies) >= least and not waiting and not pending:
                 bar.update(task, description=f"{len(pacs.received)} objects in the PACS")
                 return studies
             step = (
@@ -166,6 +172,7 @@ def _show(
     outcomes: list[str],
     pacs: SmallPacs,
     truth: Sequence[TrueVertebra],
+    film_truth: Sequence[TrueBody],
     received: Path,
     console: Console,
 ) -> int:
@@ -178,6 +185,11 @@ def _show(
     for path in objects:
         data_set = dcmread(path, stop_before_pixels=True)
         if data_set.SOPClassUID.name == "Comprehensive 3D SR Storage":
+            try:
+                print_film(read_film_details(path), film_truth, console)
+                continue
+            except ValueError:
+                pass
             try:
                 found.append(read_details(path))
             except ValueError:

@@ -56,6 +56,13 @@ def make_film(
     if view not in VIEWS:
         raise ValueError(f"views are {', '.join(VIEWS)}, not {view!r}")
     patient = sample_patient(rng, ranges, plan)
+    return film_of(rng, patient, view, region, long_side)
+
+
+def film_of(
+    rng: np.random.Generator, patient: Patient, view: str, region: str | None = None, long_side: int = 512
+) -> StoredFilm:
+    """Take a film of a patient who is there already; as `make_film`."""
     beam, facts = sample_beam(rng, patient, view, region, long_side)
     return _taken(rng, patient, beam, view, facts)
 

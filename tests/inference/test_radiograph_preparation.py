@@ -53,6 +53,17 @@ def test_one_border_alone_is_one_edge() -> None:
     assert not found[:, :90].any() and found[:, 96:].all()
 
 
+@pytest.mark.parametrize(("noise", "edges"), [(0.0, 1), (0.01, 0)], ids=["a shutter", "a dark part of the picture"])
+def test_a_shutter_ends_where_dark_lungs_begin(noise: float, edges: int) -> None:
+    film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
+    rng = np.random.default_rng(1)
+    film[:300] = 0.1 + rng.normal(0, 0.01, (300, SHAPE[1]))
+    film[:60] = np.abs(rng.normal(0, noise, (60, SHAPE[1])))
+    field = exposed_field(film)
+    assert len(field.edges) == edges
+    assert field.mask(SHAPE)[66:].all() and field.mask(SHAPE)[:58].any() is np.bool_(edges == 0)
+
+
 def test_a_film_without_borders_is_exposed_everywhere() -> None:
     film, _ = collimated(0.0, 0.0, half=(2000.0, 2000.0))
     assert exposed_field(film).mask(SHAPE).all()
