@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
-from node.receive import streaming
+from node.receive import access, streaming
 from node.receive.door import Door, Opening
 from node.receive.guard import GuardedRequestHandler, GuardedServer
 from node.receive.notices import EventSink, Notices
@@ -142,7 +142,7 @@ class Listener:
                 bound.server.shutdown()
             self._open.clear()
             raise
-        self._door = Door([entrance.opening for entrance in self._open], self._notices, self._is_full, ae.acse_timeout)
+        self._door = Door([entrance.opening for entrance in self._open], self._notices, self._no_room, ae.acse_timeout)
         self._door.start()
         for entrance, port in zip(self._open, self.ports, strict=True):
             at = entrance.rules
@@ -235,8 +235,14 @@ class Listener:
 
         return StoringInSpool(self._spool, origin, self._settings.max_instance_mb * 2**20, self._registered, record)
 
-    def _is_full(self) -> bool:
-        return sum(entrance.server.guests for entrance in self._open) >= self._settings.max_associations
+    def _no_room(self, host: str) -> access.Rejection | None:
+        """Why there is no place for one more association of a host, as passing; ``None`` where there is one."""
+        servers, limit = [entrance.server for entrance in self._open], self._settings.max_associations_per_host
+        if sum(server.guests for server in servers) >= self._settings.max_associations:
+            return access.TOO_MANY
+        if limit is not None and sum(server.guests_of(host) for server in servers) >= limit:
+            return access.TOO_MANY_OF_HOST
+        return None
 
     def _on_store(self, event: evt.Event) -> int:
         if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
