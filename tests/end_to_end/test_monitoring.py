@@ -56,8 +56,14 @@ def node(tmp_path_factory: pytest.TempPathFactory, shipped_models: Path) -> Iter
             second = read_state(started.settings)["ports"][1]
             send(files[:2], "127.0.0.1", second, called_ae="SPINENODE", calling_ae="XYZ", replied=lambda *_: None)
             assert send_files(started, files[2:]) == IMAGES - 2
-            wait_until(lambda: Scrape(monitor(started))("deliveries_total", destination="viewer", outcome="retry") == 2)
+            wait_until(lambda: _settled(Scrape(monitor(started))), 180, "the answer to be sent as far as can be")
             yield started
+
+
+def _settled(scrape: Scrape) -> bool:
+    """Whether one destination has everything, and the other has been tried twice in vain."""
+    stored = scrape("deliveries_total", destination="pacs", outcome="stored")
+    return stored == RESULTS_PER_ANSWER and scrape("deliveries_total", destination="viewer", outcome="retry") == 2
 
 
 def monitor(node: RunningNode) -> int:
@@ -161,10 +167,10 @@ def test_a_process_that_dies_is_seen_and_seen_to_come_back(node: RunningNode) ->
     """Last in this module: the counters of the process begin anew, as those of every restarted one do."""
     before = node.pids["deliver"]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: node.pids["deliver"] != before, what="it is started again")
-    wait_until(lambda: Scrape(monitor(node))("role_up", role="deliver") == 1, 30, "it answers")
+    wait_until(lambda: node.pids["deliver"] != before, 60, "it is started again")
+    wait_until(lambda: Scrape(monitor(node))("role_restarts_total", role="deliver") == 1, 60, "it is counted")
+    wait_until(lambda: Scrape(monitor(node))("role_up", role="deliver") == 1, 60, "it answers")
     scrape = Scrape(monitor(node))
-    assert scrape("role_restarts_total", role="deliver") == 1
     assert scrape("role_restarts_total", role="receive") == 0
     assert (scrape("log_messages_total", role="supervisor", level="error") or 0) >= 1
     assert ask(monitor(node), "/readyz")[0] == 200
