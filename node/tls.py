@@ -30,6 +30,8 @@ def listener_context(tls: ListenerTls) -> ssl.SSLContext:
     if tls.client_authorities is not None:
         _trust(context, tls.client_authorities)
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    if tls.crl_file is not None:
+        _heed_revocations(context, tls.crl_file)
     return context
 
 
@@ -44,6 +46,8 @@ def destination_context(tls: DestinationTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context)
     _trust(context, tls.authorities)
+    if tls.crl_file is not None:
+        _heed_revocations(context, tls.crl_file)
     if tls.own is not None:
         _show(context, tls.own)
     return context
@@ -51,7 +55,7 @@ def destination_context(tls: DestinationTls) -> ssl.SSLContext:
 
 def files_of(tls: ListenerTls) -> list[Path]:
     """Files that a listener's context is made of."""
-    named = (tls.certificate, tls.key, tls.key_password_file, tls.client_authorities)
+    named = (tls.certificate, tls.key, tls.key_password_file, tls.client_authorities, tls.crl_file)
     return [path.expanduser() for path in named if path is not None]
 
 
@@ -81,6 +85,22 @@ def _trust(context: ssl.SSLContext, authorities: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise ConfigurationError(f"{path} holds no certificate of an authority (PEM): {error.reason}") from error
+
+
+def _heed_revocations(context: ssl.SSLContext, revocations: Path) -> None:
+    """Have the peer's own certificate looked up in the list of its issuer (RFC 5280 6.3).
+
+    It fails closed: without a list of that issuer, or with one that is out of date, no certificate is good.
+    """
+    path = revocations.expanduser()
+    _readable(path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"{path} holds no revocation list (PEM): {error.reason}") from error
+    if not context.cert_store_stats()["crl"]:
+        raise ConfigurationError(f"{path} holds no revocation list (PEM)")
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 def _password(path: Path) -> str:

@@ -29,6 +29,7 @@ from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
 from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.ledger.retractions import withdraw_superseded
+from node.metrics.tally import EVALUATIONS, SERIES, TALLY
 from node.queue import Queue
 from node.receive.spool import Spool
 from node.results import DocumentReference
@@ -70,9 +71,11 @@ class Workflow:
             with self._database.transaction() as connection:
                 answers.postpone_evaluation(connection, evaluation)
                 self._queue.wake_evaluation(connection, study_uid, POSTPONED_S)
+            TALLY.count(EVALUATIONS, "postponed")
             return
         with self._database.transaction() as connection:
             answers.end_evaluation(connection, evaluation)
+        TALLY.count(EVALUATIONS, "done")
 
     def _evaluate(self, study_uid: str) -> None:
         with self._database.transaction() as connection:
@@ -106,6 +109,7 @@ class Workflow:
             if evaluation is None:
                 intake.record_event(connection, "study_parked", study_uid)
                 log.error("study parked", study=_short(study_uid))
+                TALLY.count(EVALUATIONS, "parked")
             return evaluation
 
     def _unregistered_files(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
@@ -126,6 +130,9 @@ class Workflow:
             answers.forget_whole_series(connection, study_uid, by_image - by_series)
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
+        for decision in decisions:
+            row = decision.row()
+            TALLY.count(SERIES, row["outcome"], row["reason_code"] or "")
 
     def _answer(
         self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], last_instance_id: int

@@ -18,6 +18,7 @@ from node.deliver.prover import Prover
 from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
 from node.ledger import Database, answers, deliveries, intake, proofs
+from node.metrics.tally import DELIVERIES, TALLY
 from node.queue import Queue
 from node.settings import Destination, Settings
 
@@ -160,6 +161,8 @@ class Courier:
     def _note(self, row: dict[str, Any], reply: Reply) -> None:
         """Enter a reply; decide whether, and when, the object is tried again."""
         retry_in_s = self._retry_in_s(row, reply)
+        outcome = "stored" if reply.verdict is Verdict.STORED else "retry" if retry_in_s is not None else "parked"
+        TALLY.count(DELIVERIES, row["destination"], outcome)
         with self._database.transaction() as connection:
             if reply.verdict is Verdict.STORED:
                 prove = self._destinations[row["destination"]].commitment != "none"

@@ -40,6 +40,7 @@ CALLED_TITLE = Rejection("called AE title is not ours", 1, 1, 7)
 CALLING_TITLE = Rejection("calling AE title is not on the list", 1, 1, 3)
 NETWORK = Rejection("address is in none of the networks", 1, 1, 1)
 TOO_MANY = Rejection("as many associations as allowed are open", 2, 3, 2)
+TOO_MANY_OF_HOST = Rejection("as many associations as one host may have are open", 2, 3, 2)
 
 
 def abort_pdu(reason: int) -> bytes:
@@ -93,7 +94,20 @@ def left_open(receive: Receive) -> list[str]:
             sentences.append(f"{where}: plain, without TLS")
         elif not entrance.tls.require_client_certificate:
             sentences.append(f"{where}: TLS without a certificate of the sender")
+    if receive.max_associations_per_host is None and not all(_is_loopback(e.host) for e in receive.entrances):
+        sentences.append(
+            f"all listeners: one host may take all {receive.max_associations} associations (max_associations_per_host)"
+        )
     return sentences
+
+
+def host_of(address: str) -> str:
+    """An address as it is counted: without zone, and one of IPv4 the same on a socket of IPv6."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else str(ip)
 
 
 def _within(rules: Entrance, address: str) -> bool:

@@ -8,7 +8,7 @@ protocol, is said in `access`, `door` and `guard`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -21,12 +21,14 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
-from node.receive import streaming
+from node.metrics.tally import ASSOCIATIONS, RECEIVED, RECEIVED_BYTES, RESPONSES, TALLY, Titles
+from node.receive import access, streaming
 from node.receive.door import Door, Opening
 from node.receive.guard import GuardedRequestHandler, GuardedServer
 from node.receive.notices import EventSink, Notices
 from node.receive.spool import Origin, Reception, Spool
-from node.receive.storing import StoringInSpool
+from node.receive.spool_file import Piece
+from node.receive.storing import SUCCESS, StoringInSpool
 from node.settings import ConfigurationError, Entrance, Receive
 from node.tls import files_of, listener_context
 
@@ -73,6 +75,26 @@ class _Open:
     certificates: tuple[float, ...]
 
 
+class _Counted(StoringInSpool):
+    """An instance that monitors are told of; ``title`` is its sender's, as it is told."""
+
+    title: str
+    _bytes = 0
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        self._bytes += sum(map(len, pieces))
+        super().write(pieces)
+
+    def finish(self, pieces: Sequence[Piece]) -> int:
+        self._bytes += sum(map(len, pieces))
+        status = super().finish(pieces)
+        TALLY.count(RESPONSES, f"{status:04X}")
+        if status == SUCCESS:
+            TALLY.count(RECEIVED, self.title)
+            TALLY.count(RECEIVED_BYTES, self.title, by=self._bytes)
+        return status
+
+
 class Listener:
     """The node's ear: stores what arrives in the spool and names it to the registrar."""
 
@@ -96,6 +118,7 @@ class Listener:
         self._open: list[_Open] = []
         self._door: Door | None = None
         self._fast = False
+        self._title = _titles(settings)
 
     @property
     def ports(self) -> list[int]:
@@ -142,7 +165,7 @@ class Listener:
                 bound.server.shutdown()
             self._open.clear()
             raise
-        self._door = Door([entrance.opening for entrance in self._open], self._notices, self._is_full, ae.acse_timeout)
+        self._door = Door([entrance.opening for entrance in self._open], self._notices, self._no_room, ae.acse_timeout)
         self._door.start()
         for entrance, port in zip(self._open, self.ports, strict=True):
             at = entrance.rules
@@ -164,6 +187,7 @@ class Listener:
             entrance.opening.tls = context
             entrance.server.ae_title = rules.ae_title
             entrance.certificates = _written_at(rules)
+        self._title = _titles(settings)
         self._record("access_reloaded", "", {"entrances": len(self._open)})
         log.info("access reloaded")
 
@@ -233,10 +257,28 @@ class Listener:
         def record(kind: str, detail: dict[str, Any]) -> None:
             self._notices.tell(kind, calling, host, **detail)
 
-        return StoringInSpool(self._spool, origin, self._settings.max_instance_mb * 2**20, self._registered, record)
+        counted = _Counted(self._spool, origin, self._settings.max_instance_mb * 2**20, self._registered, record)
+        counted.title = self._title(calling)
+        return counted
 
-    def _is_full(self) -> bool:
-        return sum(entrance.server.guests for entrance in self._open) >= self._settings.max_associations
+    @property
+    def associations(self) -> int:
+        """Number of associations that are open, on all entrances together."""
+        return sum(entrance.server.guests for entrance in self._open)
+
+    @property
+    def waiting(self) -> int:
+        """Number of connections that have not asked for an association yet."""
+        return self._door.waiting if self._door is not None else 0
+
+    def _no_room(self, host: str) -> access.Rejection | None:
+        """Why there is no place for one more association of a host, as passing; ``None`` where there is one."""
+        servers, limit = [entrance.server for entrance in self._open], self._settings.max_associations_per_host
+        if sum(server.guests for server in servers) >= self._settings.max_associations:
+            return access.TOO_MANY
+        if limit is not None and sum(server.guests_of(host) for server in servers) >= limit:
+            return access.TOO_MANY_OF_HOST
+        return None
 
     def _on_store(self, event: evt.Event) -> int:
         if event.assoc.dimse.msg_queue.empty():  # else the peer did not wait for our answers: its count goes on
@@ -253,6 +295,7 @@ class Listener:
         return self._begin(event.assoc, origin).finish([cast(BytesIO, request.DataSet).getbuffer()])
 
     def _on_accepted(self, event: evt.Event) -> None:
+        TALLY.count(ASSOCIATIONS, self._title(event.assoc.requestor.ae_title))
         refused = [
             {
                 "sop_class": str(context.abstract_syntax)[:_LONGEST_UID],
@@ -268,6 +311,10 @@ class Listener:
 
     def _on_aborted(self, event: evt.Event) -> None:
         self._notices.tell("association_aborted", event.assoc.requestor.ae_title, _host(event))
+
+
+def _titles(settings: Receive) -> Titles:
+    return Titles(title for entrance in settings.entrances for title in entrance.calling_ae_titles)
 
 
 def _host(event: evt.Event) -> str:

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ from node.settings import Entrance
 log = structlog.get_logger(__name__)
 
 MOST_WAITING = 200
-"""Connections without a request; one more, and the oldest of them is dropped."""
+"""Connections without a request; one more, and the oldest of the host that has most of them is dropped."""
 PARTING_S = 5.0
 """How long a peer that was turned away may take to read the answer and hang up."""
 _SELECTABLE = 1024
@@ -84,12 +85,12 @@ class Door:
         self,
         openings: list[Opening],
         notices: Notices,
-        is_full: Callable[[], bool],
+        no_room: Callable[[str], access.Rejection | None],
         patience_s: float,
     ) -> None:
         self._openings = openings
         self._notices = notices
-        self._is_full = is_full
+        self._no_room = no_room
         self._patience_s = patience_s
         self._waiting: dict[int, _Waiting] = {}
         self._selector = selectors.DefaultSelector()
@@ -229,8 +230,8 @@ class Door:
         request = bytes(waiting.received)
         titles = access.asked(request)
         rejection = access.judge(waiting.opening.rules, waiting.host, titles)
-        if rejection is None and self._is_full():
-            rejection = access.TOO_MANY
+        if rejection is None:
+            rejection = self._no_room(access.host_of(waiting.host))
         if rejection is not None:
             self._notices.tell(
                 "association_rejected",
@@ -262,9 +263,12 @@ class Door:
             self._close(waiting)
 
     def _drop_oldest(self) -> bool:
-        for waiting in self._waiting.values():
-            self._notices.tell("crowded_out", "", waiting.host)
-            self._close(waiting)
+        """Of the host with most of those who wait: who floods crowds out himself, not others."""
+        hosts = Counter(waiting.host for waiting in self._waiting.values())
+        for host, _ in hosts.most_common(1):
+            oldest = next(waiting for waiting in self._waiting.values() if waiting.host == host)
+            self._notices.tell("crowded_out", "", host)
+            self._close(oldest)
             return True
         return False
 

@@ -269,6 +269,11 @@ class GuardedServer(ThreadedAssociationServer):
         """Number of associations that are open, being made or being ended."""
         return len(self._guests)
 
+    def guests_of(self, host: str) -> int:
+        """Of these, how many are of one host (`access.host_of`)."""
+        with self._guests_lock:
+            return sum(access.host_of(str(caller.address[0])) == host for caller in self._guests)
+
     @property
     def associations(self) -> list[Association]:
         """Those that have begun."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from node.metrics.tally import INCIDENTS, TALLY
+
 log = structlog.get_logger(__name__)
 
 PERIOD_S = 60.0
@@ -37,6 +39,7 @@ class Notices:
 
     def tell(self, kind: str, subject: str, address: str, **detail: Any) -> None:
         """An event of ``kind`` about ``subject`` (an AE title or nothing), caused from ``address``; never blocks."""
+        TALLY.count(INCIDENTS, kind, str(detail["reason"]) if kind == "association_rejected" else "")
         now = self._clock()
         with self._lock:
             dropped = self._begin_period(now)

@@ -7,6 +7,7 @@ import structlog
 
 from node.deliver.reports import ReportDesk
 from node.ledger import Database
+from node.metrics.tally import LISTENERS, MOST_ASSOCIATIONS, OPEN_ASSOCIATIONS, TALLY, WAITING
 from node.process import on_reload, stop_event, write_state
 from node.queue import Queue
 from node.receive.association import Listener
@@ -35,6 +36,10 @@ def run(settings: Settings, dsn: str) -> None:
         listener = Listener(settings.receive, spool, registrar.arrived, registrar.record, desk.on_event_report)
         registrar.start()
         listener.start()
+        TALLY.watch(LISTENERS, lambda: len(listener.ports))
+        TALLY.watch(OPEN_ASSOCIATIONS, lambda: listener.associations)
+        TALLY.watch(MOST_ASSOCIATIONS, lambda: settings.receive.max_associations)
+        TALLY.watch(WAITING, lambda: listener.waiting)
         write_state(settings, port=listener.port, ports=listener.ports)
 
         def follow(fresh: Settings) -> None:

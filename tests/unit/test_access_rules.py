@@ -56,7 +56,13 @@ def test_what_is_left_open_is_said() -> None:
     ]
     closed = {"certificate": "a", "key": "b", "client_authorities": "c"}
     shut = Receive.model_validate(
-        {"host": "0.0.0.0", "calling_ae_titles": ["A"], "networks": ["10.0.0.0/8"], "tls": closed}
+        {
+            "host": "0.0.0.0",
+            "calling_ae_titles": ["A"],
+            "networks": ["10.0.0.0/8"],
+            "tls": closed,
+            "max_associations_per_host": 20,
+        }
     )
     assert access.left_open(shut) == []
     half = {"certificate": "a", "key": "b", "require_client_certificate": False}
@@ -66,6 +72,7 @@ def test_what_is_left_open_is_said() -> None:
         "senders",
         "the",
         "TLS",
+        "one",
     ]
 
 
@@ -77,6 +84,11 @@ def test_what_is_left_open_is_said() -> None:
         ({"listeners": [{"port": 11112}]}, "same host and port"),
         ({"tls": {"certificate": "a", "key": "b"}}, "client_authorities is missing"),
         ({"tls": {"certificate": "a", "key": "b", "key_password": "geheim"}}, "key_password"),
+        (
+            {"tls": {"certificate": "a", "key": "b", "require_client_certificate": False, "crl_file": "c"}},
+            "crl_file says nothing",
+        ),
+        ({"max_associations_per_host": 0}, "max_associations_per_host"),
     ],
 )
 def test_a_wrong_value_is_named(receive: dict[str, Any], named: str) -> None:
@@ -116,3 +128,11 @@ def test_nobody_fills_the_ledger_with_other_titles_each_time() -> None:
     clock.now += 61
     notices.tell("association_rejected", "CT1", "10.0.0.1")
     assert ("events_dropped", "", {"count": 10_000 - MOST_IN_A_PERIOD}) in told
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3", "10.1.2.3"), ("fe80::1%eth0", "fe80::1"), ("a name", "a name")],
+)
+def test_a_host_is_counted_as_one_whichever_way_it_comes(address: str, host: str) -> None:
+    assert access.host_of(address) == host
