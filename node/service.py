@@ -21,7 +21,7 @@ import structlog
 
 from node.answering import pipeline_models
 from node.keeper import Keeper
-from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
+from node.ledger import Database, DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.process import read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
 from node.role import ROLES
@@ -235,6 +235,7 @@ def _only_node(settings: Settings) -> Iterator[None]:
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
     if settings.database_dsn is not None:
+        check_server(settings.database_dsn)
         yield settings.database_dsn
     else:
         with private_database(settings.data_dir) as dsn:
