@@ -30,6 +30,7 @@ from node.ledger import Database, answers, deliveries, intake
 from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.ledger.retractions import withdraw_superseded
 from node.queue import Queue
+from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
 from node.settings import Settings
@@ -65,6 +66,9 @@ class Workflow:
             return
         try:
             self._evaluate(study_uid)
+        except SpoolDamagedError as error:
+            self._mend_or_park(study_uid, error)
+            return
         except PASSING as error:
             log.warning("evaluation postponed", study=_short(study_uid), reason=type(error).__name__)
             with self._database.transaction() as connection:
@@ -78,6 +82,7 @@ class Workflow:
         with self._database.transaction() as connection:
             rows = intake.instances_of(connection, study_uid)
             fragments = intake.fragments(connection, study_uid)
+        check_intact(self._spool, rows)
         headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
         if any(file.may_pass for file in unreadable):
             raise OSError("an image of the spool could not be read for the moment")
@@ -91,6 +96,23 @@ class Workflow:
             if decision.outcome is Outcome.ANSWERED:
                 self._answer(study_uid, decision, headers, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
+
+    def _mend_or_park(self, study_uid: str, damage: SpoolDamagedError) -> None:
+        """Go on with images that came twice; without a second one, say so and wait for a person."""
+        kinds = list(damage.found.values())
+        detail = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        with self._database.transaction() as connection:
+            names = {row["id"]: row["spool_name"] for row in intake.instances_of(connection, study_uid)}
+            lost = set(damage.found) - intake.replace_lost(connection, list(damage.found))
+            intake.record_event(connection, "spool_damaged", study_uid, {**detail, "without_a_second": len(lost)})
+            if lost:
+                answers.park(connection, study_uid, str(damage))
+            else:
+                self._queue.wake_evaluation(connection, study_uid, 0.0)
+        for row_id, state in damage.found.items():
+            if state == ALTERED and row_id in names:
+                self._spool.quarantine(names[row_id])
+        log.error("images of the spool are damaged", study=_short(study_uid), parked=bool(lost), **detail)
 
     def _begin_when_complete(self, study_uid: str) -> Evaluation | None:
         """Claim the study when its quiet time is over and the ledger knows every file; else look again later."""

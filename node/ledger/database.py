@@ -89,8 +89,9 @@ def check_server(dsn: str) -> None:
         raise DatabaseError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from error
     if not heard:
         raise DatabaseError(
-            "the database's notifications (LISTEN) do not come through: a proxy that pools by transaction stands before "
-            "it (PgBouncer: pool_mode = transaction). Point database_dsn at the server, or at a pool in session mode"
+            "the database's notifications (LISTEN) do not come through: a proxy that pools by transaction stands "
+            "before it (PgBouncer: pool_mode = transaction). Point database_dsn at the server, or at a pool in session "
+            "mode"
         )
 
 

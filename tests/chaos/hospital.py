@@ -11,12 +11,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psycopg
-
-from tests.conftest import wait_until
 
 DATABASE = "ledger"
 OWNERS = ("postgres", "pgserver", "nobody")
@@ -84,7 +81,7 @@ class HospitalServer:
         self.execute(f"CREATE DATABASE {DATABASE}", "postgres")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -127,15 +124,3 @@ class HospitalServer:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
-
-    def wait_until_it_answers(self) -> None:
-        """After a restart by somebody else."""
-
-        def answers() -> bool:
-            try:
-                psycopg.connect(self.dsn, connect_timeout=2).close()
-            except psycopg.OperationalError:
-                return False
-            return True
-
-        wait_until(answers, 30, "the server to answer")

@@ -1,4 +1,4 @@
-"""PostgreSQL restarted, killed, away, read-only, full of others' connections: receiving goes on, and nothing is lost."""
+"""PostgreSQL restarted, killed, away, read-only, full of others' connections: receiving goes on, nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from node.demo.pacs import AE_TITLE, SmallPacs
-from node.demo.stage import RunningNode, stage
 from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
+from node.demo.pacs import AE_TITLE, SmallPacs
+from node.demo.stage import RunningNode, stage
 from node.ledger import overview
 from node.service import ledger_of
 from tests.chaos.counts import end_to_end
@@ -70,7 +70,7 @@ def out_of_connections(server: HospitalServer) -> Iterator[None]:
 
 
 FAULTS = {
-    "restarted, fast": lambda server: stopped(server),
+    "restarted, fast": stopped,
     "killed": lambda server: stopped(server, signal.SIGKILL),
     "unreachable": lambda server: stopped(server, away_s=AWAY_S),
     "read-only": read_only,

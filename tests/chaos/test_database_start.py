@@ -82,11 +82,10 @@ def test_a_server_that_cannot_be_written_to_or_reached_is_refused(hospital: Hosp
         check_server(f"{hospital.dsn}?options=-c%20default_transaction_read_only%3Don")
     with pytest.raises(DatabaseError, match=r"cannot be reached"):
         check_server(hospital.dsn.replace(str(hospital.port), str(free_port())))
-    with ExitStack() as others:
-        with pytest.raises(DatabaseError, match=r"cannot be reached: .*too many clients"):
-            for _ in range(200):
-                others.enter_context(psycopg.connect(hospital.dsn, connect_timeout=5))
-                check_server(hospital.dsn)
+    with ExitStack() as others, pytest.raises(DatabaseError, match=r"cannot be reached: .*too many clients"):
+        for _ in range(200):
+            others.enter_context(psycopg.connect(hospital.dsn, connect_timeout=5))
+            check_server(hospital.dsn)
 
 
 def test_a_ledger_of_a_newer_program_is_refused(hospital: HospitalServer) -> None:
