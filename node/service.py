@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import structlog
 
@@ -122,7 +123,9 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     check_certificates(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
-    with _only_node(settings), _database(settings) as dsn:
+    if restore_marker(settings).exists():
+        raise DatabaseError(f"a restore into {settings.data_dir} was interrupted: empty it, and restore again")
+    with database_of_stopped(settings) as dsn:
         migrate(dsn)
         _check_models(settings)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
@@ -240,6 +243,27 @@ def _database(settings: Settings) -> Iterator[str]:
     else:
         with private_database(settings.data_dir) as dsn:
             yield dsn
+
+
+@contextmanager
+def database_of_stopped(settings: Settings) -> Iterator[str]:
+    """DSN of the database of a node that does not run, and cannot be started meanwhile; nothing is migrated.
+
+    Raises
+    ------
+    AlreadyRunningError
+        It runs.
+    node.ledger.DatabaseError
+        The database cannot be had.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_node(settings), _database(settings) as dsn:
+        yield dsn
+
+
+def restore_marker(settings: Settings) -> Path:
+    """There while a back-up is being restored: half of one must not be worked on."""
+    return settings.data_dir / "restore-unfinished"
 
 
 @contextmanager
