@@ -44,6 +44,7 @@ class Manifest:
 
     format: int
     made_at: str
+    site: str
     software_version: str
     schema: int
     images: int
@@ -75,6 +76,7 @@ def back_up(settings: Settings, dsn: str, folder: Path) -> Manifest:
     manifest = Manifest(
         format=FORMAT,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        site=settings.site,
         software_version=__version__,
         schema=row[0] if row is not None else 0,
         images=images,
@@ -101,6 +103,11 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         A node works on the data directory.
     """
     manifest = read_manifest(folder)
+    if manifest.site != settings.site:
+        raise BackupError(
+            f"{folder} is of site {manifest.site!r}, the configuration says {settings.site!r}: the results' UIDs rest "
+            "on it, so that every result would come again under another"
+        )
     if any(_files(settings.spool_dir)) or any(_files(settings.outbox_dir)):
         raise BackupError(f"{settings.data_dir} holds images or results already: restore into an empty data_dir")
     with database_of_stopped(settings) as dsn:
@@ -115,7 +122,7 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         results = _copy(folder / OUTBOX, settings.outbox_dir, list(_files(folder / OUTBOX)))
         if images + damaged != manifest.images or results != manifest.results:
             raise BackupError(
-                f"{folder} has {images + damaged} images and {results} results, its manifest says {manifest.images} and "
+                f"{folder} has {images} whole images and {results} results, its manifest says {manifest.images} and "
                 f"{manifest.results}: files are missing. Empty data_dir before you restore another back-up"
             )
         _run("pg_restore", dsn, "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -223,7 +224,10 @@ class Workflow:
         if not built.results:
             return []
         folder = Path(f"{claimed.id:08d}-{claimed.attempt}")
-        target = self._settings.outbox_dir / folder
+        outbox = self._settings.outbox_dir
+        target = outbox / folder
+        for former in range(1, claimed.attempt):  # what an attempt left that was killed, or met a full disk
+            shutil.rmtree(outbox / f"{claimed.id:08d}-{former}", ignore_errors=True)
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         rows = []
         for position, result in enumerate(built.results):
@@ -242,8 +246,8 @@ class Workflow:
                     sha256=hashlib.sha256(content).hexdigest(),
                 )
             )
-        _sync(target)
-        _sync(target.parent)
+        for directory in (target, outbox, outbox.parent):
+            _sync(directory)
         return rows
 
     def _finish(

@@ -130,6 +130,8 @@ def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Dat
     with pytest.raises(BackupError, match=r"holds images or results already"):
         restore(house.settings, backup)
     fresh = house.settings.model_copy(update={"data_dir": tmp_path / "new", "database_dsn": empty_dsn})
+    with pytest.raises(BackupError, match=r"is of site 'test', the configuration says 'other'"):
+        restore(fresh.model_copy(update={"site": "other"}), backup)
     with pytest.raises(BackupError, match=r"has a ledger already"):
         restore(fresh.model_copy(update={"database_dsn": database.dsn}), backup)
     dump = (backup / "ledger.dump").read_bytes()
