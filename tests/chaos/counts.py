@@ -78,6 +78,9 @@ def end_to_end(
 
 def main(path: Path) -> None:
     """Print the lines of a file as a table."""
+    if not path.exists():
+        print(f"no counts: {path} is not there")
+        return
     table = Table("fault", *COLUMNS, "more", title="Faults")
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
