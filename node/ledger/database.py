@@ -30,6 +30,8 @@ PRIVATE_DATABASE = "spine_node"
 RECOVERY_PATIENCE_S = 600.0
 SHUTDOWN_PATIENCE_S = 60.0
 NOTIFICATION_PATIENCE_S = 10.0
+RECONNECT_S = 5.0
+"""A pool doubles its pauses between attempts to connect, up to minutes; after so long it begins again when asked."""
 
 
 class DatabaseError(Exception):
@@ -47,6 +49,7 @@ class Database:
             max_size=connections,
             open=False,
             check=ConnectionPool.check_connection,
+            reconnect_timeout=RECONNECT_S,
             kwargs={"row_factory": dict_row, "application_name": "spine-node"},
         )
 

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.chaos]
 
 FULL = bool(os.environ.get("SPINE_NODE_CHAOS_KILLS"))
 AWAY_S = 60.0 if FULL else 3.0
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 Fault = Callable[[HospitalServer], None]
 
