@@ -25,8 +25,11 @@ check: $(READY)  ## lint, types, generated files
 bench: $(READY) debian  ## speed against peers: prints a table, writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
 
-chaos: $(READY)  ## the full fault suite: KILLS random kills (200) beside those at each step
-	SPINE_NODE_CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -n 0 -m chaos tests
+chaos: $(READY) debian  ## the full fault suite, KILLS random kills (200) among them; prints what each fault cost
+	@rm -f build/chaos.jsonl
+	SPINE_NODE_CHAOS_KILLS=$(or $(KILLS),200) SPINE_NODE_CHAOS_COUNTS=build/chaos.jsonl \
+	  $(BIN)/python -m pytest -n 0 -m chaos tests; code=$$?; \
+	  $(BIN)/python -m tests.chaos.counts build/chaos.jsonl; exit $$code
 
 train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"
@@ -44,8 +47,8 @@ train: train-env  ## every shipped model again, MINUTES each; resumes where it w
 	$(BIN)/python -m onnx_models.training.evaluate
 
 debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace; } >/dev/null; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk strace >/dev/null; \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace && command -v pgbouncer; } >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends orthanc dcmtk strace pgbouncer >/dev/null; \
 	fi
 
 viewer:  ## what the tests in a real viewer need: OHIF (50 MB) below build/, as root also Debian's chromium and DICOMweb

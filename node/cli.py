@@ -33,6 +33,7 @@ FAILED, WRONG_USE, NOTHING_EVALUATED = 1, 2, 3
 
 EXPLAINED = {
     "AlreadyRunningError",
+    "BackupError",
     "BusyError",
     "DatabaseError",
     "ModelError",

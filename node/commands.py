@@ -1,4 +1,4 @@
-"""The commands that look into the ledger and change it: ``jobs show``, ``retract``, ``erase``, ``audit``, ``probe``.
+"""The commands around the ledger: ``jobs show``, ``retract``, ``erase``, ``audit``, ``probe``, ``backup``, ``restore``.
 
 `node.cli` adds them to the command line; what they share is given to them.
 """
@@ -34,6 +34,8 @@ def add_commands(app: typer.Typer, jobs: typer.Typer) -> None:
     app.command("erase")(erase)
     app.command("audit")(audit)
     app.command("probe")(probe)
+    app.command("backup")(backup)
+    app.command("restore")(restore)
 
 
 def jobs_show(study_uid: str, config: Config = None, as_json: AsJson = False) -> None:
@@ -175,6 +177,43 @@ def probe(
             _out.print(f"{mark} {escape(check.name)}: {escape(check.sentence)}", highlight=False, soft_wrap=True)
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="An empty folder, or one that is not there yet; on another disk.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy ledger, spool and outbox of a node, running or not, into a folder (deploy/BACKUP.md)."""
+    from node.backup import back_up
+    from node.service import ledger_of
+
+    settings = load_settings(config)
+    with ledger_of(settings) as database:
+        manifest = back_up(settings, database.dsn, folder)
+    _print_manifest(vars(manifest), as_json)
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A back-up.", exists=True, file_okay=False)],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a back-up into an empty data directory and database; then start the node."""
+    from node.backup import restore as restore_from
+
+    _print_manifest(vars(restore_from(load_settings(config), folder)), as_json)
+
+
+def _print_manifest(manifest: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(manifest)
+        return
+    _out.print(
+        f"back-up of {manifest['made_at']}: the ledger, {manifest['images']} images, {manifest['results']} results"
+        + (f"; {manifest['damaged']} images were damaged" if manifest["damaged"] else ""),
+        soft_wrap=True,
+    )
 
 
 def _tree(chain: dict[str, Any]) -> Tree:

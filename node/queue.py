@@ -18,6 +18,8 @@ import psycopg
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.signals import on_stop
 
+from node.ledger.database import RECONNECT_S
+
 EVALUATE = "evaluate"
 DELIVER = "deliver"
 POLLING_S = 0.5
@@ -105,7 +107,9 @@ def run_worker(
     queues = list(tasks) if queues is None else queues
     places = concurrency * len(queues)
     connector = procrastinate.PsycopgConnector(
-        conninfo=dsn, max_size=max(concurrency + 3, min(places + 3, MOST_CONNECTIONS))
+        conninfo=dsn,
+        max_size=max(concurrency + 3, min(places + 3, MOST_CONNECTIONS)),
+        reconnect_timeout=RECONNECT_S,
     )
     app = procrastinate.App(connector=connector)
     for task_name, function in tasks.items():

@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from node.answering import pipeline_models
 from node.keeper import Keeper
-from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
+from node.ledger import Database, DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.logs import count_as
 from node.metrics.channel import Channel
 from node.metrics.tally import RESTARTS, TALLY
@@ -146,7 +147,9 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     check_certificates(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
-    with _only_node(settings), _database(settings) as dsn:
+    if restore_marker(settings).exists():
+        raise DatabaseError(f"a restore into {settings.data_dir} was interrupted: empty it, and restore again")
+    with database_of_stopped(settings) as dsn:
         migrate(dsn)
         _check_models(settings)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
@@ -167,12 +170,7 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
                 if reload_wanted.is_set() and again is not None:
                     reload_wanted.clear()
                     settings = _reload(settings, again, children)
-                    if monitor is not None:
-                        monitor.follow(settings)
-                if monitor is not None:
-                    monitor.pulse()
-                if [child for child in children if child.restart_if_ended()]:
-                    _tell(settings, dsn, children)
+                _watch(settings, dsn, children, monitor)
         finally:
             if monitor is not None:
                 monitor.stop()
@@ -182,6 +180,15 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
             for child in children:
                 child.stop(deadline)
             state_path(settings).unlink(missing_ok=True)
+
+
+def _watch(settings: Settings, dsn: str, children: list[Child], monitor: Monitor | None) -> None:
+    """One look at everything that runs: what ended is started again, and monitors see what holds."""
+    if monitor is not None:
+        monitor.follow(settings)
+        monitor.pulse()
+    if [child for child in children if child.restart_if_ended()]:
+        _tell(settings, dsn, children)
 
 
 def _monitor(settings: Settings, dsn: str, children: list[Child]) -> Monitor | None:
@@ -282,10 +289,32 @@ def _only_node(settings: Settings) -> Iterator[None]:
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
     if settings.database_dsn is not None:
+        check_server(settings.database_dsn)
         yield settings.database_dsn
     else:
         with private_database(settings.data_dir) as dsn:
             yield dsn
+
+
+@contextmanager
+def database_of_stopped(settings: Settings) -> Iterator[str]:
+    """DSN of the database of a node that does not run, and cannot be started meanwhile; nothing is migrated.
+
+    Raises
+    ------
+    AlreadyRunningError
+        It runs.
+    node.ledger.DatabaseError
+        The database cannot be had.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_node(settings), _database(settings) as dsn:
+        yield dsn
+
+
+def restore_marker(settings: Settings) -> Path:
+    """There while a back-up is being restored: half of one must not be worked on."""
+    return settings.data_dir / "restore-unfinished"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -31,6 +32,7 @@ from node.ledger.answers import Answer, Evaluation, ResultRow
 from node.ledger.retractions import withdraw_superseded
 from node.metrics.tally import EVALUATIONS, SERIES, TALLY
 from node.queue import Queue
+from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
 from node.settings import Settings
@@ -66,6 +68,9 @@ class Workflow:
             return
         try:
             self._evaluate(study_uid)
+        except SpoolDamagedError as error:
+            self._mend_or_park(study_uid, error)
+            return
         except PASSING as error:
             log.warning("evaluation postponed", study=_short(study_uid), reason=type(error).__name__)
             with self._database.transaction() as connection:
@@ -81,6 +86,7 @@ class Workflow:
         with self._database.transaction() as connection:
             rows = intake.instances_of(connection, study_uid)
             fragments = intake.fragments(connection, study_uid)
+        check_intact(self._spool, rows)
         headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
         if any(file.may_pass for file in unreadable):
             raise OSError("an image of the spool could not be read for the moment")
@@ -94,6 +100,23 @@ class Workflow:
             if decision.outcome is Outcome.ANSWERED:
                 self._answer(study_uid, decision, headers, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
+
+    def _mend_or_park(self, study_uid: str, damage: SpoolDamagedError) -> None:
+        """Go on with images that came twice; without a second one, say so and wait for a person."""
+        kinds = list(damage.found.values())
+        detail = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        with self._database.transaction() as connection:
+            names = {row["id"]: row["spool_name"] for row in intake.instances_of(connection, study_uid)}
+            lost = set(damage.found) - intake.replace_lost(connection, list(damage.found))
+            intake.record_event(connection, "spool_damaged", study_uid, {**detail, "without_a_second": len(lost)})
+            if lost:
+                answers.park(connection, study_uid, str(damage))
+            else:
+                self._queue.wake_evaluation(connection, study_uid, 0.0)
+        for row_id, state in damage.found.items():
+            if state == ALTERED and row_id in names:
+                self._spool.quarantine(names[row_id])
+        log.error("images of the spool are damaged", study=_short(study_uid), parked=bool(lost), **detail)
 
     def _begin_when_complete(self, study_uid: str) -> Evaluation | None:
         """Claim the study when its quiet time is over and the ledger knows every file; else look again later."""
@@ -208,7 +231,10 @@ class Workflow:
         if not built.results:
             return []
         folder = Path(f"{claimed.id:08d}-{claimed.attempt}")
-        target = self._settings.outbox_dir / folder
+        outbox = self._settings.outbox_dir
+        target = outbox / folder
+        for former in range(1, claimed.attempt):  # what an attempt left that was killed, or met a full disk
+            shutil.rmtree(outbox / f"{claimed.id:08d}-{former}", ignore_errors=True)
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         rows = []
         for position, result in enumerate(built.results):
@@ -227,8 +253,8 @@ class Workflow:
                     sha256=hashlib.sha256(content).hexdigest(),
                 )
             )
-        _sync(target)
-        _sync(target.parent)
+        for directory in (target, outbox, outbox.parent):
+            _sync(directory)
         return rows
 
     def _finish(

@@ -143,7 +143,7 @@ class Retractor:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        for directory in (target, target.parent):
+        for directory in (target, target.parent, self._settings.data_dir):
             descriptor = os.open(directory, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)

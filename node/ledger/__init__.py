@@ -5,6 +5,13 @@ that it is there, ``retractions`` what was taken back, ``erasure`` what was forg
 how people read it. Each function takes an open connection, so that a caller decides what is one transaction.
 """
 
-from node.ledger.database import Database, DatabaseError, migrate, private_database, revive_private_database
+from node.ledger.database import (
+    Database,
+    DatabaseError,
+    check_server,
+    migrate,
+    private_database,
+    revive_private_database,
+)
 
-__all__ = ["Database", "DatabaseError", "migrate", "private_database", "revive_private_database"]
+__all__ = ["Database", "DatabaseError", "check_server", "migrate", "private_database", "revive_private_database"]

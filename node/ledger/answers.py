@@ -113,6 +113,11 @@ def postpone_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     )
 
 
+def park(connection: Connection, study_uid: str, reason: str) -> None:
+    """No worker takes the study any more, until a person has acted."""
+    connection.execute("UPDATE study SET parked = %s WHERE study_uid = %s AND parked IS NULL", (reason, study_uid))
+
+
 def is_parked(connection: Connection, study_uid: str) -> bool:
     """Whether a study was parked or cancelled; holds that state until the transaction ends."""
     row = connection.execute("SELECT parked FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,)).fetchone()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,10 @@ log = structlog.get_logger(__name__)
 MIGRATION_LOCK = 0x5350494E  # "SPIN"
 PRIVATE_DATABASE = "spine_node"
 RECOVERY_PATIENCE_S = 600.0
+SHUTDOWN_PATIENCE_S = 60.0
+NOTIFICATION_PATIENCE_S = 10.0
+RECONNECT_S = 5.0
+"""A pool doubles its pauses between attempts to connect, up to minutes; after so long it begins again when asked."""
 
 
 class DatabaseError(Exception):
@@ -43,6 +49,7 @@ class Database:
             max_size=connections,
             open=False,
             check=ConnectionPool.check_connection,
+            reconnect_timeout=RECONNECT_S,
             kwargs={"row_factory": dict_row, "application_name": "spine-node"},
         )
 
@@ -60,6 +67,51 @@ class Database:
             yield connection
 
 
+def check_server(dsn: str) -> None:
+    """Refuse a server, or a way to it, on which the node would seem to work and not do so.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be reached, it is read-only, or notifications (LISTEN, NOTIFY) do not come through: behind a proxy
+        that pools by transaction each statement meets another session, so that workers sleep and locks do not hold.
+    """
+    channel = f"spine_node_{uuid.uuid4().hex}"
+    try:
+        with _connect(dsn) as listening, _connect(dsn) as telling:
+            if listening.execute("SHOW transaction_read_only").fetchone() == ("on",):
+                raise DatabaseError(
+                    "the database is read-only (a standby, or default_transaction_read_only): point database_dsn at "
+                    "the server that is written to"
+                )
+            listening.execute(f"LISTEN {channel}".encode())
+            telling.execute(f"NOTIFY {channel}".encode())
+            heard = list(listening.notifies(timeout=NOTIFICATION_PATIENCE_S, stop_after=1))
+            listening.execute(f"UNLISTEN {channel}".encode())
+    except psycopg.Error as error:
+        raise DatabaseError(f"the database cannot be used: {str(error).strip().splitlines()[0]}") from error
+    if not heard:
+        raise DatabaseError(
+            "the database's notifications (LISTEN) do not come through: a proxy that pools by transaction stands "
+            "before it (PgBouncer: pool_mode = transaction). Point database_dsn at the server, or at a pool in session "
+            "mode"
+        )
+
+
+def _connect(dsn: str) -> psycopg.Connection[Any]:
+    """A session of its own, in which each statement is its own transaction.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be reached.
+    """
+    try:
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"the database cannot be reached: {str(error).strip().splitlines()[0]}") from error
+
+
 def migrate(dsn: str) -> None:
     """Bring the schema of ledger and queue up to date; safe when several nodes start at once.
 
@@ -72,11 +124,7 @@ def migrate(dsn: str) -> None:
         (entry for entry in files("node.ledger").joinpath("migrations").iterdir() if entry.name.endswith(".sql")),
         key=lambda entry: entry.name,
     )
-    try:
-        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10)
-    except psycopg.OperationalError as error:
-        raise DatabaseError(f"the database cannot be reached: {str(error).strip().splitlines()[0]}") from error
-    with connection:
+    with _connect(dsn) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         try:
             connection.execute(
@@ -132,8 +180,9 @@ def private_database(data_dir: Path) -> Iterator[str]:
     if found is not None and found != pgserver.utils.TARGET_POSTGRES_VERSION:
         raise DatabaseError(
             f"{folder} was written by PostgreSQL {found}, this program brings "
-            f"{pgserver.utils.TARGET_POSTGRES_VERSION}: dump it with the old program "
-            "(pg_dumpall), move the folder away, start once, and restore the dump with psql"
+            f"{pgserver.utils.TARGET_POSTGRES_VERSION}. Nothing was changed. With the former program: "
+            f"`spine-node backup FOLDER`; then `mv {data_dir} {data_dir}.old`, and with this program: "
+            "`spine-node restore FOLDER`, `spine-node run` (deploy/BACKUP.md)"
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() == 0:
@@ -147,7 +196,9 @@ def private_database(data_dir: Path) -> Iterator[str]:
                 connection.execute(f"CREATE DATABASE {PRIVATE_DATABASE}")
         yield server.get_uri(database=PRIVATE_DATABASE)
     finally:
-        server.stop()
+        if _postmaster_lives(folder):  # it may be another than was started here: it died, and was started again
+            server._postmaster_info = pgserver.utils.PostmasterInfo.read_from_pgdata(folder)
+            server.stop()
 
 
 def _start(pgserver: Any, folder: Path) -> Any:
@@ -160,6 +211,7 @@ def _start(pgserver: Any, folder: Path) -> Any:
     failures = 0
     while True:
         pgserver.PostgresServer._instances.pop(folder.resolve(), None)
+        _hasten_shutdown(folder)
         try:
             with _parents_kept_closed(folder):
                 server = pgserver.get_server(folder, cleanup_mode=None)
@@ -191,13 +243,33 @@ def _parents_kept_closed(folder: Path) -> Iterator[None]:
                 parent.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)
 
 
-def _postmaster_lives(folder: Path) -> bool:
+def _postmaster(folder: Path) -> tuple[psutil.Process, str] | None:
+    """The living server of a data directory and what it says of itself ("ready", "stopping", ...)."""
     try:
-        pid = int((folder / "postmaster.pid").read_text(encoding="utf-8").split()[0])
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("postgres")
+        lines = (folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        process = psutil.Process(int(lines[0]))
+        if process.status() == psutil.STATUS_ZOMBIE or not process.name().startswith("postgres"):
+            return None
+        return process, lines[7].strip() if len(lines) > 7 else ""
     except (OSError, ValueError, IndexError, psutil.Error):
-        return False
+        return None
+
+
+def _postmaster_lives(folder: Path) -> bool:
+    return _postmaster(folder) is not None
+
+
+def _hasten_shutdown(folder: Path) -> None:
+    """A server that was sent SIGTERM waits for its clients to leave, which are us, and lets nobody in: end it."""
+    found = _postmaster(folder)
+    if found is None or found[1] != "stopping":
+        return
+    log.warning("the private database waits for its clients before it stops; it is stopped at once")
+    try:
+        found[0].send_signal(signal.SIGINT)
+        found[0].wait(SHUTDOWN_PATIENCE_S)
+    except psutil.Error as error:
+        log.warning("the private database does not stop", reason=type(error).__name__)
 
 
 def revive_private_database(data_dir: Path, dsn: str) -> None:

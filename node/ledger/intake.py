@@ -76,6 +76,35 @@ def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool
     return {row["spool_name"]: row["erased"] for row in rows}
 
 
+def same_objects(connection: Connection, rows: list[InstanceRow]) -> list[dict[str, Any]]:
+    """Id and name of the receptions that brought the same bytes under the same UID before, and are not erased."""
+    return connection.execute(
+        """
+        SELECT i.id, i.spool_name FROM instance i
+          JOIN unnest(%s::text[], %s::text[]) AS new (uid, sha256)
+            ON i.sop_instance_uid = new.uid AND i.sha256 = new.sha256
+         WHERE i.erased_at IS NULL AND i.spool_name <> ALL(%s)
+        """,
+        ([row.sop_instance_uid for row in rows], [row.sha256 for row in rows], [row.spool_name for row in rows]),
+    ).fetchall()
+
+
+def replace_lost(connection: Connection, ids: list[int]) -> set[int]:
+    """Let a duplicate take the place of each of these receptions, whose file is lost; the ids that have one."""
+    replaced = connection.execute(
+        """
+        UPDATE instance SET duplicate_of = NULL
+          FROM (SELECT min(id) AS id, duplicate_of AS lost FROM instance
+                 WHERE duplicate_of = ANY(%s) AND id <> ALL(%s) AND erased_at IS NULL GROUP BY duplicate_of) heir
+         WHERE instance.id = heir.id RETURNING heir.lost
+        """,
+        (ids, ids),
+    ).fetchall()
+    found = {row["lost"] for row in replaced}
+    mark_erased(connection, list(found))
+    return found
+
+
 def registered_per_hour(connection: Connection) -> dict[str, int]:
     """Number of instances whose file should be in each hour's directory of the spool."""
     rows = connection.execute(
@@ -88,7 +117,7 @@ def instances_of(connection: Connection, study_uid: str) -> list[dict[str, Any]]
     """Receptions of a study whose files are there, without duplicates, in order of arrival."""
     return connection.execute(
         """
-        SELECT id, spool_name, series_uid, sha256 FROM instance
+        SELECT id, spool_name, series_uid, sha256, transfer_syntax FROM instance
          WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL ORDER BY id
         """,
         (study_uid,),

@@ -158,8 +158,17 @@ class Registrar:
             rows.append(row)
         with self._database.transaction() as connection:
             _record(connection, events)
+            self._let_go_of_lost(connection, rows)
             for study_uid in sorted(intake.register(connection, rows)):
                 self._wake_study(connection, study_uid)
+
+    def _let_go_of_lost(self, connection: psycopg.Connection[dict[str, Any]], rows: list[InstanceRow]) -> None:
+        """What was received before and lost its file since must not make a duplicate of what came in its place."""
+        before = intake.same_objects(connection, rows)
+        lost = [row["id"] for row in before if not self._spool.path(row["spool_name"]).exists()]
+        if lost:
+            intake.replace_lost(connection, lost)
+            intake.mark_erased(connection, lost)
 
     def _wake_study(self, connection: psycopg.Connection[Any], study_uid: str) -> None:
         """A wake-up that fails for itself costs no instance its row: the keeper wakes forgotten studies."""

@@ -87,7 +87,7 @@ class Department:
             send(files, "127.0.0.1", port, called_ae="SPINENODE", calling_ae="CT1", replied=replied)
         except (UnreachableError, OSError, KeyError, ValueError):  # it is down, or says no port yet
             time.sleep(PAUSE_S)
-        self.counts.acknowledged |= {_uid_of(files[index]) for index in stored}
+        self.counts.acknowledged |= {uid_of(files[index]) for index in stored}
         return [path for index, path in enumerate(files) if index not in stored]
 
 
@@ -106,5 +106,6 @@ def write_study(folder: Path, study_uid: str) -> list[Path]:
     return paths
 
 
-def _uid_of(path: Path) -> str:
+def uid_of(path: Path) -> str:
+    """SOP Instance UID of a file."""
     return str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)

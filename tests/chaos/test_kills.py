@@ -17,6 +17,7 @@ from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import RunningNode, stage
 from node.ledger import overview
 from node.service import ledger_of
+from tests.chaos.counts import record
 from tests.chaos.department import RESULTS_PER_ANSWER, Department
 from tests.chaos.killer import Killer
 from tests.conftest import wait_until
@@ -62,12 +63,17 @@ def test_random_kills_lose_nothing_and_repeat_only_the_same_bytes(
             digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
         repeats = len(pacs.received) - len(digests)
         with capsys.disabled():
-            print(
-                f"\nkills {sum(killer.killed.values())} {dict(killer.killed)}; requests {department.counts.sent}, "
-                f"acknowledged {len(department.counts.acknowledged)}, in the ledger {len(entered)}, torn files set "
-                f"aside {len(quarantined)}; answers {answers} of {len(department.studies)} studies, results expected "
-                f"{len(results)}, received {len(digests)}, repeats {repeats}, digests per UID "
-                f"{dict(Counter(len(found) for found in digests.values()))}"
+            record(
+                f"{sum(killer.killed.values())} kills",
+                sent=department.counts.sent,
+                acknowledged=len(department.counts.acknowledged),
+                **{"in the ledger": len(entered), "torn files set aside": len(quarantined)},
+                answers=f"{answers} of {len(department.studies)} studies",
+                expected=len(results),
+                received=len(digests),
+                duplicates=repeats,
+                **{"digests per UID": dict(Counter(len(found) for found in digests.values()))},
+                killed=dict(killer.killed),
             )
         assert department.counts.acknowledged <= entered
         assert len(entered) == 12 * len(department.studies)

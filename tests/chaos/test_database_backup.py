@@ -1,0 +1,192 @@
+"""Back-up and restore: another machine goes on with what was outstanding, with the same UIDs and the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from pydicom import dcmread
+
+from node.backup import BackupError, back_up, restore
+from node.deliver.courier import Courier
+from node.demo.pacs import AE_TITLE, SmallPacs
+from node.ledger import Database, DatabaseError, intake
+from node.receive.registrar import Registrar
+from node.receive.spool import Spool
+from node.service import database_of_stopped, restore_marker, run
+from node.settings import Settings
+from node.workflow import Workflow
+from tests.chaos.counts import record
+from tests.integration.test_films import LATERAL, NO_CT, OTHER_LATERAL, STUDY, House
+
+pytestmark = [pytest.mark.chaos]
+
+THIRD, FOURTH = (replace(LATERAL, sop_uid=f"1.2.{number}", description=f"LWS seitl. {number}") for number in (3, 4))
+
+
+@pytest.fixture
+def empty_dsn(database_server: str) -> Iterator[str]:
+    """DSN of a database with nothing in it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    yield psycopg.conninfo.make_conninfo(database_server, dbname=name)
+    with psycopg.connect(database_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def deliver(settings: Settings, database: Database, port: int) -> None:
+    """Send everything that is outstanding."""
+    there = settings.destinations[0].model_copy(update={"port": port, "ae_title": AE_TITLE})
+    courier = Courier(settings.model_copy(update={"destinations": (there,)}), database)
+    with database.transaction() as connection:
+        answers = [row["id"] for row in connection.execute("SELECT id FROM answer WHERE state = 'done' ORDER BY id")]
+    for answer_id in answers:
+        courier.deliver(answer_id, "pacs")
+
+
+def half_finished(house: House) -> dict[str, str]:
+    """Evaluate up to the outbox and die before the ledger knows; digest of each result that was built, by UID."""
+
+    class DyingError(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise DyingError
+
+    workflow = Workflow(house.settings, house.database, NO_CT, house.films)
+    before = set(house.settings.outbox_dir.rglob("*.dcm"))
+    workflow._finish = die  # type: ignore[method-assign]
+    with pytest.raises(DyingError):
+        workflow.evaluate_study(STUDY)
+    made = set(house.settings.outbox_dir.rglob("*.dcm")) - before
+    return {
+        str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in made
+    }
+
+
+def test_an_empty_machine_goes_on_with_what_was_undelivered(
+    tmp_path: Path, database: Database, empty_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lost").mkdir()
+    house = House(tmp_path / "lost", database)
+    with SmallPacs(tmp_path / "pacs") as pacs:
+        house.receive(LATERAL.dataset())
+        deliver(house.settings, database, pacs.port)
+        assert len(pacs.received) == 3
+        house.receive(OTHER_LATERAL.dataset())  # answered, and not delivered
+        house.evaluate = lambda: None  # type: ignore[method-assign]
+        house.receive(THIRD.dataset())
+        built = half_finished(house)
+        house.receive(FOURTH.dataset())  # registered, and not looked at
+        back_up(house.settings, database.dsn, tmp_path / "backup")
+        shutil.rmtree(tmp_path / "lost")
+
+        settings = house.settings.model_copy(update={"data_dir": tmp_path / "new", "database_dsn": empty_dsn})
+        manifest = restore(settings, tmp_path / "backup")
+        assert (manifest.images, manifest.damaged) == (4, 0)
+        with Database(empty_dsn) as restored:
+            Registrar(Spool(settings.spool_dir), restored, lambda _connection, _study: None).enter_spool()
+            Workflow(settings, restored, NO_CT, house.films).evaluate_study(STUDY)
+            deliver(settings, restored, pacs.port)
+            with restored.transaction() as connection:
+                rows = connection.execute("SELECT sop_instance_uid AS uid, sha256 FROM result").fetchall()
+                left = connection.execute("SELECT state FROM delivery WHERE state <> 'stored'").fetchall()
+                events = [row["kind"] for row in intake.events(connection, 10)]
+                images = connection.execute("SELECT count(*) AS n FROM instance").fetchone()
+    results = {row["uid"]: row["sha256"] for row in rows}
+    received = [item.sop_instance_uid for item in pacs.received]
+    assert images == {"n": 4}
+    assert len(results) == len(received) == len(set(received)) == 12, "each result once, none under a second UID"
+    assert set(received) == set(results)
+    assert {uid: results[uid] for uid in built} == built, "what was built and not entered has the same UIDs and bytes"
+    assert len(built) == 3
+    assert left == []
+    assert "restored" in events
+    with capsys.disabled():
+        record("restored into an empty machine", sent=4, acknowledged=4, expected=12, received=12, duplicates=0,
+               **{"in the ledger": 4, "digests per UID": {1: 12}})  # fmt: skip
+
+
+def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Database, empty_dsn: str) -> None:
+    house = House(tmp_path, database)
+    house.receive(LATERAL.dataset())
+    backup = tmp_path / "backup"
+    back_up(house.settings, database.dsn, backup)
+    with pytest.raises(BackupError, match=r"is not empty"):
+        back_up(house.settings, database.dsn, backup)
+    with pytest.raises(BackupError, match=r"holds images or results already"):
+        restore(house.settings, backup)
+    fresh = house.settings.model_copy(update={"data_dir": tmp_path / "new", "database_dsn": empty_dsn})
+    with pytest.raises(BackupError, match=r"is of site 'test', the configuration says 'other'"):
+        restore(fresh.model_copy(update={"site": "other"}), backup)
+    with pytest.raises(BackupError, match=r"has a ledger already"):
+        restore(fresh.model_copy(update={"database_dsn": database.dsn}), backup)
+    dump = (backup / "ledger.dump").read_bytes()
+    (backup / "ledger.dump").write_bytes(dump[:-1] + b"?")
+    with pytest.raises(BackupError, match=r"was altered"):
+        restore(fresh, backup)
+    (backup / "ledger.dump").write_bytes(dump)
+    (backup / "manifest.json").rename(backup / "kept")
+    with pytest.raises(BackupError, match=r"no whole back-up"):
+        restore(fresh, backup)
+    (backup / "kept").rename(backup / "manifest.json")
+    assert not list(tmp_path.glob("new/spool/*/*"))
+    image = next((backup / "spool").glob("*/*.dcm"))
+    image.unlink()
+    with pytest.raises(BackupError, match=r"files are missing"):
+        restore(fresh, backup)
+    with pytest.raises(DatabaseError, match=r"was interrupted: empty it"):
+        run(fresh)
+    restore_marker(fresh).unlink()
+    with pytest.raises(BackupError, match=r"pg_dump failed: .*refused"):
+        back_up(fresh, "postgresql://postgres:secret@127.0.0.1:1/x", tmp_path / "other")
+
+
+def spine_node(folder: Path, *arguments: str, major: str = "") -> str:
+    """A command of the node with a configuration of its own; ``major`` chooses the private PostgreSQL's version."""
+    configuration = folder / "node.yaml"
+    configuration.write_text(yaml.safe_dump({"data_dir": str(folder / "data")}), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "node.cli", *arguments, "--config", str(configuration)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **({"PGSERVER_POSTGRES_VERSION": major} if major else {})},
+    )
+    return f"{done.returncode} {done.stdout} {done.stderr}"
+
+
+@pytest.mark.skipif("SPINE_NODE_CHAOS_KILLS" not in os.environ, reason="part of `make chaos`: three private servers")
+def test_the_mend_for_another_major_version_is_true() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="spine-"))
+    try:
+        assert spine_node(folder, "jobs", "list", major="16").startswith("0 ")
+        refused = spine_node(folder, "jobs", "list")
+        assert refused.startswith("1 ") and "was written by PostgreSQL 16" in refused
+        assert "0 back-up of" in spine_node(folder, "backup", str(folder / "backup"), major="16")
+        (folder / "data").rename(folder / "data.old")
+        assert "0 back-up of" in spine_node(folder, "restore", str(folder / "backup"))
+        assert "restored" in spine_node(folder, "jobs", "events")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_that_runs_is_not_restored_into(tmp_path: Path, database: Database) -> None:
+    house = House(tmp_path, database)
+    back_up(house.settings, database.dsn, tmp_path / "backup")
+    fresh = house.settings.model_copy(update={"data_dir": tmp_path / "new", "database_dsn": database.dsn})
+    with database_of_stopped(fresh), pytest.raises(Exception, match=r"another node works on"):
+        restore(fresh, tmp_path / "backup")

@@ -1,0 +1,138 @@
+"""Images that are deleted or altered under the node's feet are noticed by hash, and never analysed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from node.ledger import Database, intake, overview
+from node.receive.spool import Spool
+from tests.chaos.counts import record
+from tests.integration.test_films import LATERAL, OTHER_LATERAL, STUDY, House
+
+pytestmark = pytest.mark.chaos
+
+
+class Ward(House):
+    """Evaluates only when told to."""
+
+    def receive_only(self) -> None:
+        """Two radiographs, registered."""
+        self.evaluate = lambda: None  # type: ignore[method-assign]
+        self.receive(LATERAL.dataset(), OTHER_LATERAL.dataset())
+        del self.evaluate
+
+    def resend(self) -> None:
+        """The same two again, and evaluated."""
+        self.receive(LATERAL.dataset(), OTHER_LATERAL.dataset())
+
+    def first(self) -> Path:
+        """File of the reception that came first."""
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT spool_name FROM instance ORDER BY id LIMIT 1").fetchone()
+        assert row is not None
+        return self.spool.path(row["spool_name"])
+
+    def parked(self) -> str | None:
+        """Why the study is parked."""
+        return self.study()["parked"]
+
+    def retry(self) -> None:
+        """``spine-node jobs retry``, and the evaluation that it wakes."""
+        with self.database.transaction() as connection:
+            assert overview.retry(connection, STUDY, []) == 1
+        self.evaluate()
+
+    def events(self) -> list[dict[str, object]]:
+        """Details of the events that tell of damage."""
+        with self.database.transaction() as connection:
+            return [row["detail"] for row in intake.events(connection, 50) if row["kind"] == "spool_damaged"]
+
+
+@pytest.fixture
+def ward(tmp_path: Path, database: Database) -> Ward:
+    return Ward(tmp_path, database)
+
+
+def _flip(place: Callable[[bytes], int]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        raw[place(bytes(raw))] ^= 0x10
+        path.write_bytes(raw)
+
+    return damage
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "deleted": (Path.unlink, "gone"),
+    "directory deleted": (lambda path: [*map(Path.unlink, path.parent.iterdir())] and path.parent.rmdir(), "gone"),
+    "a bit of the last pixel": (_flip(lambda raw: len(raw) - 1), "altered"),
+    "a bit of the patient's name": (_flip(lambda raw: raw.index(b"\x10\0\x10\0PN") + 8), "altered"),
+    "a bit of the transfer syntax": (_flip(lambda raw: raw.index(b"\x02\0\x10\0UI") + 10), "altered"),
+    "a bit of the meta's length": (_flip(lambda raw: 140), "altered"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "altered"),
+    "empty": (lambda path: path.write_bytes(b""), "altered"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_was_damaged_is_never_analysed_and_can_be_sent_again(ward: Ward, name: str) -> None:
+    damage, state = DAMAGE[name]
+    ward.receive_only()
+    damage(ward.first())
+    ward.evaluate()
+    gone = 2 if name == "directory deleted" else int(state == "gone")
+    assert f"{gone} of 2 images are gone from the spool and {int(state == 'altered')} were altered" in str(
+        ward.parked()
+    )
+    assert ward.study()["answers"] == []
+    assert [event[state] for event in ward.events()] == [max(gone, 1)]
+    before = ward.parked()
+    ward.evaluate()
+    assert (ward.parked(), ward.study()["answers"]) == (before, []), "parked is parked"
+    ward.retry()
+    assert ward.study()["answers"] == [], "and still damaged"
+    ward.resend()
+    ward.retry()
+    assert ward.parked() is None
+    assert len(ward.study()["answers"]) == 2
+    record(f"spool: {name}", sent=4, acknowledged=4, expected=6, **{"in the ledger": 4, "received": len(ward.sent())})
+
+
+def test_an_image_that_came_twice_takes_the_place_of_the_damaged_one(ward: Ward) -> None:
+    ward.receive_only()
+    ward.receive_only()
+    DAMAGE["a bit of the last pixel"][0](ward.first())
+    ward.evaluate()
+    assert ward.parked() is None
+    assert ward.study()["answers"] == []
+    ward.evaluate()
+    assert len(ward.study()["answers"]) == 2
+    assert ward.events() == [{"altered": 1, "without_a_second": 0}]
+    assert len(list((ward.spool.folder / "quarantine").iterdir())) == 1
+
+
+def test_a_file_that_is_put_back_is_taken(ward: Ward) -> None:
+    ward.receive_only()
+    path = ward.first()
+    aside = path.rename(path.with_suffix(".aside"))
+    ward.evaluate()
+    assert "1 of 2 images are gone" in str(ward.parked())
+    aside.rename(path)
+    ward.retry()
+    assert len(ward.study()["answers"]) == 2
+
+
+def test_a_disk_that_hiccups_is_waited_for(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_self: Spool, _name: str) -> Path:
+        raise OSError(5, "Input/output error")
+
+    ward.receive_only()
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "path", failing)
+        ward.evaluate()
+    assert (ward.parked(), ward.events(), ward.study()["answers"]) == (None, [], [])
+    ward.evaluate()
+    assert len(ward.study()["answers"]) == 2
