@@ -24,7 +24,7 @@ from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import stage
 from node.ledger import overview
 from node.service import ledger_of
-from tests.benchmarks import lengths, receiving
+from tests.benchmarks import lengths, receiving, sending
 from tests.benchmarks.rows import Row
 
 BUILD = Path("build")
@@ -94,7 +94,7 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = [*receiving.measure(), *end_to_end(scratch), *by_length(scratch)]
+        rows = [*receiving.measure(), *sending.measure(), *end_to_end(scratch), *by_length(scratch)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")
