@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
-from node.answering import pipeline_models
-from node.keeper import Keeper
 from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
 from node.process import read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
@@ -33,6 +31,8 @@ log = structlog.get_logger(__name__)
 KEEPER_PERIOD_S = 5.0
 RESTART_PAUSE_S = 1.0
 START_PATIENCE_S = 60.0
+RECEIVE = "receive"
+"""The role that gets ready before there is a database."""
 RELOADED = ("receive", "destinations", "deliver")
 """Sections that are taken up on SIGHUP; all others need a restart."""
 
@@ -42,25 +42,31 @@ class AlreadyRunningError(Exception):
 
 
 class Child:
-    """One role in a process of its own, started again whenever it ends."""
+    """One role in a process of its own, started again whenever it ends.
 
-    def __init__(self, role: str, settings: Settings, dsn: str) -> None:
+    ``prepared``: its first process, which waits for the order.
+    """
+
+    def __init__(
+        self, role: str, settings: Settings, dsn: str, prepared: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.role = role
         self._dsn = dsn
         self._order = self._order_of(settings)
         self._not_before = 0.0
         self._renewing = False
-        self.process = self._start()
+        self.process = self._start(prepared)
 
     def _order_of(self, settings: Settings) -> bytes:
         order = {"settings": settings.model_dump(mode="json"), "dsn": self._dsn}
         return (json.dumps(order) + "\n").encode("utf-8")
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "node.role", self.role], stdin=subprocess.PIPE)
+    def _start(self, prepared: subprocess.Popen[bytes] | None = None) -> subprocess.Popen[bytes]:
+        process = prepared or _process_of(self.role)
         assert process.stdin is not None
-        process.stdin.write(self._order)
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already: it is started again
+            process.stdin.write(self._order)
+            process.stdin.flush()
         self._renewing = False
         self._not_before = time.monotonic() + RESTART_PAUSE_S
         return process
@@ -102,6 +108,11 @@ class Child:
             self.process.stdin.close()
 
 
+def _process_of(role: str) -> subprocess.Popen[bytes]:
+    """A process that gets ready for a role and waits for its order."""
+    return subprocess.Popen([sys.executable, "-m", "node.role", role], stdin=subprocess.PIPE)
+
+
 def run(settings: Settings, stop: threading.Event | None = None, again: Callable[[], Settings] | None = None) -> None:
     """Run the node until SIGTERM, SIGINT or ``stop``; on SIGHUP the configuration is read ``again``.
 
@@ -122,15 +133,14 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     check_certificates(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
-    with _only_node(settings), _database(settings) as dsn:
+    with _only_node(settings), _receiver_getting_ready() as receiver, _models_and_database(settings) as dsn:
         migrate(dsn)
-        _check_models(settings)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
         if not settings.destinations:
             log.warning("no destination is configured: answers stay in the outbox")
         if found := left_open(settings.receive):
             log.warning("off in the configuration", what=found)
-        children = [Child(role, settings, dsn) for role in ROLES]
+        children = [Child(role, settings, dsn, receiver if role == RECEIVE else None) for role in ROLES]
         try:
             _tell(settings, dsn, children)
             threading.Thread(target=_keep, args=(settings, dsn, stop), name="keeper", daemon=True).start()
@@ -199,6 +209,8 @@ def check_certificates(settings: Settings) -> None:
 
 def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:
     """The keeper's rounds, in a thread of their own: a database that hangs must not hold up the supervisor."""
+    from node.keeper import Keeper  # noqa: PLC0415 (it can make objects: not in the way of the start)
+
     with Database(dsn, connections=2) as database:
         keeper = Keeper(settings, database)
         while not stop.wait(KEEPER_PERIOD_S):
@@ -216,8 +228,32 @@ def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
     write_state(settings, supervisor=os.getpid(), dsn=dsn, pids=pids)
 
 
+@contextmanager
+def _receiver_getting_ready() -> Iterator[subprocess.Popen[bytes]]:
+    """The receiving process imports what it needs while models and database are seen to; gone at the end."""
+    process = _process_of(RECEIVE)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:  # nothing came of the start
+            process.terminate()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+@contextmanager
+def _models_and_database(settings: Settings) -> Iterator[str]:
+    _check_models(settings)
+    with _database(settings) as dsn:
+        log.info("database there", private=settings.database_dsn is None)
+        yield dsn
+
+
 def _check_models(settings: Settings) -> None:
     """Refuse to start with a network that is not what the manifest says; say where the networks will run."""
+    from node.answering import pipeline_models  # noqa: PLC0415 (takes longer than all else: others start meanwhile)
+
     models = pipeline_models(settings)
     log.info("models checked", provider=models.provider, models=[model.name for model in models.identities])
 
