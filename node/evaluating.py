@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from node.answering import film_pipeline, pipeline_models
 from node.ledger import Database
 from node.queue import EVALUATE, run_worker
@@ -11,6 +13,8 @@ from node.workflow import Workflow
 
 def run(settings: Settings, dsn: str) -> None:
     """Answer studies until told to stop."""
+    # pydicom's quote what is malformed, and libraries that catch warnings turn them on again for other threads
+    warnings.filterwarnings("ignore", category=UserWarning)
     models = pipeline_models(settings)
     with Database(dsn, connections=settings.work.studies_at_once + 3) as database:
         workflow = Workflow(settings, database, models, film_pipeline(settings))
