@@ -6,6 +6,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -252,18 +253,20 @@ def answer(
     films: FilmPipeline | None = None,
     gate_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> BuiltAnswer:
     """Analyse one series, or with ``films`` one radiograph, and build its results.
 
-    ``gate_s`` is the time that reading the images took. Nothing about the images makes this raise: what cannot be
-    evaluated is answered so.
+    ``gate_s`` is the time that reading the images took; ``turn`` is held while the networks run. Nothing about the
+    images makes this raise: what cannot be evaluated is answered so.
     """
-    begun = time.perf_counter()
-    if films is None:
-        said: CtAnswer | FilmAnswer = _ct_answer(series, models, settings, progress)
-    else:
-        said = _film_answer(series, films, settings, progress)
-    inferred = time.perf_counter()
+    with turn or nullcontext():
+        begun = time.perf_counter()
+        if films is None:
+            said: CtAnswer | FilmAnswer = _ct_answer(series, models, settings, progress)
+        else:
+            said = _film_answer(series, films, settings, progress)
+        inferred = time.perf_counter()
     findings = as_answered(said.findings)
     sent = _is_sent(series, findings)
     context = result_context(settings, series, identity, films)

@@ -1,7 +1,8 @@
 """One process of the node: ``python -m node.role receive``. Its supervisor tells it everything over standard input.
 
 The order is one line of JSON; after it the pipe stays open for reloads, which look the same, and its end means that the
-supervisor is gone. Each role's modules are imported in its own process only: the listener needs no networks.
+supervisor is gone. Each role's modules are imported in its own process only, before the order is read: the listener
+needs no networks, and is ready as soon as the supervisor has a database for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROLES = {"receive": "node.receive.role", "evaluate": "node.evaluating", "deliver
 
 
 def main(role: str, orders: TextIO, figures: int | None = None) -> None:
-    """Read the order and run the role until SIGTERM or until the supervisor is gone.
+    """Get ready, read the order and run the role until SIGTERM or until the supervisor is gone.
 
     ``figures``: the descriptor on which the supervisor asks what this process counts.
     """
@@ -42,7 +43,11 @@ def main(role: str, orders: TextIO, figures: int | None = None) -> None:
     os.umask(0o077)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's: it says what to reload
     structlog.contextvars.bind_contextvars(role=role)
-    order = json.loads(orders.readline())
+    run: Callable[[Settings, str], None] = importlib.import_module(ROLES[role]).run
+    line = orders.readline()
+    if not line:  # the supervisor has ended before there was anything to do
+        return
+    order = json.loads(line)
 
     def follow_supervisor() -> None:
         for line in orders:
@@ -53,7 +58,6 @@ def main(role: str, orders: TextIO, figures: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow_supervisor, name="follow supervisor", daemon=True).start()
-    run: Callable[[Settings, str], None] = importlib.import_module(ROLES[role]).run
     run(Settings.model_validate(order["settings"]), order["dsn"])
 
 

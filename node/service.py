@@ -8,24 +8,19 @@ outbox and ledger.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from node.answering import pipeline_models
-from node.keeper import Keeper
+from node.child import Child, RoleProcess
 from node.ledger import Database, DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.logs import count_as
-from node.metrics.channel import Channel
 from node.metrics.tally import RESTARTS, TALLY
 from node.process import read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
@@ -39,92 +34,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 KEEPER_PERIOD_S = 5.0
-RESTART_PAUSE_S = 1.0
 START_PATIENCE_S = 60.0
+RECEIVE = "receive"
+"""The role that gets ready before there is a database."""
 RELOADED = ("receive", "destinations", "deliver")
 """Sections that are taken up on SIGHUP; all others need a restart."""
 
 
 class AlreadyRunningError(Exception):
     """Another node works on this data directory."""
-
-
-class Child:
-    """One role in a process of its own, started again whenever it ends."""
-
-    def __init__(self, role: str, settings: Settings, dsn: str) -> None:
-        self.role = role
-        self.channel: Channel | None = None
-        self._watched = settings.metrics.port is not None
-        self._dsn = dsn
-        self._order = self._order_of(settings)
-        self._not_before = 0.0
-        self._renewing = False
-        self.process = self._start()
-
-    def _order_of(self, settings: Settings) -> bytes:
-        order = {"settings": settings.model_dump(mode="json"), "dsn": self._dsn}
-        return (json.dumps(order) + "\n").encode("utf-8")
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "node.role", self.role]
-        if self.channel is not None:
-            self.channel.close()
-        if self._watched:
-            self.channel = Channel()
-            inherited = self.channel.inherited
-            process = subprocess.Popen([*command, str(inherited)], stdin=subprocess.PIPE, pass_fds=[inherited])
-            self.channel.started()
-        else:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        assert process.stdin is not None
-        process.stdin.write(self._order)
-        process.stdin.flush()
-        self._renewing = False
-        self._not_before = time.monotonic() + RESTART_PAUSE_S
-        return process
-
-    def restart_if_ended(self) -> bool:
-        """Start it again when it ended, not faster than once a second. Returns whether it was started."""
-        if self.process.poll() is None or time.monotonic() < self._not_before:
-            return False
-        if not self._renewing:
-            log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
-            TALLY.count(RESTARTS, self.role)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process = self._start()
-        return True
-
-    def reload(self, settings: Settings) -> None:
-        """Send it other settings, which it takes up as it runs."""
-        self._order = self._order_of(settings)
-        if self.process.stdin is not None:
-            with suppress(BrokenPipeError):  # it has ended: it begins with them
-                self.process.stdin.write(self._order)
-                self.process.stdin.flush()
-
-    def renew(self, settings: Settings) -> None:
-        """Have it finish what runs, and begin again with other settings."""
-        self._order = self._order_of(settings)
-        self._renewing = True
-        self.process.terminate()
-
-    def stop(self, deadline: float) -> None:
-        """Wait for it to end (it was sent SIGTERM) until ``deadline`` of the monotonic clock, then kill it."""
-        try:
-            self.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            log.warning("a process did not end in time and is killed", child=self.role)
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
 
 
 def run(settings: Settings, stop: threading.Event | None = None, again: Callable[[], Settings] | None = None) -> None:
@@ -149,9 +67,8 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     stop = stop or stop_event()
     if restore_marker(settings).exists():
         raise DatabaseError(f"a restore into {settings.data_dir} was interrupted: empty it, and restore again")
-    with database_of_stopped(settings) as dsn:
+    with _only_node(settings), _receiver_getting_ready(settings) as receiver, _models_and_database(settings) as dsn:
         migrate(dsn)
-        _check_models(settings)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
         if not settings.destinations:
             log.warning("no destination is configured: answers stay in the outbox")
@@ -159,7 +76,7 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
             log.warning("off in the configuration", what=found)
         children: list[Child] = []
         monitor = _monitor(settings, dsn, children)
-        children += [Child(role, settings, dsn) for role in ROLES]
+        children += [Child(role, settings, dsn, receiver if role == RECEIVE else None) for role in ROLES]
         try:
             _tell(settings, dsn, children)
             if monitor is not None:
@@ -253,6 +170,8 @@ def check_certificates(settings: Settings) -> None:
 
 def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:
     """The keeper's rounds, in a thread of their own: a database that hangs must not hold up the supervisor."""
+    from node.keeper import Keeper  # noqa: PLC0415 (it can make objects: not in the way of the start)
+
     with Database(dsn, connections=2) as database:
         keeper = Keeper(settings, database)
         while not stop.wait(KEEPER_PERIOD_S):
@@ -270,8 +189,28 @@ def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
     write_state(settings, supervisor=os.getpid(), dsn=dsn, pids=pids)
 
 
+@contextmanager
+def _receiver_getting_ready(settings: Settings) -> Iterator[RoleProcess]:
+    """The receiving process imports what it needs while models and database are seen to; gone at the end."""
+    process = RoleProcess(RECEIVE, settings)
+    try:
+        yield process
+    finally:
+        process.end()  # where nothing came of the start
+
+
+@contextmanager
+def _models_and_database(settings: Settings) -> Iterator[str]:
+    _check_models(settings)
+    with _database(settings) as dsn:
+        log.info("database there", private=settings.database_dsn is None)
+        yield dsn
+
+
 def _check_models(settings: Settings) -> None:
     """Refuse to start with a network that is not what the manifest says; say where the networks will run."""
+    from node.answering import pipeline_models  # noqa: PLC0415 (takes longer than all else: others start meanwhile)
+
     models = pipeline_models(settings)
     log.info("models checked", provider=models.provider, models=[model.name for model in models.identities])
 

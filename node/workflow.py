@@ -36,6 +36,7 @@ from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
 from node.settings import Settings
+from node.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -60,9 +61,16 @@ class Workflow:
         self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
         self._queue = Queue(database.dsn)
+        self._turns = Turns()
 
     def evaluate_study(self, study_uid: str) -> None:
         """Answer a study once it is complete; look again later when it is not, or when something passing went wrong."""
+        with self._database.transaction() as connection:
+            alone = answers.has_been_tried(connection, study_uid)
+        with self._turns.place(alone=alone):
+            self._evaluate_when_complete(study_uid)
+
+    def _evaluate_when_complete(self, study_uid: str) -> None:
         evaluation = self._begin_when_complete(study_uid)
         if evaluation is None:
             return
@@ -171,7 +179,16 @@ class Workflow:
         identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
         gate_s = time.perf_counter() - begun
         films = self._films if decision.sop_instance_uid else None
-        built = answer(series, self._models, self._settings, identity, films=films, gate_s=gate_s, progress=step)
+        built = answer(
+            series,
+            self._models,
+            self._settings,
+            identity,
+            films=films,
+            gate_s=gate_s,
+            progress=step,
+            turn=self._turns.analysis,
+        )
         self._note_provenance(claimed, built.findings, last_instance_id)
         step("outbox")
         rows = self._write_outbox(claimed, built)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
@@ -17,6 +16,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
 from node.deliver.status import Reply, Verdict, classify
+from node.deliver.stream import BrokenError, NoAnswerError, Stored, Stores, look_at, stores
 from node.settings import ConfigurationError, DestinationTls
 from node.tls import destination_context
 
@@ -89,23 +89,23 @@ def echo(
         _end(association)
 
 
-def _batches(files: list[tuple[int, Path]]) -> Iterator[list[tuple[int, Path, UID, UID]]]:
-    batch: list[tuple[int, Path, UID, UID]] = []
-    contexts: set[tuple[UID, UID]] = set()
+def _batches(files: list[tuple[int, Path]]) -> Iterator[list[tuple[int, Stored]]]:
+    batch: list[tuple[int, Stored]] = []
+    contexts: set[tuple[str, str]] = set()
     for index, path in files:
-        meta = dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
-        context = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        instance = look_at(path)
+        context = (instance.sop_class_uid, instance.transfer_syntax)
         if len(contexts | {context}) > MOST_CONTEXTS:
             yield batch
             batch, contexts = [], set()
         contexts.add(context)
-        batch.append((index, path, *context))
+        batch.append((index, instance))
     if batch:
         yield batch
 
 
 def _send_batch(
-    batch: list[tuple[int, Path, UID, UID]],
+    batch: list[tuple[int, Stored]],
     host: str,
     port: int,
     called_ae: str,
@@ -115,36 +115,49 @@ def _send_batch(
     replied: Callable[[int, Reply], None],
 ) -> None:
     # one context per (SOP class, transfer syntax): files are sent as they are, nothing is transcoded
-    wanted = dict.fromkeys((sop_class, syntax) for _, _, sop_class, syntax in batch)
+    wanted = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax) for _, instance in batch)
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+    peer = f"{host}:{port} ({called_ae})"
     try:
         association = _associate(host, port, contexts, called_ae, calling_ae, timeout_s, tls)
     except NothingAcceptedError:
-        for index, _, sop_class, syntax in batch:
-            replied(index, _not_taken(sop_class, syntax))
+        for index, instance in batch:
+            replied(index, _not_taken(instance))
         return
-    accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+    accepted = {
+        (str(context.abstract_syntax), str(context.transfer_syntax[0])): int(context.context_id)
+        for context in association.accepted_contexts
+    }
     try:
-        for index, path, sop_class, syntax in batch:
-            if (sop_class, syntax) not in accepted:
-                replied(index, _not_taken(sop_class, syntax))
-                continue
-            if not association.is_established:
-                raise UnreachableError(f"{host}:{port} ({called_ae}) ended the association in the middle")
-            try:
-                answer = association.send_c_store(path)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise UnreachableError(f"the association with {host}:{port} broke: {error}") from error
-            if "Status" not in answer:
-                raise UnreachableError(f"{host}:{port} ({called_ae}) did not answer within {timeout_s:.0f} s")
-            replied(index, classify(int(answer.Status)))
+        with stores(association, timeout_s) as stream:
+            for index, instance in batch:
+                context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax))
+                if context_id is None:
+                    replied(index, _not_taken(instance))
+                else:
+                    replied(index, classify(_store(stream, instance, context_id, peer, timeout_s)))
+    except BaseException:
+        association.abort()
+        raise
     finally:
         _end(association)
 
 
-def _not_taken(sop_class: UID, syntax: UID) -> Reply:
+def _store(stream: Stores, instance: Stored, context_id: int, peer: str, timeout_s: float) -> int:
+    try:
+        return stream.store(instance, context_id)
+    except BrokenError as error:
+        raise UnreachableError(f"{peer} {error}") from error
+    except NoAnswerError as error:
+        raise UnreachableError(f"{peer} did not answer within {timeout_s:.0f} s") from error
+    except OSError as error:
+        raise UnreachableError(f"the association with {peer} broke: {error}") from error
+
+
+def _not_taken(instance: Stored) -> Reply:
+    sop_class, syntax = UID(instance.sop_class_uid).name, UID(instance.transfer_syntax).name
     sentence = (
-        f"the destination does not take {sop_class.name} in {syntax.name}: allow it there, "
+        f"the destination does not take {sop_class} in {syntax}: allow it there, "
         "or leave this kind out of the destination's `kinds`"
     )
     return Reply(Verdict.PERMANENT, sentence)
@@ -160,7 +173,6 @@ def _associate(
     tls: DestinationTls | None,
 ) -> Association:
     _config.LOG_HANDLER_LEVEL = "none"  # its log lines would name patients
-    _config.STORE_SEND_CHUNKED_DATASET = True
     ae = AE(ae_title=calling_ae)
     ae.connection_timeout = timeout_s
     ae.acse_timeout = timeout_s

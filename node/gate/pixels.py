@@ -8,6 +8,7 @@ signed bits leave the upper ones unset.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -45,6 +46,11 @@ ALWAYS_LOSSY = frozenset({str(JPEGBaseline8Bit), JPEG_EXTENDED, str(JPEGLSNearLo
 PERHAPS_LOSSY = frozenset({str(JPEG2000), "1.2.840.10008.1.2.4.203"})
 """JPEG 2000 and HTJ2K: lossy unless the header says otherwise."""
 
+_PIXEL_ELEMENT = {
+    str(ImplicitVRLittleEndian): (b"\xe0\x7f\x10\x00",),
+    str(ExplicitVRLittleEndian): (b"\xe0\x7f\x10\x00OW\0\0", b"\xe0\x7f\x10\x00OB\0\0"),
+}
+"""Pixel Data (7FE0,0010) up to its length, by transfer syntax."""
 _PIXEL_TAGS: list[str] = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -132,6 +138,9 @@ def _is_wide_jpeg(header: InstanceHeader) -> bool:
 
 
 def _single(header: InstanceHeader) -> NDArray[np.integer]:
+    at_end = _at_end(header)
+    if at_end is not None:
+        return at_end
     dataset: FileDataset = dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS))
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
     if "PixelData" not in dataset:
@@ -153,6 +162,34 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
         array = next(iter(iter_pixels(dataset, indices=[0], raw=True)))
     if array.shape != (rows, columns):
         raise PixelError("The decoded image has another size than the header says")
+    return array
+
+
+def _at_end(header: InstanceHeader) -> NDArray[np.integer] | None:
+    """Uncompressed 16-bit pixels where nothing follows them, read from their place without parsing what is before.
+
+    ``None`` where the last bytes of the file are no such Pixel Data of the size that the header says: then they are
+    looked for.
+    """
+    rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
+    element = _PIXEL_ELEMENT.get(header.transfer_syntax_uid)
+    wanted = rows * columns * 2
+    if element is None or not 0 < wanted < 2**31 or integer(header.dataset, "BitsAllocated") != WIDE:
+        return None
+    expected = [start + wanted.to_bytes(4, "little") for start in element]
+    with header.path.open("rb", buffering=0) as file:
+        start = os.fstat(file.fileno()).st_size - wanted
+        before = max(map(len, expected))
+        if start <= before or not os.pread(file.fileno(), before, start - before).endswith(tuple(expected)):
+            return None
+        array = np.empty((rows, columns), "<u2")
+        content = array.data.cast("B")
+        file.seek(start)
+        while content:
+            got = file.readinto(content)
+            if not got:
+                return None
+            content = content[got:]
     return array
 
 

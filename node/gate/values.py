@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,14 +38,43 @@ for _name in ("pydicom", "pydicom.pixels.decoders.base"):
 
 @contextmanager
 def permissive() -> Iterator[None]:
-    """Silences pydicom about malformed values: they are expected here, and what it logs and warns quotes them."""
+    """Silences pydicom about malformed values: they are expected here, and what it logs and warns quotes them.
+
+    Warnings are silenced for the whole process, from the first thread that enters to the last that leaves.
+    """
     token = _silent.set(True)
+    _quiet.enter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
+        _quiet.leave()
         _silent.reset(token)
+
+
+class _Quiet:
+    """`warnings.catch_warnings`, which knows nothing of threads, for several of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._former = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._former = warnings.catch_warnings()
+                self._former.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._former.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def tidy(dataset: Dataset) -> None:

@@ -22,6 +22,7 @@ from node.gate.assessment import Assessment, assess
 from node.gate.geometry import Grid, Slice
 from node.gate.headers import InstanceHeader
 from node.gate.identity import input_sha256, pixel_digest
+from node.gate.parallel import in_parallel
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
 from node.gate.presentation import with_sign
@@ -179,23 +180,30 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
     hu = np.empty(shape, np.int16) if whole else np.empty(shape, np.float32)
     padding: NDArray[np.bool_] | None = None
     digests: dict[tuple[str, int], str] = {}
-    for header, indices in _by_instance(slices):
-        frames = [slices[i].image.frame for i in indices]
+    outside: dict[int, NDArray[np.bool_]] = {}
+
+    def read(header: InstanceHeader, indices: list[int]) -> None:
         done = 0
-        for index, stored in zip(indices, stored_values(header, frames), strict=False):
+        for index, stored in zip(
+            indices, stored_values(header, [slices[i].image.frame for i in indices]), strict=False
+        ):
             if stored.shape != (rows, columns):
                 raise PixelError("The decoded image has another size than the header says")
             digests[slices[index].name] = pixel_digest(stored)
             _rescale(stored, slices[index], hu[index])
-            outside = _padding(stored, slices[index])
-            if outside is not None and outside.any():
-                if padding is None:
-                    padding = np.zeros(hu.shape, np.bool_)
-                padding[index] = outside
-                hu[index][outside] = AIR_HU
+            padded = _padding(stored, slices[index])
+            if padded is not None and padded.any():
+                outside[index] = padded
+                hu[index][padded] = AIR_HU
             done += 1
         if done != len(indices):
             raise PixelError(f"{done} of {len(indices)} frames could be decoded")
+
+    in_parallel(read, _by_instance(slices))
+    if outside:
+        padding = np.zeros(hu.shape, np.bool_)
+        for index, padded in outside.items():
+            padding[index] = padded
     frame_of_reference = slices[0].header.frame_of_reference_uid
     return Volume(hu, grid.affine, frame_of_reference, padding), digests
 

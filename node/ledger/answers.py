@@ -71,6 +71,12 @@ def seconds_until_quiet(connection: Connection, study_uid: str, quiet_s: float) 
     return None if row is None else float(row["wait_s"])
 
 
+def has_been_tried(connection: Connection, study_uid: str) -> bool:
+    """Whether an evaluation of the study began and did not end."""
+    row = connection.execute("SELECT attempts FROM study WHERE study_uid = %s", (study_uid,)).fetchone()
+    return row is not None and row["attempts"] > 0
+
+
 def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
     """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
     row = connection.execute(

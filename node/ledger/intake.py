@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -37,35 +39,60 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     A reception with the UID and the bytes of the one before it is a duplicate: kept in the ledger, no news for the
     study. A correction that is taken back is news again.
     """
-    changed: set[str] = set()
-    for row in rows:
-        inserted = connection.execute(
-            """
-            INSERT INTO instance (spool_name, received_at, calling_ae, called_ae, transfer_syntax, sop_class_uid,
-                                  sop_instance_uid, study_uid, series_uid, patient_id, modality, bytes, sha256,
-                                  duplicate_of)
-            VALUES (%(spool_name)s, %(received_at)s, %(calling_ae)s, %(called_ae)s, %(transfer_syntax)s,
-                    %(sop_class_uid)s, %(sop_instance_uid)s, %(study_uid)s, %(series_uid)s, %(patient_id)s,
-                    %(modality)s, %(bytes)s, %(sha256)s,
-                    (SELECT CASE WHEN sha256 = %(sha256)s THEN coalesce(duplicate_of, id) END FROM instance
-                      WHERE sop_instance_uid = %(sop_instance_uid)s AND erased_at IS NULL ORDER BY id DESC LIMIT 1))
-            ON CONFLICT (spool_name) DO NOTHING
-            RETURNING duplicate_of
-            """,
-            row.__dict__,
-        ).fetchone()
-        if inserted is None or inserted["duplicate_of"] is not None or not row.study_uid:
-            continue
+    news: Counter[str] = Counter()
+    for batch in _of_different_instances(rows):
+        news.update(_insert(connection, batch))
+    if news:
+        studies = sorted(news)  # every listener locks them in the same order
         connection.execute(
             """
-            INSERT INTO study (study_uid, last_instance_at, instances) VALUES (%s, clock_timestamp(), 1)
+            INSERT INTO study (study_uid, last_instance_at, instances)
+            SELECT study_uid, clock_timestamp(), n FROM unnest(%s::text[], %s::bigint[]) AS news (study_uid, n)
             ON CONFLICT (study_uid) DO UPDATE
-               SET last_instance_at = clock_timestamp(), instances = study.instances + 1
+               SET last_instance_at = clock_timestamp(), instances = study.instances + excluded.instances
             """,
-            (row.study_uid,),
+            (studies, [news[study] for study in studies]),
         )
-        changed.add(row.study_uid)
-    return changed
+    return set(news)
+
+
+def _of_different_instances(rows: list[InstanceRow]) -> Iterator[list[InstanceRow]]:
+    """Runs of rows, in order, cut before each UID that the run has already: a statement does not see its own rows."""
+    batch: dict[str, InstanceRow] = {}
+    for row in rows:
+        if row.sop_instance_uid in batch:
+            yield list(batch.values())
+            batch = {}
+        batch[row.sop_instance_uid] = row
+    if batch:
+        yield list(batch.values())
+
+
+def _insert(connection: Connection, rows: list[InstanceRow]) -> list[str]:
+    """Enter receptions of different instances by one statement; the study of each that is news for one."""
+    inserted = connection.execute(
+        """
+        INSERT INTO instance (spool_name, received_at, calling_ae, called_ae, transfer_syntax, sop_class_uid,
+                              sop_instance_uid, study_uid, series_uid, patient_id, modality, bytes, sha256,
+                              duplicate_of)
+        SELECT spool_name, received_at, calling_ae, called_ae, transfer_syntax, sop_class_uid,
+               sop_instance_uid, study_uid, series_uid, patient_id, modality, bytes, sha256,
+               (SELECT CASE WHEN before.sha256 = arrived.sha256 THEN coalesce(before.duplicate_of, before.id) END
+                  FROM instance before
+                 WHERE before.sop_instance_uid = arrived.sop_instance_uid AND before.erased_at IS NULL
+                 ORDER BY before.id DESC LIMIT 1)
+          FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[],
+                      %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])
+          WITH ORDINALITY
+            AS arrived (spool_name, received_at, calling_ae, called_ae, transfer_syntax, sop_class_uid,
+                        sop_instance_uid, study_uid, series_uid, patient_id, modality, bytes, sha256, place)
+         ORDER BY place
+        ON CONFLICT (spool_name) DO NOTHING
+        RETURNING study_uid, duplicate_of
+        """,
+        [[getattr(row, field.name) for row in rows] for field in fields(InstanceRow)],
+    )
+    return [row["study_uid"] for row in inserted if row["duplicate_of"] is None and row["study_uid"]]
 
 
 def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool]:

@@ -29,10 +29,13 @@ _DELIVERY_STATES = ("pending", "unproven", "parked")
 
 
 class Role(Protocol):
-    """A process of the node, as `node.service` runs it."""
+    """A process of the node, as `node.child` runs it."""
 
     role: str
-    channel: Channel | None
+
+    @property
+    def channel(self) -> Channel | None:
+        """On which it is asked."""
 
     @property
     def pid(self) -> int:

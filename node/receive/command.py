@@ -1,4 +1,4 @@
-"""Command sets as the fast path needs them (PS3.7 6.3.1, 9.3.1): a C-STORE request told from the rest, its response.
+"""Command sets as the fast paths need them (PS3.7 6.3.1, 9.3.1): C-STORE requests and responses, told from the rest.
 
 A command set is always Implicit VR Little Endian, of group 0000 alone; what is not a C-STORE request with a data set
 is left to pynetdicom.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001
-NO_DATA_SET = 0x0101
+DATA_SET, NO_DATA_SET = 0x0001, 0x0101
+LOW_PRIORITY = 0x0002
 LARGEST_COMMAND = 64 * 1024
 """Bytes of a command set: many times what a UID of any length seen in the field needs."""
 COMMAND, LAST = 1, 2
@@ -22,7 +23,7 @@ PDV_HEADER_BYTES = 6
 """Length of the item, presentation context, message control header (PS3.8 9.3.5.1)."""
 _LONGEST_ECHOED_UID = 64
 _ELEMENT = struct.Struct("<HHI")
-_RESPONSE = struct.Struct("<" + 4 * "HHIH")
+_RESPONSE = _REQUEST = struct.Struct("<" + 4 * "HHIH")
 
 
 class CommandError(Exception):
@@ -53,6 +54,35 @@ def decode(encoded: bytes | bytearray) -> Command:
     CommandError
         An element reaches beyond the end, is of another group, or a mandatory one is missing.
     """
+    values = _elements(encoded)
+    field, data_set = _short(values, 0x0100), _short(values, 0x0800)
+    if field is None or data_set is None:
+        raise CommandError("a command set without its command field or data set type")
+    return Command(
+        field=field,
+        message_id=_short(values, 0x0110),
+        sop_class_uid=_uid(values, 0x0002),
+        sop_instance_uid=_uid(values, 0x1000),
+        has_data_set=data_set != NO_DATA_SET,
+    )
+
+
+def decode_store_response(encoded: bytes | bytearray) -> tuple[int, int | None]:
+    """Status of a C-STORE-RSP, and the message id that it responds to.
+
+    Raises
+    ------
+    CommandError
+        As in :func:`decode`, or this is no such response.
+    """
+    values = _elements(encoded)
+    status = _short(values, 0x0900)
+    if _short(values, 0x0100) != C_STORE_RSP or status is None:
+        raise CommandError("a command set that is no C-STORE response")
+    return status, _short(values, 0x0120)
+
+
+def _elements(encoded: bytes | bytearray) -> dict[int, bytes | bytearray]:
     values: dict[int, bytes | bytearray] = {}
     position, end, unpack = 0, len(encoded), _ELEMENT.unpack_from
     while position < end:
@@ -66,16 +96,7 @@ def decode(encoded: bytes | bytearray) -> Command:
             raise CommandError("a command set with an element longer than itself")
         values[number] = encoded[position : position + length]
         position += length
-    field, data_set = _short(values, 0x0100), _short(values, 0x0800)
-    if field is None or data_set is None:
-        raise CommandError("a command set without its command field or data set type")
-    return Command(
-        field=field,
-        message_id=_short(values, 0x0110),
-        sop_class_uid=_uid(values, 0x0002),
-        sop_instance_uid=_uid(values, 0x1000),
-        has_data_set=data_set != NO_DATA_SET,
-    )
+    return values
 
 
 def _short(values: dict[int, bytes | bytearray], number: int) -> int | None:
@@ -85,6 +106,26 @@ def _short(values: dict[int, bytes | bytearray], number: int) -> int | None:
 
 def _uid(values: dict[int, bytes | bytearray], number: int) -> str:
     return values.get(number, b"").rstrip(b"\0 ").decode("latin-1")
+
+
+def store_request(
+    sop_class_uid: str, sop_instance_uid: str, message_id: int, context_id: int, largest_pdu: int
+) -> bytes:
+    """The P-DATA-TF PDUs of the command set of a C-STORE-RQ of low priority; its data set is to follow.
+
+    Parameters
+    ----------
+    largest_pdu
+        As in :func:`store_response`.
+    """
+    short_values = _REQUEST.pack(
+        *(0, 0x0100, 2, C_STORE_RQ),
+        *(0, 0x0110, 2, message_id),
+        *(0, 0x0700, 2, LOW_PRIORITY),
+        *(0, 0x0800, 2, DATA_SET),
+    )
+    rest = _uid_element(0x0002, sop_class_uid) + short_values + _uid_element(0x1000, sop_instance_uid)
+    return command_pdus(struct.pack("<HHII", 0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
 
 
 def store_response(request: Command, status: int, context_id: int, largest_pdu: int) -> bytes:
@@ -111,6 +152,10 @@ def _echoed(number: int, uid: str) -> bytes:
     """A UID of the request; one that breaks the rules is not repeated (both are optional in a response)."""
     if not 0 < len(uid) <= _LONGEST_ECHOED_UID:
         return b""
+    return _uid_element(number, uid)
+
+
+def _uid_element(number: int, uid: str) -> bytes:
     raw = uid.encode("latin-1")
     raw += b"\0" * (len(raw) % 2)
     return _ELEMENT.pack(0, number, len(raw)) + raw

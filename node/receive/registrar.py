@@ -7,24 +7,21 @@ entered never stands in the way of the others: it becomes an event and a row wit
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import psycopg
 import structlog
 from procrastinate.exceptions import ConnectorException
-from pydicom import dcmread
 
-from node.gate.deflated import inflates_too_far
 from node.ledger import Database, intake
 from node.ledger.intake import InstanceRow
+from node.receive.content import Content, ContentReader
 from node.receive.spool import BusyError, Reception, Spool
 
 log = structlog.get_logger(__name__)
@@ -33,7 +30,6 @@ BATCH = 200
 BATCH_WINDOW_S = 0.25
 PAUSE_S = 1.0
 READ_TRIES = 3
-_KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality"]
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
 """Defers the evaluation of a study on the registrar's own transaction."""
@@ -48,6 +44,7 @@ class Registrar:
         self._spool = spool
         self._database = database
         self._wake = wake
+        self._reader = ContentReader()
         self._arrivals: queue.SimpleQueue[Reception | Event] = queue.SimpleQueue()
         self._kept: list[Reception | Event] = []  # of a batch that failed: the next round begins with it
         self._look_again: set[str] = set()  # files that were busy or could not be read
@@ -211,18 +208,7 @@ class Registrar:
 
     def _row(self, reception: Reception) -> InstanceRow:
         path = self._spool.path(reception.spool_name)
-        raw = path.read_bytes()
-        keys: dict[str, str] = {}
-        try:
-            if inflates_too_far(path):
-                raise ValueError("inflates too far")
-            header = dcmread(BytesIO(raw), stop_before_pixels=True, specific_tags=list(_KEYS))
-            keys = {key: str(header.get(key, "") or "").strip() for key in _KEYS}
-        except Exception as error:  # pydicom raises nearly everything
-            log.warning(
-                "an instance is unreadable as DICOM", spool_name=reception.spool_name, reason=type(error).__name__
-            )
-        return _row_of(reception, keys, len(raw), _content_digest(raw))
+        return _row_of(reception, self._reader.read(path, reception.transfer_syntax))
 
     def enter_spool(self) -> None:
         """Enter every instance that lies in the spool and is not in the ledger; finish interrupted erasures.
@@ -277,8 +263,9 @@ def _detail(spool_name: str, reason: str) -> dict[str, Any]:
     return {"spool_name": spool_name, "reason": reason}
 
 
-def _row_of(reception: Reception, keys: dict[str, str] | None = None, size: int = 0, sha256: str = "") -> InstanceRow:
-    keys = keys or {}
+def _row_of(reception: Reception, content: Content | None = None) -> InstanceRow:
+    content = content or Content(0, "")
+    keys = content.keys
     return InstanceRow(
         spool_name=reception.spool_name,
         received_at=reception.received_at,
@@ -291,13 +278,15 @@ def _row_of(reception: Reception, keys: dict[str, str] | None = None, size: int 
         series_uid=_text(keys.get("SeriesInstanceUID", ""))[:64],
         patient_id=_text(keys.get("PatientID", "")),
         modality=_text(keys.get("Modality", ""))[:16],
-        bytes=size,
-        sha256=sha256,
+        bytes=content.bytes,
+        sha256=content.sha256,
     )
 
 
 def _text(value: str) -> str:
     """The text as PostgreSQL takes it: without NUL, without halves of surrogate pairs."""
+    if value.isascii() and value.isprintable():
+        return value.strip()
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
 
 
@@ -309,9 +298,3 @@ def _storable(detail: Any) -> Any:
     if isinstance(detail, list | tuple):
         return [_storable(value) for value in detail]
     return detail
-
-
-def _content_digest(raw: bytes) -> str:
-    """SHA-256 of what was sent: the file without the meta information that the node itself wrote."""
-    group_length = int.from_bytes(raw[140:144], "little")
-    return hashlib.sha256(memoryview(raw)[144 + group_length :]).hexdigest()

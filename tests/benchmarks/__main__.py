@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,64 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from node.deliver.sender import send
-from node.deliver.status import Verdict
-from node.demo.pacs import AE_TITLE, SmallPacs
-from node.demo.stage import stage
-from node.ledger import overview
-from node.service import ledger_of
-from tests.benchmarks import lengths, receiving
+from tests.benchmarks import answering, lengths, receiving, sending
 from tests.benchmarks.rows import Row
 
 BUILD = Path("build")
 HISTORY = Path(__file__).parent / "history.jsonl"
-
-
-def rate_of_sending(files: list[Path], port: int, called_ae: str) -> float:
-    """Instances per second from the first request to the last acknowledgement, association included."""
-    stored = 0
-
-    def replied(_index: int, reply: object) -> None:
-        nonlocal stored
-        stored += getattr(reply, "verdict", None) is Verdict.STORED
-
-    begun = time.perf_counter()
-    send(files, "127.0.0.1", port, called_ae=called_ae, calling_ae="BENCH", replied=replied)
-    seconds = time.perf_counter() - begun
-    if stored != len(files):
-        raise RuntimeError(f"{stored} of {len(files)} instances stored at port {port}")
-    return len(files) / seconds
-
-
-def end_to_end(scratch: Path) -> list[Row]:
-    """From the last C-STORE to the last result stored, by stage, for the demo's CT; the quiet time is taken out."""
-    from onnx_models.training.phantom import demo_volume
-    from onnx_models.training.phantom.dicom import write_dicom_series
-
-    quiet_s = 2.0
-    _, volume = demo_volume()
-    files = write_dicom_series(volume, scratch / "phantom", order="shuffled")
-    with SmallPacs(scratch / "pacs") as pacs:
-        destination = {"name": "bench", "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE}
-        with stage(site="bench", study={"quiet_s": quiet_s}, receive={"port": 0}, destinations=[destination]) as node:
-            rate = rate_of_sending(files, node.port, "SPINENODE")
-            begun = time.monotonic()
-            with ledger_of(node.settings) as database:
-                while True:
-                    with database.transaction() as connection:
-                        counts = overview.counts(connection)
-                        answer = connection.execute("SELECT timings_s FROM answer WHERE state = 'done'").fetchone()
-                    if answer and counts["deliveries_stored"] == counts["results"] > 0:
-                        break
-                    if time.monotonic() - begun > 600:
-                        raise RuntimeError(f"no answer within 600 s: {node.tail()}")
-                    time.sleep(0.05)
-    total = time.monotonic() - begun - quiet_s
-    rows = [
-        Row(f"send {len(files)} slices to the node", rate, "instances/s"),
-        Row(f"last C-STORE to last result, {len(files)} slices, without the quiet time", total, "s"),
-    ]
-    return rows + [Row(f"  of it {stage_name}", seconds, "s") for stage_name, seconds in answer["timings_s"].items()]
 
 
 def by_length(scratch: Path) -> list[Row]:
@@ -94,7 +40,7 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = [*receiving.measure(), *end_to_end(scratch), *by_length(scratch)]
+        rows = [*receiving.measure(), *sending.measure(), *answering.measure(scratch), *by_length(scratch)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")

@@ -20,11 +20,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import psutil
 
+from node.demo.stage import RunningNode
 from node.ledger import migrate, private_database
 from node.process import read_state
 from node.settings import Settings
@@ -68,7 +70,7 @@ class Receiver:
         seconds = seconds_to_send(self.port, prepared, associations)
         time.sleep(0.2)  # whatever is done behind the acknowledgement
         self.cpu_s = _cpu_s(self.pid) - before
-        self._empty()
+        self.empty()
         return load.count / seconds
 
     def cpu_ms(self, load: Load) -> float:
@@ -85,10 +87,11 @@ class Receiver:
             env={**os.environ, "TCP_NODELAY": "1"},
         )
         seconds = time.perf_counter() - begun
-        self._empty()
+        self.empty()
         return len(files) / seconds
 
-    def _empty(self) -> None:
+    def empty(self) -> None:
+        """Forget what was stored."""
         if self.empties:
             for entry in self.folder.iterdir():
                 if entry.is_dir():
@@ -334,7 +337,43 @@ def start_time(disk: Path, runs: int) -> Iterator[Row]:
                 sender.release()
             process.stdin.close()
             process.wait(60)
-    yield Row("start of the receiver, the database there", statistics.median(seconds), "s", runs=runs)
+    yield Row("start of the receiver alone, the database there", statistics.median(seconds), "s", runs=runs)
+
+
+def node_start_time(disk: Path, runs: int) -> Iterator[Row]:
+    """``spine-node run`` on a data directory that it has used: as a whole, and from its database to its listening."""
+    folder = disk / "node"
+    folder.mkdir()
+    whole, behind_database, resident = [], [], []
+    for run in range(runs + 1):  # the first one makes the database
+        node = RunningNode(folder, receive={"port": 0}, site="bench")
+        node.log.unlink(missing_ok=True)
+        begun = time.perf_counter()
+        try:
+            node.start()
+            if run:
+                whole.append(time.perf_counter() - begun)
+                at = _logged_at(node.log)
+                behind_database.append((at["listening"] - at["database there"]).total_seconds())
+                time.sleep(5.0)
+                resident.append(_resident_mib(node.process.pid))
+        finally:
+            node.stop()
+    yield Row("start of the node until it listens", statistics.median(whole), "s", runs=runs)
+    yield Row("  of it behind the private database", statistics.median(behind_database), "s", runs=runs)
+    yield Row("  resident memory of its four processes", statistics.median(resident), "MiB", runs=runs)
+
+
+def _logged_at(log: Path) -> dict[str, datetime]:
+    """When each event was logged last."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    return {line["event"]: datetime.fromisoformat(line["timestamp"]) for line in lines}
+
+
+def _resident_mib(pid: int) -> float:
+    """Of a supervisor and its children, the database's processes not included."""
+    supervisor = psutil.Process(pid)
+    return sum(float(one.memory_info().rss) for one in [supervisor, *supervisor.children()]) / 2**20
 
 
 def measure(pairs: int = PAIRS, short: bool = False, only: str = "") -> Iterator[Row]:
@@ -348,6 +387,7 @@ def measure(pairs: int = PAIRS, short: bool = False, only: str = "") -> Iterator
         "tmpfs": partial(not_durable, memory, loads, pairs),
         "idle": partial(idle, memory),
         "start": partial(start_time, disk, 5),
+        "start of the node": partial(node_start_time, disk, 3),
     }
     try:
         for name, part in parts.items():
@@ -366,9 +406,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     for row in measure(options.pairs, options.short, options.only):
-        peer = "" if row.peer is None else f"{row.peer}: {row.peer_value and f'{row.peer_value:.3g}'}"
-        ratio = "" if row.ratio is None else f"ratio {row.ratio:.2f}"
-        print(f"{row.name:60} {row.value:8.3g} {row.unit:12} {peer:36} {ratio} ({row.runs})", flush=True)
+        print(row.line(), flush=True)
 
 
 if __name__ == "__main__":

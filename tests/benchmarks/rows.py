@@ -21,6 +21,13 @@ class Row:
     ratio: float | None = None
     runs: int = 1
 
+    def line(self) -> str:
+        """For a terminal."""
+        theirs = "not measured" if self.peer_value is None else f"{self.peer_value:.3g}"
+        peer = "" if self.peer is None else f"{self.peer}: {theirs}"
+        ratio = "" if self.ratio is None else f"ratio {self.ratio:.2f}"
+        return f"{self.name:60} {self.value:8.3g} {self.unit:12} {peer:36} {ratio} ({self.runs})"
+
 
 def paired(
     name: str,

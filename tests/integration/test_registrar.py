@@ -17,6 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from node.gate import deflated
 from node.ledger import Database, intake
+from node.receive import content
 from node.receive import registrar as module
 from node.receive.registrar import Registrar
 from node.receive.spool import ReceivedObject, Reception, Spool
@@ -102,8 +103,8 @@ def test_unreadable_objects_are_events_and_rows_without_a_study(desk: Desk) -> N
 
 def test_a_deflate_bomb_is_not_inflated(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     small = 1 << 20
-    monkeypatch.setattr(module, "inflates_too_far", lambda path: deflated.inflates_too_far(path, small))
-    monkeypatch.setattr(module, "dcmread", lambda *_, **__: pytest.fail("parsed"))
+    monkeypatch.setattr(content, "inflates_too_far", lambda path: deflated.inflates_too_far(path, small))
+    monkeypatch.setattr(content, "dcmread", lambda *_, **__: pytest.fail("parsed"))
     bomb = desk.store(zlib.compress(desk.encoded() + b"\0" * 2 * small, wbits=-15), DeflatedExplicitVRLittleEndian)
     desk.arrive(bomb)
     assert desk.rows() == {bomb.spool_name: ""}

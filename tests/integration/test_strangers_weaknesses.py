@@ -142,7 +142,7 @@ def test_a_deflate_bomb_is_stored_and_never_inflated(
     ear: Ear, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A little that inflates to 200 MB, a limit of 3 MB: acknowledged as it came, unreadable in the ledger."""
-    for module in ("node.gate.headers", "node.receive.registrar"):
+    for module in ("node.gate.headers", "node.receive.content"):
         monkeypatch.setattr(f"{module}.inflates_too_far", lambda path: inflates_too_far(path, 3_000_000))
     stream = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = stream.compress(b"\x7f\xe0\x10\x00OB\0\0\0\0\xff\x7f"[:12])

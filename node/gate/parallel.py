@@ -1,0 +1,33 @@
+"""Work on many images by as many threads as there are cores.
+
+Reading, hashing and arithmetic on arrays let other threads run; decoders of compressed images do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVarTuple
+
+MOST_THREADS = 8
+
+Arguments = TypeVarTuple("Arguments")
+
+
+def in_parallel(work: Callable[[*Arguments], None], items: Iterable[tuple[*Arguments]]) -> None:
+    """Call ``work`` with each of the items.
+
+    Raises
+    ------
+    Exception
+        That of the first item, in their order, for which ``work`` raised; what was not begun then is not begun.
+    """
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_THREADS), "images") as pool:
+        pending = [pool.submit(work, *item) for item in items]
+        try:
+            for future in pending:
+                future.result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,192 @@
+"""What the ledger wants of an instance's content: the keys that file it, its size and its digest, in one reading.
+
+The keys stand near the beginning (groups 0008 to 0020). Plain values in a plain encoding are picked out of the bytes
+here, which takes 1/20 of the time that pydicom needs for the whole header; whatever is not plain (deflated, big
+endian, another character than printable ASCII, a value missing or in another VR, an element out of order) is read by
+pydicom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from node.gate.deflated import inflates_too_far
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 1 << 18
+"""Small enough to be hashed out of the processor's cache."""
+_WANTED = {
+    0x0008_0060: ("Modality", b"CS"),
+    0x0010_0020: ("PatientID", b"LO"),
+    0x0020_000D: ("StudyInstanceUID", b"UI"),
+    0x0020_000E: ("SeriesInstanceUID", b"UI"),
+}
+KEYS = tuple(keyword for keyword, _ in _WANTED.values())
+_LAST = max(_WANTED)
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(rb"\~")
+"""Characters that mean the same in every Specific Character Set, and do not part values (PS3.5 6.1)."""
+_PLAIN_BYTES = bytes(sorted(_PLAIN))
+_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+"""VRs with a length of 32 bits (PS3.5 7.1.2)."""
+_SHORT = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
+    | {b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+_UNDEFINED = 0xFFFF_FFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+_DEEPEST = 16
+_EXPLICIT = struct.Struct("<HH2sH")
+_IMPLICIT = struct.Struct("<HHI")
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Content:
+    """Of one file: values by keyword (of `KEYS`; none where it is unreadable), bytes, digest.
+
+    ``sha256`` is that of the data set, as it was sent: without the meta information that the node itself wrote.
+    """
+
+    bytes: int
+    sha256: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+class ContentReader:
+    """Reads files of the spool through one buffer; for one thread."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(CHUNK))
+
+    def read(self, path: Path, transfer_syntax: str) -> Content:
+        """Read a file from its beginning to its end, once, unless pydicom is needed.
+
+        Raises
+        ------
+        OSError
+            The file is gone or cannot be read.
+        """
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            got = file.readinto(self._buffer)
+            start = 144 + int.from_bytes(self._buffer[140 : min(144, got)], "little")
+            keys = plain_keys(self._buffer[min(start, got) : got], transfer_syntax)
+            digest = hashlib.sha256(self._buffer[min(start, got) : got])
+            if start > got:
+                file.seek(start)
+            while got:
+                got = file.readinto(self._buffer)
+                digest.update(self._buffer[:got])
+        return Content(size, digest.hexdigest(), _keys_by_pydicom(path) if keys is None else keys)
+
+
+def _keys_by_pydicom(path: Path) -> dict[str, str]:
+    try:
+        if inflates_too_far(path):
+            raise ValueError("inflates too far")
+        header = dcmread(path, stop_before_pixels=True, specific_tags=list(KEYS))
+        return {key: str(header.get(key, "") or "").strip() for key in KEYS}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pydicom raises nearly everything
+        log.warning(
+            "an instance is unreadable as DICOM",
+            spool_name=f"{path.parent.name}/{path.name}",
+            reason=type(error).__name__,
+        )
+        return {}
+
+
+def plain_keys(data_set: memoryview, transfer_syntax: str) -> dict[str, str] | None:
+    """The values of `KEYS` at the beginning of an encoded data set; ``None`` where they are not plain.
+
+    Elements are walked over as PS3.5 7.1 and 7.5 have them, in ascending order; nothing behind the last key is looked
+    at.
+    """
+    try:
+        return _plain_keys(data_set, transfer_syntax)
+    except (_NotPlainError, struct.error):
+        return None
+
+
+class _NotPlainError(Exception):
+    """Something for pydicom."""
+
+
+def _plain_keys(data: memoryview, transfer_syntax: str) -> dict[str, str]:
+    if transfer_syntax == ImplicitVRLittleEndian:
+        explicit = False
+    elif transfer_syntax == ExplicitVRLittleEndian or transfer_syntax.startswith("1.2.840.10008.1.2.4."):
+        explicit = True
+    else:
+        raise _NotPlainError
+    keys: dict[str, str] = {}
+    position, before = 0, 0x0008_0000
+    while len(keys) < len(_WANTED):
+        tag, vr, length, position = _element(data, position, explicit)
+        if tag <= before or tag > _LAST:
+            raise _NotPlainError
+        before = tag
+        wanted = _WANTED.get(tag)
+        if length == _UNDEFINED:
+            if wanted is not None:
+                raise _NotPlainError
+            position = _after_sequence(data, position, explicit, _DEEPEST)
+            continue
+        if wanted is not None:
+            keyword, usual_vr = wanted
+            value = bytes(data[position : position + length]).rstrip(b"\0 ")
+            if length > len(data) - position or (explicit and vr != usual_vr) or value.translate(None, _PLAIN_BYTES):
+                raise _NotPlainError
+            keys[keyword] = value.decode("ascii").strip()
+        position += length
+    return keys
+
+
+def _element(data: memoryview, position: int, explicit: bool) -> tuple[int, bytes, int, int]:
+    """Tag, VR (empty where implicit), length, and position of the value."""
+    if not explicit:
+        group, number, length = _IMPLICIT.unpack_from(data, position)
+        return group << 16 | number, b"", length, position + 8
+    group, number, vr, length = _EXPLICIT.unpack_from(data, position)
+    if vr in _SHORT:
+        return group << 16 | number, vr, length, position + 8
+    if group == 0xFFFE:  # items have no VR
+        (length,) = _LENGTH.unpack_from(data, position + 4)
+        return group << 16 | number, b"", length, position + 8
+    if vr not in _LONG:
+        raise _NotPlainError
+    (length,) = _LENGTH.unpack_from(data, position + 8)
+    if length == _UNDEFINED and vr != b"SQ":  # unknown and of undefined length: in another encoding (PS3.5 6.2.2)
+        raise _NotPlainError
+    return group << 16 | number, vr, length, position + 12
+
+
+def _after_sequence(data: memoryview, position: int, explicit: bool, depth: int) -> int:
+    """Position behind a sequence of undefined length (PS3.5 7.5.2)."""
+    if not depth:
+        raise _NotPlainError
+    while True:
+        tag, _, length, position = _element(data, position, explicit)
+        if tag == _SEQUENCE_END:
+            return position
+        if tag != _ITEM:
+            raise _NotPlainError
+        if length != _UNDEFINED:
+            position += length
+            continue
+        while tag != _ITEM_END:
+            tag, _, length, position = _element(data, position, explicit)
+            position = (
+                _after_sequence(data, position, explicit, depth - 1) if length == _UNDEFINED else position + length
+            )
