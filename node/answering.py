@@ -152,13 +152,15 @@ def load(decision: SeriesDecision, headers: Iterable[InstanceHeader], policy: Ga
     ------
     OSError
         A file cannot be read; that may pass.
+    MemoryError
+        The machine had not enough memory; that may pass, too.
     """
     mine = [header for header in headers if decision.is_about(header)]
     if not decision.sop_instance_uid:
         return gate.load_volume(mine, policy)
     try:
         return gate.load_film(mine, policy)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         return gate.unevaluable_film(mine, policy, _failed("gate", error))
@@ -257,6 +259,12 @@ def answer(
 
     ``gate_s`` is the time that reading the images took. Nothing about the images makes this raise: what cannot be
     evaluated is answered so.
+
+    Raises
+    ------
+    MemoryError
+        The machine had not enough memory: no answer, because an answer is final, and on a quieter machine, or a larger
+        one, there may be one.
     """
     begun = time.perf_counter()
     if films is None:
@@ -271,7 +279,7 @@ def answer(
         progress("results")
     try:
         results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         if films is None or findings.refusal is not None:
@@ -316,7 +324,7 @@ def _film_answer(
         return FilmAnswer(_not_evaluable(series.refusal, films.models, RADIOGRAPH, films.version, settings))
     try:
         said = films.evaluate(series.film, series.age_years, progress)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         return FilmAnswer(

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 KEEPER_PERIOD_S = 5.0
 RESTART_PAUSE_S = 1.0
+LONGEST_RESTART_PAUSE_S = 30.0
+"""Between starts of a process that ends with an error each time (its networks cannot be loaded)."""
 START_PATIENCE_S = 60.0
 RELOADED = ("receive", "destinations", "deliver")
 """Sections that are taken up on SIGHUP; all others need a restart."""
@@ -50,6 +52,7 @@ class Child:
         self._order = self._order_of(settings)
         self._not_before = 0.0
         self._renewing = False
+        self._pause_s = RESTART_PAUSE_S
         self.process = self._start()
 
     def _order_of(self, settings: Settings) -> bytes:
@@ -62,13 +65,20 @@ class Child:
         process.stdin.write(self._order)
         process.stdin.flush()
         self._renewing = False
-        self._not_before = time.monotonic() + RESTART_PAUSE_S
+        self._not_before = time.monotonic() + self._pause_s
         return process
 
     def restart_if_ended(self) -> bool:
-        """Start it again when it ended, not faster than once a second. Returns whether it was started."""
+        """Start it again when it ended, not faster than once a second; ever slower while it ends with an error.
+
+        Returns whether it was started.
+        """
         if self.process.poll() is None or time.monotonic() < self._not_before:
             return False
+        lived_s = time.monotonic() - self._not_before + self._pause_s
+        # a negative code is a signal's: being killed is nothing that it did
+        failed = self.process.returncode > 0 and lived_s < 2 * LONGEST_RESTART_PAUSE_S
+        self._pause_s = min(2 * self._pause_s, LONGEST_RESTART_PAUSE_S) if failed else RESTART_PAUSE_S
         if not self._renewing:
             log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
         if self.process.stdin is not None:

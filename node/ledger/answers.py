@@ -86,7 +86,8 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
         connection.execute(
             "UPDATE study SET parked = %s WHERE study_uid = %s",
             (
-                f"stopped after {max_attempts} attempts that failed or killed their worker: see the log",
+                f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
+                "see the logs of node and machine, then `spine-node jobs retry`",
                 study_uid,
             ),
         )
@@ -111,6 +112,17 @@ def postpone_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     connection.execute(
         "UPDATE study SET attempts = greatest(0, attempts - 1) WHERE study_uid = %s", (evaluation.study_uid,)
     )
+
+
+def fail_evaluation(connection: Connection, evaluation: Evaluation, reason: str, max_attempts: int) -> bool:
+    """The evaluation failed, which counts as an attempt. Returns whether it was the last one: the study is parked."""
+    row = connection.execute(
+        """
+        UPDATE study SET parked = %s WHERE study_uid = %s AND attempts >= %s AND parked IS NULL RETURNING study_uid
+        """,
+        (f"stopped after {max_attempts} attempts: {reason}", evaluation.study_uid, max_attempts),
+    ).fetchone()
+    return row is not None
 
 
 def is_parked(connection: Connection, study_uid: str) -> bool:
