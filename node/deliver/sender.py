@@ -135,6 +135,8 @@ def _send_batch(
                 answer = association.send_c_store(path)
             except (ValueError, RuntimeError, OSError) as error:
                 raise UnreachableError(f"the association with {host}:{port} broke: {error}") from error
+            if "Status" not in answer and association.acse.is_aborted():
+                raise UnreachableError(f"{host}:{port} ({called_ae}) aborted the association in the middle")
             if "Status" not in answer:
                 raise UnreachableError(f"{host}:{port} ({called_ae}) did not answer within {timeout_s:.0f} s")
             replied(index, classify(int(answer.Status)))
