@@ -34,6 +34,7 @@ HAPPY = {"fine": 0x0000, "coerces": 0xB000, "has_it": 0x0111}
 PASSING = {"full": 0xA700}
 UNCLEAR = {"vague": 0xC000, "fails": 0x0110, "odd": 0x4321}
 PERMANENT = {"mismatch": 0xA900, "no_class": 0x0122, "no_right": 0x0124}
+PARKED = {**UNCLEAR, **PERMANENT}
 SAYS = {
     "coerces": "coerced data elements (0xB000)",
     "has_it": "has an object of this UID already (0x0111)",
@@ -104,7 +105,7 @@ def test_an_hour_with_every_pacs_in_another_mood(tmp_path: Path, database: Datab
                 town.later(Deliver().backoff_s[-1] + 1)
                 town.settle()
             with database.transaction() as connection:
-                assert overview.retry(connection, STUDY, list(parked)) == RESULTS * len(parked)
+                assert overview.retry(connection, STUDY, list(PARKED)) == RESULTS * len(PARKED)
             town.keeper.round()
             town.settle()
             assert town.states() == {name: {"stored": RESULTS} for name in town.pacs}
@@ -119,14 +120,13 @@ def _check_the_hour(town: Town) -> None:
     assert town.tries("hangs") == [0], "went through their hour beside it"
     assert {name: states[name] for name in HAPPY} == {name: {"stored": RESULTS} for name in HAPPY}
     assert {name: states[name] for name in WAITING} == {name: {"pending": RESULTS} for name in WAITING}
-    parked = {**UNCLEAR, **PERMANENT}
-    assert {name: states[name] for name in parked} == {name: {"parked": RESULTS} for name in parked}
+    assert {name: states[name] for name in PARKED} == {name: {"parked": RESULTS} for name in PARKED}
     assert {name: town.tries(name) for name in UNCLEAR} == {name: [3] for name in UNCLEAR}
     assert {name: town.tries(name) for name in PERMANENT} == {name: [1] for name in PERMANENT}
     assert {name: town.tries(name) for name in WAITING} == {name: [TRIES_IN_AN_HOUR] for name in WAITING}
     assert [name for name, words in SAYS.items() if words not in _all_reasons(town, name)] == []
     told = {event["subject"] for event in town.events("delivery_parked")}
-    assert {row["sop_instance_uid"] for name in parked for row in town.rows(name)} <= told
+    assert {row["sop_instance_uid"] for name in PARKED for row in town.rows(name)} <= told
 
 
 def _check_the_requests(town: Town, requests_of_the_hour: dict[str, int]) -> None:
