@@ -41,6 +41,9 @@ UNREGISTERED_RECHECK_S = 1.0
 REGISTERED_WITHIN_S = 5.0
 """The registrar enters what it is told of within a second; a file that is older and unknown is worth waiting for."""
 POSTPONED_S = 30.0
+MOST_IMAGES = 20_000
+"""Of a study: each takes 28 kB while its header is looked at, and a quality control that reuses its study UID for years
+must not take the machine's memory. A perfusion CT has a few thousand."""
 QUIETER_S = 60.0
 """After an analysis that found too little memory: what took it may be over by then."""
 PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
@@ -125,6 +128,11 @@ class Workflow:
         with self._database.transaction() as connection:
             rows = intake.instances_of(connection, study_uid)
             fragments = intake.fragments(connection, study_uid)
+            if len(rows) > MOST_IMAGES:
+                refusal = Refusal(RefusalCode.TOO_MANY_IMAGES, f"({len(rows)} images, at most {MOST_IMAGES}.)")
+                answers.record_unread(connection, study_uid, str(refusal.code), refusal.sentence)
+                log.warning("a study has too many images", study=_short(study_uid), images=len(rows))
+                return
         headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
         if any(file.may_pass for file in unreadable):
             raise OSError("an image of the spool could not be read for the moment")

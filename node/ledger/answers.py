@@ -13,6 +13,10 @@ from psycopg.types.json import Jsonb
 from node.ledger.erasure import recall
 
 Connection = psycopg.Connection[dict[str, Any]]
+UNSEEN = """coalesce((SELECT true FROM instance i WHERE i.study_uid = s.study_uid AND i.duplicate_of IS NULL
+                      AND i.id > coalesce(s.evaluated_up_to, 0) LIMIT 1), false)"""
+"""Whether study ``s`` has an image that no evaluation has seen. One row is read of however many; ``max(id)``
+reads all where the table has no statistics yet, and EXISTS may be turned into a join with the whole table."""
 
 
 class SupersededError(Exception):
@@ -58,14 +62,13 @@ def seconds_until_quiet(connection: Connection, study_uid: str, quiet_s: float) 
     Nothing is to be done for a study that is unknown, parked, or evaluated up to its last instance.
     """
     row = connection.execute(
-        """
+        f"""
         SELECT greatest(0, extract(epoch FROM last_instance_at + make_interval(secs => %s) - clock_timestamp()))::float
                AS wait_s
           FROM study s
          WHERE study_uid = %s AND parked IS NULL
-           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
-               > coalesce(evaluated_up_to, 0)
-        """,
+           AND {UNSEEN}
+        """.encode(),
         (quiet_s, study_uid),
     ).fetchone()
     return None if row is None else float(row["wait_s"])
@@ -168,6 +171,22 @@ def record_outcome(
             reason,
             better_series_uid,
         ),
+    )
+
+
+def record_unread(connection: Connection, study_uid: str, reason_code: str, reason: str) -> None:
+    """Every series of a study is not eligible, for a reason that is known without reading any of its images."""
+    connection.execute(
+        """
+        INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
+                            decided_at)
+        SELECT study_uid, series_uid, min(modality), '', count(*), 'not_eligible', %s, %s, now() FROM instance
+         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL GROUP BY study_uid, series_uid
+        ON CONFLICT (study_uid, series_uid, sop_instance_uid) DO UPDATE
+           SET instances = excluded.instances, outcome = excluded.outcome, reason_code = excluded.reason_code,
+               reason = excluded.reason, better_series_uid = NULL, decided_at = excluded.decided_at
+        """,
+        (reason_code, reason, study_uid),
     )
 
 
@@ -323,13 +342,13 @@ def results_of(connection: Connection, answer_id: int) -> list[dict[str, Any]]:
 def outstanding_studies(connection: Connection) -> list[str]:
     """Studies with instances that no evaluation has seen and for which no job waits or runs."""
     rows = connection.execute(
-        """
+        f"""
         SELECT s.study_uid FROM study s
          WHERE s.parked IS NULL
-           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
-               > coalesce(s.evaluated_up_to, 0)
+           AND {UNSEEN}
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
-        """
+         ORDER BY s.study_uid
+        """.encode()
     )
     return [row["study_uid"] for row in rows]

@@ -33,6 +33,7 @@ BATCH = 200
 BATCH_WINDOW_S = 0.25
 PAUSE_S = 1.0
 READ_TRIES = 3
+LONGEST_UID = 64
 _KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality"]
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
@@ -276,10 +277,10 @@ def _row_of(reception: Reception, keys: dict[str, str] | None = None, size: int 
         calling_ae=_text(reception.calling_ae),
         called_ae=_text(reception.called_ae),
         transfer_syntax=_text(reception.transfer_syntax),
-        sop_class_uid=_text(reception.sop_class_uid)[:64],
-        sop_instance_uid=_text(reception.sop_instance_uid)[:64],
-        study_uid=_text(keys.get("StudyInstanceUID", ""))[:64],
-        series_uid=_text(keys.get("SeriesInstanceUID", ""))[:64],
+        sop_class_uid=_uid(reception.sop_class_uid),
+        sop_instance_uid=_uid(reception.sop_instance_uid),
+        study_uid=_uid(keys.get("StudyInstanceUID", "")),
+        series_uid=_uid(keys.get("SeriesInstanceUID", "")),
         patient_id=_text(keys.get("PatientID", "")),
         modality=_text(keys.get("Modality", ""))[:16],
         bytes=size,
@@ -290,6 +291,15 @@ def _row_of(reception: Reception, keys: dict[str, str] | None = None, size: int 
 def _text(value: str) -> str:
     """The text as PostgreSQL takes it: without NUL, without halves of surrogate pairs."""
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _uid(value: str) -> str:
+    """A UID as it is; one that is longer than UIDs may be (PS3.5 9.1: 64) cut, with a digest, so that it stays unlike
+    every other."""
+    text = _text(value)
+    if len(text) <= LONGEST_UID:
+        return text
+    return f"{text[: LONGEST_UID - 17]}#{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _storable(detail: Any) -> Any:
