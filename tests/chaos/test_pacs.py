@@ -1,6 +1,6 @@
 """Every PACS of a town in another mood for an hour: what is tried again, what is parked, and nobody waits for another.
 
-The clock is moved; the pauses are those of the default configuration. Each archive logs every C-STORE-RQ as it arrives.
+The clock is moved. Each archive logs every C-STORE-RQ as it arrives.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import pytest
 
 from node.deliver import commitment, courier
 from node.ledger import Database, overview
-from node.settings import Deliver
 from tests.chaos.counting import count
-from tests.chaos.town import AE_TITLE, Gate, MoodyPacs, Town
+from tests.chaos.town import AE_TITLE, BACKOFF_S, Gate, MoodyPacs, Town
 from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY
@@ -28,8 +27,8 @@ pytestmark = [pytest.mark.chaos]
 
 RESULTS = 3
 """One answer of three results for each destination."""
-TRIES_IN_AN_HOUR = 7
-"""At once, and after each of the default pauses: 5 s, 15 s, 1 min, 5 min, 15 min, 30 min."""
+TRIES_IN_AN_HOUR = 1 + len(BACKOFF_S)
+"""At once, and after each pause."""
 HAPPY = {"fine": 0x0000, "coerces": 0xB000, "has_it": 0x0111}
 PASSING = {"full": 0xA700}
 UNCLEAR = {"vague": 0xC000, "fails": 0x0110, "odd": 0x4321}
@@ -84,7 +83,7 @@ def test_an_hour_with_every_pacs_in_another_mood(tmp_path: Path, database: Datab
         town.pacs["rejects"].reject(True)
         town.pacs["aborts"].aborts = 1000
         town.pacs["down"].__exit__()
-        for pause_s in (0.0, *Deliver().backoff_s):
+        for pause_s in (0.0, *BACKOFF_S):
             town.later(pause_s + 1)
             town.settle(but=("hangs",))
 
@@ -102,7 +101,7 @@ def test_an_hour_with_every_pacs_in_another_mood(tmp_path: Path, database: Datab
         town.pacs["rejects"].reject(False)
         with MoodyPacs(tmp_path / "down again", port=town.pacs["down"].port) as again:
             for _ in range(ROUNDS_TO_RECOVER):
-                town.later(Deliver().backoff_s[-1] + 1)
+                town.later(BACKOFF_S[-1] + 1)
                 town.settle()
             with database.transaction() as connection:
                 assert overview.retry(connection, STUDY, list(PARKED)) == RESULTS * len(PARKED)

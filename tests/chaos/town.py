@@ -31,6 +31,8 @@ from tests.desk import Desk
 from tests.dicom import STUDY
 
 PATIENCE_S = 90.0
+BACKOFF_S = (60, 120, 300, 900, 1800)
+"""As the default, without its first seconds, which a busy machine may take for a round: together most of an hour."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ class Town:
                 for name, pacs in self.pacs.items()
             ]
             self.settings = load_settings(
-                data_dir=self.folder / "node", destinations=destinations, work={"stalled_after_s": 2, "drain_s": 10}
+                data_dir=self.folder / "node",
+                destinations=destinations,
+                deliver={"backoff_s": BACKOFF_S},
+                work={"stalled_after_s": 2, "drain_s": 10},
             )
             self.keeper = Keeper(self.settings, self.database)
             queue = Queue(self.database.dsn)
