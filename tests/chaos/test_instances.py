@@ -261,7 +261,7 @@ def test_very_many_tiny_instances_cost_no_more_each_and_bounded_memory(
     assert grown_mb < 200
 
     with database.transaction() as connection:
-        connection.execute("UPDATE study SET evaluated_up_to = NULL WHERE study_uid = %s", (study_uid,))
+        connection.execute("UPDATE study SET evaluated_up_to = NULL, attempts = 0 WHERE study_uid = %s", (study_uid,))
     monkeypatch.setattr(workflow, "MOST_IMAGES", min(MOST_IMAGES, MANY - 1))
     monkeypatch.setattr(workflow.Workflow, "_unregistered_files", lambda *_: False)  # the files are in another house
     workflow.Workflow(house.settings, database, house.models).evaluate_study(study_uid)

@@ -30,7 +30,7 @@ from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 BACKOFF_S = (60, 120, 300, 900, 1800)
 """As the default, without its first seconds, which a busy machine may take for a round: together most of an hour."""
 
@@ -91,7 +91,7 @@ class Town:
                 self.pacs[name] = stack.enter_context(MoodyPacs(self.folder / name, mood=mood))
             self._desk = Desk(self.folder, self.database, 1)
             destinations = [
-                {"name": name, "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE, "timeout_s": 15}
+                {"name": name, "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE, "timeout_s": 120}
                 | destination.get(name, {})
                 for name, pacs in self.pacs.items()
             ]
@@ -190,7 +190,7 @@ class Town:
 class Gate:
     """A mood that answers nothing until it is opened."""
 
-    def __init__(self, most_s: float = 240.0) -> None:
+    def __init__(self, most_s: float = 900.0) -> None:
         self._open = threading.Event()
         self._most_s = most_s
 
