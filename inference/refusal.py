@@ -45,6 +45,7 @@ class RefusalCode(StrEnum):
     MISSING_IDENTIFIERS = "MISSING_IDENTIFIERS"
     UNREADABLE = "UNREADABLE"
     IMAGES_DELETED = "IMAGES_DELETED"
+    TOO_MANY_IMAGES = "TOO_MANY_IMAGES"
     # a better series of the same study
     BETTER_SERIES = "BETTER_SERIES"
     # answered: not evaluable
@@ -102,6 +103,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.IMAGES_DELETED: (
         "Earlier images of this series were deleted after their retention; send the whole series again."
     ),
+    RefusalCode.TOO_MANY_IMAGES: "The study has more images than this software takes; nothing of it was analysed.",
     RefusalCode.BETTER_SERIES: "Another series of this study suits the analysis better and was chosen instead.",
     RefusalCode.GAP_IN_SERIES: "Slices are missing inside the series.",
     RefusalCode.UNEVEN_SPACING: "The distance between slices is not constant.",

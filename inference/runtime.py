@@ -7,12 +7,15 @@ and outputs. A file that is missing, changed or of another contract stops the st
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +25,18 @@ from numpy.typing import NDArray
 
 from inference.findings import ModelIdentity
 
+log = logging.getLogger(__name__)
+
 SCHEMA = "spine-node/models/1"
 MANIFEST = "manifest.json"
 Provider = Literal["auto", "cuda", "cpu"]
+Shapes = Mapping[str, Sequence[int | str | None]]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+NO_MEMORY = re.compile(
+    r"failed to allocate memory|bad[_ ]alloc|out of memory|alloc_failed|smaller than requested bytes|memoryallocation",
+    re.IGNORECASE,
+)
+"""What onnxruntime, CUDA, cuDNN and cuBLAS say when an allocation fails: there is no exception type for it."""
 
 
 class ModelError(Exception):
@@ -46,30 +57,85 @@ class Models:
         The first of ``session.get_providers()``: what really runs, not what was asked for.
     identities
         Name, version and SHA-256 of every model, for the SR.
+    shapes
+        Of each model the shape of every input and output as its file states it, by name: a number is a size, a text
+        stands for any size, which is the same wherever the text is. What runs is held to it.
+    on_cpu
+        Opens a model on the CPU, for the runs that do not fit into the memory of the GPU; ``None`` where all are there.
     """
 
     sessions: Mapping[str, Any]
     identities: tuple[ModelIdentity, ...]
     provider: str
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
+    on_cpu: Callable[[str], Any] | None = None
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Outputs of the network ``name`` by their names.
 
+        Where memory does not suffice, a batch is run in halves; a single item, on the CPU.
+
         Raises
         ------
         ModelRunError
-            When the run fails or an output is not finite.
+            When the run fails, or an output is not finite or not of the shape that the network promises.
+        MemoryError
+            There was not enough memory: on a quieter machine there may be. Says nothing about the image.
         """
-        session = self.sessions[name]
+        return self._run(self.sessions[name], name, inputs, self.on_cpu)
+
+    def _run(
+        self, session: Any, name: str, inputs: Mapping[str, NDArray[Any]], on_cpu: Callable[[str], Any] | None
+    ) -> dict[str, NDArray[np.float32]]:
         names = [output.name for output in session.get_outputs()]
         try:
-            values = session.run(names, dict(inputs))
+            outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
-            raise ModelRunError(f"network {name}: {type(error).__name__}: {error}") from error
-        for key, value in zip(names, values, strict=True):
+            if not _is_out_of_memory(error):
+                raise ModelRunError(f"network {name}: {type(error).__name__}: {error}") from error
+            if halves := _halves(self.shapes.get(name, {}), inputs):
+                log.warning("network %s: not enough memory for a batch, which is run in halves", name)
+                parts = [self._run(session, name, half, on_cpu) for half in halves]
+                return {key: np.concatenate([part[key] for part in parts]) for key in names}
+            if on_cpu is not None:
+                log.warning("network %s: not enough memory on the GPU, this run is done on the CPU", name)
+                return self._run(on_cpu(name), name, inputs, None)
+            raise MemoryError(f"network {name}: not enough memory") from error
+        for key, value in outputs.items():
             if not np.isfinite(value).all():
                 raise ModelRunError(f"network {name}: output {key} is not finite")
-        return dict(zip(names, values, strict=True))
+        _check_shapes(name, self.shapes.get(name, {}), {**inputs, **outputs})
+        return outputs
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
+
+
+def _halves(shapes: Shapes, inputs: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    """The two halves of a batch; nothing where the network takes none, or where a single item is left.
+
+    It takes one where the first axis of every input and output has the same symbol.
+    """
+    symbols = {shape[0] if shape else None for shape in shapes.values()}
+    if len(symbols) != 1 or not isinstance(symbols.pop(), str):
+        return []
+    size = min(len(value) for value in inputs.values())
+    parts = (slice(size // 2), slice(size // 2, None)) if size > 1 else ()
+    return [{key: value[part] for key, value in inputs.items()} for part in parts]
+
+
+def _check_shapes(name: str, shapes: Shapes, values: Mapping[str, NDArray[Any]]) -> None:
+    """Inputs, which come first, say what each symbol stands for."""
+    sizes: dict[str, int] = {}
+    for key, value in values.items():
+        stated = shapes.get(key)
+        if stated is None:
+            continue
+        sizes.update({a: n for a, n in zip(stated, value.shape, strict=False) if isinstance(a, str) and a not in sizes})
+        wanted = tuple(sizes.get(a, a) if isinstance(a, str) else a for a in stated)
+        if len(wanted) != value.ndim or any(a not in (None, n) for a, n in zip(wanted, value.shape, strict=True)):
+            raise ModelRunError(f"network {name}: {key} has the shape {value.shape}, promised was {tuple(stated)}")
 
 
 def load_models(
@@ -106,7 +172,13 @@ def load_models(
             "libraries of onnxruntime-gpu and a driver, or set the provider to auto or cpu"
         )
     identities = tuple(ModelIdentity(n, str(entries[n]["version"]), str(entries[n]["sha256"])) for n in wanted)
-    return Models(sessions, identities, CPU if CPU in obtained or not obtained else sorted(obtained)[0])
+    on_cpu = functools.cache(lambda name: _open(folder, entries[name], "cpu", threads)) if CUDA in obtained else None
+    shapes = {
+        name: {value.name: tuple(value.shape) for value in (*session.get_inputs(), *session.get_outputs())}
+        for name, session in sessions.items()
+    }
+    provided = CPU if CPU in obtained or not obtained else sorted(obtained)[0]
+    return Models(sessions, identities, provided, shapes, on_cpu)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

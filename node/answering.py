@@ -153,13 +153,15 @@ def load(decision: SeriesDecision, headers: Iterable[InstanceHeader], policy: Ga
     ------
     OSError
         A file cannot be read; that may pass.
+    MemoryError
+        The machine had not enough memory; that may pass, too.
     """
     mine = [header for header in headers if decision.is_about(header)]
     if not decision.sop_instance_uid:
         return gate.load_volume(mine, policy)
     try:
         return gate.load_film(mine, policy)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         return gate.unevaluable_film(mine, policy, _failed("gate", error))
@@ -259,6 +261,12 @@ def answer(
 
     ``gate_s`` is the time that reading the images took; ``turn`` is held while the networks run. Nothing about the
     images makes this raise: what cannot be evaluated is answered so.
+
+    Raises
+    ------
+    MemoryError
+        The machine had not enough memory: no answer, because an answer is final, and on a quieter machine, or a larger
+        one, there may be one.
     """
     with turn or nullcontext():
         begun = time.perf_counter()
@@ -274,7 +282,7 @@ def answer(
         progress("results")
     try:
         results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         if films is None or findings.refusal is not None:
@@ -319,7 +327,7 @@ def _film_answer(
         return FilmAnswer(_not_evaluable(series.refusal, films.models, RADIOGRAPH, films.version, settings))
     try:
         said = films.evaluate(series.film, series.age_years, progress)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         return FilmAnswer(

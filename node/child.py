@@ -17,6 +17,8 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 RESTART_PAUSE_S = 1.0
+LONGEST_RESTART_PAUSE_S = 30.0
+"""Between starts of a process that ends with an error each time (its networks cannot be loaded)."""
 
 
 class RoleProcess:
@@ -69,6 +71,7 @@ class Child:
         self.role = role
         self._settings = settings
         self._dsn = dsn
+        self._pause_s = RESTART_PAUSE_S
         self._start(prepared)
 
     @property
@@ -94,12 +97,19 @@ class Child:
         self._running = prepared or RoleProcess(self.role, self._settings)
         self._running.order(self._order())
         self._renewing = False
-        self._not_before = time.monotonic() + RESTART_PAUSE_S
+        self._not_before = time.monotonic() + self._pause_s
 
     def restart_if_ended(self) -> bool:
-        """Start it again when it ended, not faster than once a second. Returns whether it was started."""
+        """Start it again when it ended, not faster than once a second; ever slower while it ends with an error.
+
+        Returns whether it was started.
+        """
         if self.process.poll() is None or time.monotonic() < self._not_before:
             return False
+        lived_s = time.monotonic() - self._not_before + self._pause_s
+        # a negative code is a signal's: being killed is nothing that it did
+        failed = self.process.returncode > 0 and lived_s < 2 * LONGEST_RESTART_PAUSE_S
+        self._pause_s = min(2 * self._pause_s, LONGEST_RESTART_PAUSE_S) if failed else RESTART_PAUSE_S
         if not self._renewing:
             log.error("a process ended and is started again", child=self.role, exit_code=self.process.returncode)
             TALLY.count(RESTARTS, self.role)

@@ -15,9 +15,12 @@ from typing import Any
 
 import procrastinate
 import psycopg
-from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.signals import on_stop
+from psycopg.rows import dict_row
+from psycopg_pool import PoolTimeout
 
+from node.ledger import intake
 from node.ledger.database import RECONNECT_S
 
 EVALUATE = "evaluate"
@@ -29,6 +32,8 @@ LONGEST_QUEUE_NAME = 40
 """PostgreSQL refuses a notification on a channel of 64 bytes, and Procrastinate's prefix has 23 of them."""
 MOST_CONNECTIONS = 10
 """Of a process to the queue: each is needed for milliseconds."""
+AWAY = (psycopg.Error, PoolTimeout, ConnectorException)
+"""What ledger and queue raise while they are away: no fault of the work that needs them."""
 
 
 def delivery_queue(destination: str) -> str:
@@ -38,6 +43,11 @@ def delivery_queue(destination: str) -> str:
         return name
     digest = hashlib.sha256(destination.encode("utf-8")).hexdigest()[:12]
     return f"{name[: LONGEST_QUEUE_NAME - 13]}#{digest}"
+
+
+def delivery_key(answer_id: int, destination: str) -> str:
+    """One delivery job of an answer to a destination waits, and one runs, at a time."""
+    return f"delivery:{destination}:{answer_id}"
 
 
 class Queue:
@@ -57,7 +67,7 @@ class Queue:
 
         A job that waits already is brought forward: something new must not wait for a proof that is due tomorrow.
         """
-        key = f"delivery:{destination}:{answer_id}"
+        key = delivery_key(answer_id, destination)
         queue = delivery_queue(destination)
         if not self._defer(connection, DELIVER, queue, key, delay_s, answer_id=answer_id, destination=destination):
             connection.execute(
@@ -149,14 +159,23 @@ def run_worker(
 
 
 def release_stalled(dsn: str, stalled_after_s: float) -> int:
-    """End the jobs of workers without a heartbeat; the ledger wakes their work again. Returns how many."""
+    """End the jobs of workers without a heartbeat; the ledger wakes their work again. Returns how many.
 
-    async def release() -> int:
+    Each is an event ``worker_died`` whose subject is the key of the job: so it is known what kills its worker again and
+    again.
+    """
+
+    async def release() -> list[procrastinate.jobs.Job]:
         app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn, min_size=1, max_size=2))
         async with app.open_async():
             stalled = list(await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_after_s))
             for job in stalled:
                 await app.job_manager.finish_job(job, status=procrastinate.jobs.Status.FAILED, delete_job=True)
-            return len(stalled)
+            return stalled
 
-    return asyncio.run(release())
+    released = asyncio.run(release())
+    if released:
+        with psycopg.connect(dsn, row_factory=dict_row) as connection:
+            for job in released:
+                intake.record_event(connection, "worker_died", job.lock or "", {"task": job.task_name})
+    return len(released)

@@ -10,7 +10,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
 from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
 from node.ledger import Database, answers, deliveries, intake
-from node.ledger.answers import Answer, Evaluation, ResultRow
+from node.ledger.answers import Answer, Evaluation, ResultRow, SupersededError
 from node.ledger.retractions import withdraw_superseded
 from node.metrics.tally import EVALUATIONS, SERIES, TALLY
 from node.queue import Queue
@@ -44,27 +45,46 @@ UNREGISTERED_RECHECK_S = 1.0
 REGISTERED_WITHIN_S = 5.0
 """The registrar enters what it is told of within a second; a file that is older and unknown is worth waiting for."""
 POSTPONED_S = 30.0
+MOST_IMAGES = 20_000
+"""Of a study: each takes 28 kB while its header is looked at, and a quality control that reuses its study UID for years
+must not take the machine's memory. A perfusion CT has a few thousand."""
+QUIETER_S = 60.0
+"""After an analysis that found too little memory: what took it may be over by then."""
 PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 """Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart."""
 
 
 class Workflow:
-    """What a worker does with a study and with an answer."""
+    """What a worker does with a study and with an answer.
+
+    ``out_of_memory`` is called after an analysis for which the memory did not suffice: a worker then ends, and the one
+    after it begins with all the memory that this one held.
+    """
 
     def __init__(
-        self, settings: Settings, database: Database, models: Models, films: FilmPipeline | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        models: Models,
+        films: FilmPipeline | None = None,
+        out_of_memory: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._models = models
         self._films = films
+        self._out_of_memory = out_of_memory
         self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
         self._queue = Queue(database.dsn)
         self._turns = Turns()
 
     def evaluate_study(self, study_uid: str) -> None:
-        """Answer a study once it is complete; look again later when it is not, or when something passing went wrong."""
+        """Answer a study once it is complete; look again later when it is not, or when something went wrong.
+
+        What passes by itself is no attempt. Everything else is one, too little memory included, and after so many the
+        study is parked: an answer would be final, but a parked study is analysed on a larger machine with one command.
+        """
         with self._database.transaction() as connection:
             alone = answers.has_been_tried(connection, study_uid)
         with self._turns.place(alone=alone):
@@ -86,14 +106,49 @@ class Workflow:
                 self._queue.wake_evaluation(connection, study_uid, POSTPONED_S)
             TALLY.count(EVALUATIONS, "postponed")
             return
+        except SupersededError:
+            log.warning("another worker has taken the study over", study=_short(study_uid))
+            return
+        except MemoryError as error:
+            self._failed(evaluation, error, "the machine has too little memory for this study", QUIETER_S)
+            self._out_of_memory()
+            return
+        except Exception as error:
+            self._failed(evaluation, error, f"the analysis failed ({type(error).__name__})", POSTPONED_S)
+            return
         with self._database.transaction() as connection:
             answers.end_evaluation(connection, evaluation)
         TALLY.count(EVALUATIONS, "done")
+
+    def _failed(self, evaluation: Evaluation, error: Exception, reason: str, wait_s: float) -> None:
+        """Look again later, or park the study. The log has the place of the error, not its words, which may quote."""
+        frames = traceback.extract_tb(error.__traceback__)
+        detail = {
+            "attempt": evaluation.attempt,
+            "reason": reason,
+            "error": type(error).__name__,
+            "where": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
+        }
+        log.error("evaluation failed", study=_short(evaluation.study_uid), **detail)
+        most = self._settings.work.max_attempts
+        sentence = f"{reason}; the log has the details, `spine-node jobs retry` tries again"
+        with self._database.transaction() as connection:
+            parked = answers.fail_evaluation(connection, evaluation, sentence, most)
+            intake.record_event(connection, "evaluation_failed", evaluation.study_uid, detail)
+            if parked:
+                intake.record_event(connection, "study_parked", evaluation.study_uid, {"reason": reason})
+            else:
+                self._queue.wake_evaluation(connection, evaluation.study_uid, wait_s)
 
     def _evaluate(self, study_uid: str) -> None:
         with self._database.transaction() as connection:
             rows = intake.instances_of(connection, study_uid)
             fragments = intake.fragments(connection, study_uid)
+            if len(rows) > MOST_IMAGES:
+                refusal = Refusal(RefusalCode.TOO_MANY_IMAGES, f"({len(rows)} images, at most {MOST_IMAGES}.)")
+                answers.record_unread(connection, study_uid, str(refusal.code), refusal.sentence)
+                log.warning("a study has too many images", study=_short(study_uid), images=len(rows))
+                return
         check_intact(self._spool, rows)
         headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
         if any(file.may_pass for file in unreadable):
@@ -138,7 +193,8 @@ class Workflow:
                 return None
             evaluation = answers.begin_evaluation(connection, study_uid, self._settings.work.max_attempts)
             if evaluation is None:
-                intake.record_event(connection, "study_parked", study_uid)
+                reason = "its worker died in each attempt"
+                intake.record_event(connection, "study_parked", study_uid, {"reason": reason})
                 log.error("study parked", study=_short(study_uid))
                 TALLY.count(EVALUATIONS, "parked")
             return evaluation

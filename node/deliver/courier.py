@@ -19,13 +19,14 @@ from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
 from node.ledger import Database, answers, deliveries, intake, proofs
 from node.metrics.tally import DELIVERIES, TALLY
-from node.queue import Queue
+from node.queue import AWAY, Queue, delivery_key
 from node.settings import Destination, Settings
 
 log = structlog.get_logger(__name__)
 
 NEEDS = {"report": "reformat"}
 """A report without the image that its lines lie on shows nothing in a viewer: it is not sent alone."""
+DEADLY = "the sending process died {} times in a row at this answer: see the logs of node and machine"
 REJECTION = "rejection"
 """Kind of the note that takes back other results."""
 
@@ -48,6 +49,7 @@ class Courier:
         target = self._destinations.get(destination)
         with self._database.transaction() as connection:
             outstanding = deliveries.pending(connection, answer_id, destination, due_only=target is not None)
+            deaths = deliveries.deaths(connection, answer_id, destination, delivery_key(answer_id, destination))
         if target is None:
             reason = f"the configuration has no destination {destination!r}"
             for row in outstanding:
@@ -55,15 +57,33 @@ class Courier:
             with self._database.transaction() as connection:
                 proofs.ask_no_more(connection, answer_id, destination, f"never confirmed: {reason}")
             return
-        sendable = [row for row in outstanding if self._intact(row)]
-        sendable = self._of_the_same_patient(sendable, target)
-        if sendable:
-            self._send(sendable, answer_id, target)
+        if deaths >= self._settings.work.max_attempts:
+            for row in outstanding:
+                self._note(row, Reply(Verdict.PERMANENT, DEADLY.format(deaths)))
+            outstanding = []
+        try:
+            sendable = self._of_the_same_patient([row for row in outstanding if self._intact(row)], target)
+            if sendable:
+                self._send(sendable, answer_id, target)
+        except AWAY:
+            raise
+        except Exception as error:  # ours, or what a peer's bytes did to a library: it must not be tried for ever
+            log.exception("sending failed")
+            self._not_sent(answer_id, destination, error)
         self._prover.prove(answer_id, target)
         with self._database.transaction() as connection:
             waiting = [row["wait_s"] for row in deliveries.waits(connection, answer_id, destination)]
             if waiting:
                 self._queue.wake_delivery(connection, answer_id, destination, min(waiting))
+
+    def _not_sent(self, answer_id: int, destination: str, error: Exception) -> None:
+        """Note what is left over. The machine's troubles (disk, memory) pass; of an error of the code nobody knows."""
+        verdict = Verdict.PASSING if isinstance(error, OSError | MemoryError) else Verdict.UNCLEAR
+        reply = Reply(verdict, f"sending failed in this node ({type(error).__name__}): see its log")
+        with self._database.transaction() as connection:
+            left = deliveries.pending(connection, answer_id, destination)
+        for row in left:
+            self._note(row, reply)
 
     def park_unconfigured(self) -> None:
         """Park what waits for destinations that left the configuration: nobody works on their queues."""

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from node.deliver.reports import ReportDesk
 from node.deliver.sender import NothingAcceptedError, UnreachableError
 from node.ledger import Database, intake, proofs
 from node.ledger.proofs import Connection, Next
+from node.queue import AWAY
 from node.settings import Destination, Settings
 
 log = structlog.get_logger(__name__)
@@ -55,9 +57,19 @@ class Prover:
         by_query = [row for row in rows if target.commitment == "find" or self._is_past_patience(row)]
         by_commitment = [row for row in rows if row not in by_query]
         if by_commitment:
-            self._ask_for_commitment(by_commitment, answer_id, target)
+            self._ask(by_commitment, lambda: self._ask_for_commitment(by_commitment, answer_id, target))
         if by_query:
-            self._ask_by_query(by_query, target)
+            self._ask(by_query, lambda: self._ask_by_query(by_query, target))
+
+    def _ask(self, rows: list[dict[str, Any]], ask: Callable[[], None]) -> None:
+        """Ask; an error of ours, or of what the peer's bytes did to a library, counts as not asked."""
+        try:
+            ask()
+        except AWAY:
+            raise
+        except Exception as error:
+            log.exception("asking for a proof failed")
+            self._not_asked(rows, f"asking failed in this node ({type(error).__name__}): see its log")
 
     def _is_past_patience(self, row: dict[str, Any]) -> bool:
         return int(row["proof_requests"]) >= len(self._rules.patience_s)

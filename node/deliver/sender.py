@@ -205,7 +205,8 @@ def _associate(
         raise NothingAcceptedError(f"{host}:{port} ({called_ae}) accepts the association but not {offered}")
     if context is not None and context.trouble:
         raise UnreachableError(f"no TLS with {host}:{port} ({called_ae}): {context.trouble}")
-    why = "nothing listens there, or it hung up" + (" (on our certificate?)" if context is not None else "")
+    certificate = " (on our certificate?)" if context is not None else ""
+    why = f"nothing listens there, it hung up{certificate}, or it did not answer within {timeout_s:.0f} s"
     raise UnreachableError(f"no association with {host}:{port} ({called_ae}): {why}")
 
 

@@ -45,6 +45,7 @@ NOT_ELIGIBLE = frozenset(
         RefusalCode.NO_PATIENT_ID,
         RefusalCode.MISSING_IDENTIFIERS,
         RefusalCode.UNREADABLE,
+        RefusalCode.TOO_MANY_IMAGES,
     }
 )
 """Codes that keep a series in the ledger; every other code is an answer (not evaluable)."""

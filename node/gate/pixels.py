@@ -93,6 +93,8 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
         Truncated, corrupt, or in a syntax or layout that cannot be decoded: permanent.
     OSError
         The file itself cannot be read: may pass.
+    MemoryError
+        The machine has not enough memory for the decoded image: may pass.
     """
     arrays = _arrays(header, frames)
     while True:
@@ -100,7 +102,7 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
             with permissive():
                 array = next(arrays, None)
                 values = None if array is None else _clean(array, header.dataset)
-        except PixelError:
+        except (PixelError, MemoryError):  # sizes were held against limits before: the machine is too small
             raise
         except OSError as error:
             if error.errno is not None:  # the file or its disk, not its content (Pillow's have no number)

@@ -13,6 +13,15 @@ from psycopg.types.json import Jsonb
 from node.ledger.erasure import recall
 
 Connection = psycopg.Connection[dict[str, Any]]
+UNSEEN = """CASE WHEN (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) > coalesce(s.evaluated_up_to, 0)
+                THEN (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND i.duplicate_of IS NULL
+                         AND i.id > coalesce(s.evaluated_up_to, 0)) IS NOT NULL
+                ELSE false END"""
+"""Whether study ``s`` has an image, no duplicate, that no evaluation has seen.
+
+The first question is one step into an index whatever statistics the table has, and ends the matter for nearly every
+study. Without statistics the second one reads the images that are new (each once); EXISTS and LIMIT without an order
+read the whole table with some."""
 
 
 class SupersededError(Exception):
@@ -58,14 +67,13 @@ def seconds_until_quiet(connection: Connection, study_uid: str, quiet_s: float) 
     Nothing is to be done for a study that is unknown, parked, or evaluated up to its last instance.
     """
     row = connection.execute(
-        """
+        f"""
         SELECT greatest(0, extract(epoch FROM last_instance_at + make_interval(secs => %s) - clock_timestamp()))::float
                AS wait_s
           FROM study s
          WHERE study_uid = %s AND parked IS NULL
-           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
-               > coalesce(evaluated_up_to, 0)
-        """,
+           AND {UNSEEN}
+        """.encode(),
         (quiet_s, study_uid),
     ).fetchone()
     return None if row is None else float(row["wait_s"])
@@ -92,7 +100,8 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
         connection.execute(
             "UPDATE study SET parked = %s WHERE study_uid = %s",
             (
-                f"stopped after {max_attempts} attempts that failed or killed their worker: see the log",
+                f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
+                "see the logs of node and machine, then `spine-node jobs retry`",
                 study_uid,
             ),
         )
@@ -122,6 +131,17 @@ def postpone_evaluation(connection: Connection, evaluation: Evaluation) -> None:
 def park(connection: Connection, study_uid: str, reason: str) -> None:
     """No worker takes the study any more, until a person has acted."""
     connection.execute("UPDATE study SET parked = %s WHERE study_uid = %s AND parked IS NULL", (reason, study_uid))
+
+
+def fail_evaluation(connection: Connection, evaluation: Evaluation, reason: str, max_attempts: int) -> bool:
+    """The evaluation failed, which counts as an attempt. Returns whether it was the last one: the study is parked."""
+    row = connection.execute(
+        """
+        UPDATE study SET parked = %s WHERE study_uid = %s AND attempts >= %s AND parked IS NULL RETURNING study_uid
+        """,
+        (f"stopped after {max_attempts} attempts: {reason}", evaluation.study_uid, max_attempts),
+    ).fetchone()
+    return row is not None
 
 
 def is_parked(connection: Connection, study_uid: str) -> bool:
@@ -167,6 +187,22 @@ def record_outcome(
             reason,
             better_series_uid,
         ),
+    )
+
+
+def record_unread(connection: Connection, study_uid: str, reason_code: str, reason: str) -> None:
+    """Every series of a study is not eligible, for a reason that is known without reading any of its images."""
+    connection.execute(
+        """
+        INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
+                            decided_at)
+        SELECT study_uid, series_uid, min(modality), '', count(*), 'not_eligible', %s, %s, now() FROM instance
+         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL GROUP BY study_uid, series_uid
+        ON CONFLICT (study_uid, series_uid, sop_instance_uid) DO UPDATE
+           SET instances = excluded.instances, outcome = excluded.outcome, reason_code = excluded.reason_code,
+               reason = excluded.reason, better_series_uid = NULL, decided_at = excluded.decided_at
+        """,
+        (reason_code, reason, study_uid),
     )
 
 
@@ -322,13 +358,13 @@ def results_of(connection: Connection, answer_id: int) -> list[dict[str, Any]]:
 def outstanding_studies(connection: Connection) -> list[str]:
     """Studies with instances that no evaluation has seen and for which no job waits or runs."""
     rows = connection.execute(
-        """
+        f"""
         SELECT s.study_uid FROM study s
          WHERE s.parked IS NULL
-           AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
-               > coalesce(s.evaluated_up_to, 0)
+           AND {UNSEEN}
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
-        """
+         ORDER BY s.study_uid
+        """.encode()
     )
     return [row["study_uid"] for row in rows]

@@ -103,21 +103,41 @@ def mark_failed(
 
 
 def outstanding(connection: Connection) -> list[dict[str, Any]]:
-    """(answer_id, destination, wait_s) with results to send or to prove and for which no job waits or runs."""
+    """(answer_id, destination, wait_s) with results to send or to prove and for which no job waits or runs.
+
+    One pass over each side: after an hour without a PACS there are thousands of both.
+    """
     return connection.execute(
         """
-        SELECT r.answer_id, d.destination,
-               greatest(0, extract(epoch FROM
-                   min(CASE d.state WHEN 'pending' THEN d.next_try_at ELSE d.proof_due_at END) - clock_timestamp()
-               ))::float AS wait_s
-          FROM delivery d JOIN result r ON r.id = d.result_id
-         WHERE d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
-         GROUP BY r.answer_id, d.destination
-        HAVING NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
-                            WHERE j.lock = 'delivery:' || d.destination || ':' || r.answer_id
-                              AND j.status IN ('todo', 'doing'))
+        SELECT o.answer_id, o.destination, o.wait_s FROM (
+            SELECT r.answer_id, d.destination,
+                   greatest(0, extract(epoch FROM
+                       min(CASE d.state WHEN 'pending' THEN d.next_try_at ELSE d.proof_due_at END) - clock_timestamp()
+                   ))::float AS wait_s
+              FROM delivery d JOIN result r ON r.id = d.result_id
+             WHERE d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
+             GROUP BY r.answer_id, d.destination) o
+          LEFT JOIN procrastinate_jobs j
+            ON j.lock = 'delivery:' || o.destination || ':' || o.answer_id AND j.status IN ('todo', 'doing')
+         WHERE j.id IS NULL
+         ORDER BY o.answer_id, o.destination
         """
     ).fetchall()
+
+
+def deaths(connection: Connection, answer_id: int, destination: str, key: str) -> int:
+    """How often in a row the sender died at this answer (``key``: that of its job): since the last try that ended."""
+    row = connection.execute(
+        """
+        SELECT count(*) AS n FROM event
+         WHERE kind = 'worker_died' AND subject = %s
+           AND at > (SELECT max(coalesce(d.last_try_at, a.finished_at)) FROM delivery d
+                       JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
+                      WHERE r.answer_id = %s AND d.destination = %s)
+        """,
+        (key, answer_id, destination),
+    ).fetchone()
+    return 0 if row is None else int(row["n"])
 
 
 def waits(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:

@@ -7,27 +7,28 @@ from typing import Any
 
 import psycopg
 
+from node.ledger.answers import UNSEEN
+
 Connection = psycopg.Connection[dict[str, Any]]
 
 
 def studies(connection: Connection, limit: int = 50) -> list[dict[str, Any]]:
     """Newest studies with their state: waiting, evaluated, parked; answers and deliveries counted by state."""
     return connection.execute(
-        """
+        f"""
         SELECT s.study_uid, s.instances, s.last_instance_at, s.evaluated_at, s.parked, s.attempts,
                CASE WHEN s.parked = 'erased' THEN 'erased'
                     WHEN s.parked IS NOT NULL THEN 'parked'
-                    WHEN (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
-                         > coalesce(s.evaluated_up_to, 0) THEN 'waiting'
+                    WHEN {UNSEEN} THEN 'waiting'
                     ELSE 'evaluated' END AS state,
                (SELECT count(*) FROM answer a WHERE a.study_uid = s.study_uid AND a.state = 'done') AS answers,
                (SELECT bool_or(flag) FROM answer a WHERE a.study_uid = s.study_uid AND a.state = 'done') AS flag,
                coalesce((SELECT jsonb_object_agg(state, n) FROM (
                    SELECT d.state, count(*) AS n FROM delivery d JOIN result r ON r.id = d.result_id
-                     JOIN answer a ON a.id = r.answer_id WHERE a.study_uid = s.study_uid GROUP BY d.state) c), '{}')
+                     JOIN answer a ON a.id = r.answer_id WHERE a.study_uid = s.study_uid GROUP BY d.state) c), '{{}}')
                    AS deliveries
           FROM study s ORDER BY s.last_instance_at DESC LIMIT %s
-        """,
+        """.encode(),
         (limit,),
     ).fetchall()
 

@@ -7,6 +7,7 @@ entered never stands in the way of the others: it becomes an event and a row wit
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 import time
@@ -30,6 +31,7 @@ BATCH = 200
 BATCH_WINDOW_S = 0.25
 PAUSE_S = 1.0
 READ_TRIES = 3
+LONGEST_UID = 64
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
 """Defers the evaluation of a study on the registrar's own transaction."""
@@ -272,10 +274,10 @@ def _row_of(reception: Reception, content: Content | None = None) -> InstanceRow
         calling_ae=_text(reception.calling_ae),
         called_ae=_text(reception.called_ae),
         transfer_syntax=_text(reception.transfer_syntax),
-        sop_class_uid=_text(reception.sop_class_uid)[:64],
-        sop_instance_uid=_text(reception.sop_instance_uid)[:64],
-        study_uid=_text(keys.get("StudyInstanceUID", ""))[:64],
-        series_uid=_text(keys.get("SeriesInstanceUID", ""))[:64],
+        sop_class_uid=_uid(reception.sop_class_uid),
+        sop_instance_uid=_uid(reception.sop_instance_uid),
+        study_uid=_uid(keys.get("StudyInstanceUID", "")),
+        series_uid=_uid(keys.get("SeriesInstanceUID", "")),
         patient_id=_text(keys.get("PatientID", "")),
         modality=_text(keys.get("Modality", ""))[:16],
         bytes=content.bytes,
@@ -288,6 +290,15 @@ def _text(value: str) -> str:
     if value.isascii() and value.isprintable():
         return value.strip()
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _uid(value: str) -> str:
+    """A UID as it is; one that is longer than UIDs may be (PS3.5 9.1: 64) cut, with a digest, so that it stays unlike
+    every other."""
+    text = _text(value)
+    if len(text) <= LONGEST_UID:
+        return text
+    return f"{text[: LONGEST_UID - 17]}#{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _storable(detail: Any) -> Any:

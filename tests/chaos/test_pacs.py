@@ -1,0 +1,246 @@
+"""Every PACS of a town in another mood for an hour: what is tried again, what is parked, and nobody waits for another.
+
+The clock is moved. Each archive logs every C-STORE-RQ as it arrives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.deliver import commitment, courier
+from node.ledger import Database, overview
+from tests.chaos.counting import count
+from tests.chaos.town import AE_TITLE, BACKOFF_S, Gate, MoodyPacs, Town
+from tests.conftest import wait_until
+from tests.desk import Desk
+from tests.dicom import STUDY
+
+pytestmark = [pytest.mark.chaos]
+
+RESULTS = 3
+"""One answer of three results for each destination."""
+TRIES_IN_AN_HOUR = 1 + len(BACKOFF_S)
+"""At once, and after each pause."""
+HAPPY = {"fine": 0x0000, "coerces": 0xB000, "has_it": 0x0111}
+PASSING = {"full": 0xA700}
+UNCLEAR = {"vague": 0xC000, "fails": 0x0110, "odd": 0x4321}
+PERMANENT = {"mismatch": 0xA900, "no_class": 0x0122, "no_right": 0x0124}
+PARKED = {**UNCLEAR, **PERMANENT}
+SAYS = {
+    "coerces": "coerced data elements (0xB000)",
+    "has_it": "has an object of this UID already (0x0111)",
+    "full": "out of resources (0xA700)",
+    "vague": "see its log (0xC000)",
+    "fails": "processing failure at the destination (0x0110)",
+    "odd": "unknown status (0x4321)",
+    "mismatch": "does not match its SOP class (0xA900)",
+    "no_class": "does not support this SOP class (0x0122)",
+    "no_right": "does not authorise this node (0x0124)",
+    "down": "nothing listens there",
+    "rejects": "Calling AE title not recognised",
+    "aborts": "the association in the middle",
+    "mute": "did not answer within 2 s",
+    "late": "did not answer within 2 s",
+}
+WAITING = ("full", "down", "rejects", "aborts", "mute", "late")
+
+
+ROUNDS_TO_RECOVER = 10
+"""At most. Two seconds are short for an answer where all archives of the town and their sender share a core."""
+
+
+def answers(status: int) -> Callable[[], int]:
+    return lambda: status
+
+
+def answers_late() -> int:
+    """After the sender's time-out: the archive has the object, and the sender cannot know."""
+    time.sleep(3)
+    return 0x0000
+
+
+def test_an_hour_with_every_pacs_in_another_mood(tmp_path: Path, database: Database) -> None:
+    mute, hangs = Gate(), Gate()
+    statuses = HAPPY | PASSING | UNCLEAR | PERMANENT
+    moods = {
+        "hangs": hangs,
+        "mute": mute,
+        "late": answers_late,
+        **{name: answers(code) for name, code in statuses.items()},
+    }
+    moods |= {name: answers(0x0000) for name in ("down", "rejects", "aborts")}
+    short: dict[str, Any] = {name: {"timeout_s": 2} for name in ("mute", "late")}
+    town = Town(tmp_path, database)
+    with town.open(moods, answers_each=1, hangs={"timeout_s": 600}, **short), town.delivering():
+        town.pacs["rejects"].reject(True)
+        town.pacs["aborts"].aborts = 1000
+        town.pacs["down"].__exit__()
+        for pause_s in (0.0, *BACKOFF_S):
+            town.later(pause_s + 1)
+            town.settle(but=("hangs",))
+
+        _check_the_hour(town)
+        town.keeper.round()  # what is outstanding has its job already: the keeper adds none
+        assert len(_jobs(database)) == len([*WAITING, "hangs"])
+
+        # the hour is over: everybody is well again
+        requests_of_the_hour = {name: len(pacs.requests) for name, pacs in town.pacs.items()}
+        for pacs in town.pacs.values():
+            pacs.mood = answers(0x0000)
+            pacs.aborts = 0
+        mute.open()
+        hangs.open()
+        town.pacs["rejects"].reject(False)
+        with MoodyPacs(tmp_path / "down again", port=town.pacs["down"].port) as again:
+            for _ in range(ROUNDS_TO_RECOVER):
+                if not any("pending" in found for found in town.states().values()):
+                    break
+                town.later(BACKOFF_S[-1] + 1)
+                town.settle()
+            with database.transaction() as connection:
+                assert overview.retry(connection, STUDY, list(PARKED)) == RESULTS * len(PARKED)
+            town.keeper.round()
+            town.settle()
+            assert town.states() == {name: {"stored": RESULTS} for name in town.pacs}
+            town.pacs["down"].requests += again.requests
+
+    _check_the_requests(town, requests_of_the_hour)
+
+
+def _check_the_hour(town: Town) -> None:
+    states = town.states()
+    assert states["hangs"] == {"pending": RESULTS}, "its first request still waits for an answer, and all others"
+    assert town.tries("hangs") == [0], "went through their hour beside it"
+    assert {name: states[name] for name in HAPPY} == {name: {"stored": RESULTS} for name in HAPPY}
+    assert {name: states[name] for name in WAITING} == {name: {"pending": RESULTS} for name in WAITING}
+    assert {name: states[name] for name in PARKED} == {name: {"parked": RESULTS} for name in PARKED}
+    assert {name: town.tries(name) for name in UNCLEAR} == {name: [3] for name in UNCLEAR}
+    assert {name: town.tries(name) for name in PERMANENT} == {name: [1] for name in PERMANENT}
+    assert {name: town.tries(name) for name in WAITING} == {name: [TRIES_IN_AN_HOUR] for name in WAITING}
+    assert [name for name, words in SAYS.items() if words not in _all_reasons(town, name)] == []
+    told = {event["subject"] for event in town.events("delivery_parked")}
+    assert {row["sop_instance_uid"] for name in PARKED for row in town.rows(name)} <= told
+
+
+def _check_the_requests(town: Town, requests_of_the_hour: dict[str, int]) -> None:
+    figures: dict[str, dict[str, int]] = {}
+    for name, pacs in town.pacs.items():
+        digests: dict[str, set[str]] = {}
+        for request in pacs.requests:
+            digests.setdefault(request.sop_instance_uid, set()).add(request.sha256)
+        assert set(digests) == {row["sop_instance_uid"] for row in town.rows(name)}, "no second UID for a result"
+        assert {len(found) for found in digests.values()} == {1}, "no second digest under a UID"
+        figures[name] = {"requests": len(pacs.requests), "in the hour": requests_of_the_hour[name]}
+        figures[name] |= {"results": RESULTS, "repeats": len(pacs.requests) - len(digests)}
+    assert [name for name in (*HAPPY, "hangs") if figures[name]["repeats"]] == [], "nothing lost, nothing repeated"
+    assert [name for name in ("down", "rejects", "aborts") if figures[name]["repeats"]] == [], "they never had it whole"
+    tries_of = {"full": TRIES_IN_AN_HOUR} | dict.fromkeys(UNCLEAR, 3) | dict.fromkeys(PERMANENT, 1)
+    for name, tries in tries_of.items():
+        # of each answer the picture and the image of the report's lines; the report is held back until that is there
+        assert figures[name]["in the hour"] == 2 * tries
+    total = Counter[str]()
+    for row in figures.values():
+        total.update(row)
+    assert figures["late"]["repeats"], "what the archive had, it was sent again, since nobody had heard so"
+    count("an hour of moods", destinations=len(figures), **total, digests_per_uid=1, each=figures)
+
+
+def _all_reasons(town: Town, name: str) -> str:
+    return " | ".join(str(row["reason"]) for row in town.rows(name))
+
+
+def _jobs(database: Database) -> list[dict[str, Any]]:
+    with database.transaction() as connection:
+        return connection.execute("SELECT lock FROM procrastinate_jobs WHERE status IN ('todo', 'doing')").fetchall()
+
+
+def test_an_answer_that_kills_its_sender_each_time_is_parked_and_the_others_arrive(
+    tmp_path: Path, database: Database
+) -> None:
+    deadly: list[int] = []
+    killed = Counter[int]()
+
+    def kill() -> int:
+        os.kill(deadly[-1], signal.SIGKILL)
+        killed[deadly[-1]] += 1
+        return 0xA700
+
+    town = Town(tmp_path, database)
+    with town.open({"deadly": kill, "fine": answers(0x0000)}, answers_each=1):
+        most = town.settings.work.max_attempts
+        for _ in range(most):
+            with town.delivering() as process:
+                deadly.append(process.pid)
+                assert process.wait(60) == -signal.SIGKILL
+            wait_until(lambda: _taken_over(town), 30, "the dead sender's job to be taken over")
+        with town.delivering():
+            wait_until(lambda: town.states() == {"deadly": {"parked": 3}, "fine": {"stored": 3}}, 60, "both to end")
+        assert f"died {most} times in a row" in town.says("deadly")
+        assert len(killed) == most
+        with database.transaction() as connection:
+            assert overview.retry(connection, STUDY, ["deadly"]) == 3
+        town.pacs["deadly"].mood = answers(0x0000)
+        town.keeper.round()
+        with town.delivering():
+            wait_until(lambda: town.states()["deadly"] == {"stored": 3}, 60, "what was tried again by hand")
+        digests = {(r.sop_instance_uid, r.sha256) for r in town.pacs["deadly"].requests}
+        assert len(digests) == 3
+        count("sender killed at each try", kills=most, results=6, requests=len(town.pacs["deadly"].requests) + 3)
+
+
+def _taken_over(town: Town) -> bool:
+    town.keeper.round()
+    with town.database.transaction() as connection:
+        doing = connection.execute("SELECT count(*) AS n FROM procrastinate_jobs WHERE status = 'doing'").fetchone()
+    return doing is not None and doing["n"] == 0
+
+
+def test_an_error_of_our_own_while_sending_is_tried_a_few_times_and_parked(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("Doe^Jane")
+
+    monkeypatch.setattr(courier, "send", broken)
+    desk = Desk(tmp_path, database, 1)
+    tries = [desk.deliver(later_s=3600)[0][1:] for _ in range(4)]
+    assert tries == [("pending", 1), ("pending", 2), ("parked", 3), ("parked", 3)]
+    assert "failed in this node (KeyError)" in desk.rows()[0]["reason"]
+
+
+def test_a_disk_that_hiccups_while_sending_is_waited_for(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError("Input/output error")
+
+    with MoodyPacs(tmp_path / "pacs") as pacs:
+        desk = Desk(tmp_path, database, pacs.port)
+        with monkeypatch.context() as hiccup:
+            hiccup.setattr(courier, "send", away)
+            assert [desk.deliver()[0][1] for _ in range(5)] == ["pending"] * 5
+        assert {state for _, state, _ in desk.deliver()} == {"stored"}
+
+
+def test_an_error_of_our_own_while_asking_for_a_proof_is_asked_again_later_and_parked_after_a_week(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise AttributeError("what a peer's bytes did to a library")
+
+    monkeypatch.setattr(commitment, "request", broken)
+    with MoodyPacs(tmp_path / "pacs") as pacs:
+        desk = Desk(tmp_path, database, pacs.port, {"ae_title": AE_TITLE, "commitment": "storage_commitment"})
+        assert {state for _, state, _ in desk.deliver()} == {"stored"}
+        assert (desk.waiting_job() or 0) > 0, "asked again later, not at once"
+        assert "asking failed in this node (AttributeError)" in desk.rows()[0]["reason"]
+        assert {state for _, state, _ in desk.deliver(later_s=8 * 86400.0)} == {"parked"}
+        assert len(pacs.requests) == 3
