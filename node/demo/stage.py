@@ -60,7 +60,7 @@ class RunningNode:
         return self._process
 
     def start(self) -> None:
-        """Start it, and return once it listens.
+        """Start it, and return once it listens (where that is among its roles).
 
         Raises
         ------
@@ -82,12 +82,13 @@ class RunningNode:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_PATIENCE_S
-        while not {"port", "pids"} <= set(read_state(self.settings)) or not self._listens():
+        awaited = {"port", "pids"} if "receive" in self.settings.roles else {"pids"}
+        while not awaited <= set(read_state(self.settings)) or not self._is_ours():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"the node did not start:\n{self.tail()}")
             time.sleep(0.05)
 
-    def _listens(self) -> bool:
+    def _is_ours(self) -> bool:
         """Whether the state file is of this process, not of one that was killed."""
         return read_state(self.settings).get("supervisor") == self.process.pid
 

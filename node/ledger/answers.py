@@ -318,6 +318,7 @@ def outstanding_studies(connection: Connection) -> list[str]:
                > coalesce(s.evaluated_up_to, 0)
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
+         ORDER BY s.study_uid  -- keepers of several machines wait for each other's jobs: in one order, not in a circle
         """
     )
     return [row["study_uid"] for row in rows]

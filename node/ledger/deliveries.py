@@ -116,6 +116,7 @@ def outstanding(connection: Connection) -> list[dict[str, Any]]:
         HAVING NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'delivery:' || d.destination || ':' || r.answer_id
                               AND j.status IN ('todo', 'doing'))
+         ORDER BY r.answer_id, d.destination  -- the same on every machine: keepers wait for each other's jobs
         """
     ).fetchall()
 

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 Connection = psycopg.Connection[dict[str, Any]]
+STUDY_LOCK = 0x53505354  # "SPST": class of the advisory locks of studies
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     A reception with the UID and the bytes of the one before it is a duplicate: kept in the ledger, no news for the
     study. A correction that is taken back is news again.
     """
+    _one_at_a_time(connection, {row.study_uid for row in rows})
     changed: set[str] = set()
     for row in rows:
         inserted = connection.execute(
@@ -68,6 +70,20 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     return changed
 
 
+def _one_at_a_time(connection: Connection, study_uids: set[str]) -> None:
+    """Hold these studies against other listeners' registrars until the transaction ends.
+
+    Without it an instance could become visible after one with a higher id: an evaluation that saw the higher one would
+    take the study for complete, and never look at the other. And two registrars with the same studies in another order
+    would wait for each other.
+    """
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(%s, key) FROM"
+        " (SELECT DISTINCT hashtext(uid) AS key FROM unnest(%s::text[]) AS uid ORDER BY key) AS keys",
+        (STUDY_LOCK, list(study_uids)),
+    )
+
+
 def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool]:
     """Of these names, the ones the ledger has: name to whether its file should be gone (erased)."""
     rows = connection.execute(
@@ -76,10 +92,12 @@ def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool
     return {row["spool_name"]: row["erased"] for row in rows}
 
 
-def registered_per_hour(connection: Connection) -> dict[str, int]:
-    """Number of instances whose file should be in each hour's directory of the spool."""
+def registered_per_hour(connection: Connection, since: datetime) -> dict[str, int]:
+    """Number of instances whose file should be in each hour's directory, of those that arrived after ``since``."""
     rows = connection.execute(
-        "SELECT split_part(spool_name, '/', 1) AS hour, count(*) AS n FROM instance WHERE erased_at IS NULL GROUP BY 1"
+        "SELECT split_part(spool_name, '/', 1) AS hour, count(*) AS n FROM instance"
+        " WHERE erased_at IS NULL AND received_at >= %s GROUP BY 1",
+        (since,),
     )
     return {row["hour"]: row["n"] for row in rows}
 
