@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
-from node.answering import pipeline_models
 from node.keeper import Keeper
 from node.ledger import Database, DatabaseError, migrate, private_database, revive_private_database
 from node.process import read_state, reload_event, state_path, stop_event, write_state
@@ -230,6 +229,8 @@ def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
 
 def _check_models(settings: Settings) -> None:
     """Refuse to start with a network that is not what the manifest says; say where the networks will run."""
+    from node.answering import pipeline_models  # noqa: PLC0415 (heavy: a machine that only listens does without)
+
     models = pipeline_models(settings)
     log.info("models checked", provider=models.provider, models=[model.name for model in models.identities])
 

@@ -59,13 +59,13 @@ class RunningNode:
             raise StageError("the node was not started")
         return self._process
 
-    def start(self) -> None:
-        """Start it, and return once it listens (where that is among its roles).
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and return once it is ready, or at once.
 
         Raises
         ------
         StageError
-            It does not listen in time.
+            As `await_ready`.
         """
         environment = {  # a site's own node must not be touched: only its choice of models and provider counts here
             name: value
@@ -81,10 +81,21 @@ class RunningNode:
                 env=environment,
                 start_new_session=True,
             )
+        if wait:
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        """Return once its processes are started and, where that is among its roles, it listens.
+
+        Raises
+        ------
+        StageError
+            It is not ready in time.
+        """
         deadline = time.monotonic() + START_PATIENCE_S
         awaited = {"port", "pids"} if "receive" in self.settings.roles else {"pids"}
         while not awaited <= set(read_state(self.settings)) or not self._is_ours():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"the node did not start:\n{self.tail()}")
             time.sleep(0.05)
 
