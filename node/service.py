@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 KEEPER_PERIOD_S = 5.0
 RESTART_PAUSE_S = 1.0
 START_PATIENCE_S = 60.0
+ROLE_PROGRAM = "node.role"
+"""Module that is run for each child."""
 RELOADED = ("receive", "destinations", "deliver")
 """Sections that are taken up on SIGHUP; all others need a restart."""
 
@@ -56,7 +58,7 @@ class Child:
         return (json.dumps(order) + "\n").encode("utf-8")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "node.role", self.role], stdin=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-m", ROLE_PROGRAM, self.role], stdin=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(self._order)
         process.stdin.flush()

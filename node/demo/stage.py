@@ -31,6 +31,9 @@ class StageError(Exception):
 class RunningNode:
     """A node in a process of its own."""
 
+    program = "node.cli"
+    """Module that is run."""
+
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.configuration = folder / "node.yaml"
         self.log = folder / "node.log"
@@ -74,7 +77,7 @@ class RunningNode:
         }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "node.cli", "run", "--config", str(self.configuration)],
+                [sys.executable, "-m", self.program, "run", "--config", str(self.configuration)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 
@@ -19,8 +20,9 @@ MACHINE = "machine"
 class MachineKiller:
     """Goes through all targets in random order, again and again. ``killed`` counts (machine, role or "machine")."""
 
-    def __init__(self, machines: Cluster, seed: int) -> None:
+    def __init__(self, machines: Cluster, seed: int, spared: Collection[str] = ()) -> None:
         self._cluster = machines
+        self._spared = spared
         self._rng = np.random.default_rng(seed)
         self._left: list[tuple[str, str]] = []
         self.killed: Counter[tuple[str, str]] = Counter()
@@ -32,6 +34,7 @@ class MachineKiller:
             targets = [
                 (name, what)
                 for name, machine in self._cluster.machines.items()
+                if name not in self._spared
                 for what in (*machine.settings.roles, MACHINE)
             ]
             self._left = [targets[n] for n in self._rng.permutation(len(targets))]

@@ -1,10 +1,10 @@
-"""Machines of one installation: node processes with roles and data directories of their own, one ledger, one storage."""
+"""Machines of one installation: node processes with roles and data directories of their own, one ledger and storage."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,14 @@ class Cluster:
         By name; what each does stands in its settings.
     """
 
-    def __init__(self, folder: Path, dsn: str, roles: Mapping[str, tuple[str, ...]], **sections: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dsn: str,
+        roles: Mapping[str, tuple[str, ...]],
+        kind: type[RunningNode] = RunningNode,
+        **sections: Any,
+    ) -> None:
         self.storage = folder / "storage"
         for name in ("spool", "outbox"):
             (self.storage / name).mkdir(mode=0o700, parents=True)
@@ -38,7 +45,7 @@ class Cluster:
         for name, does in roles.items():
             (folder / name).mkdir()
             shared = {"database_dsn": dsn, "storage_dir": str(self.storage), "roles": list(does)}
-            self.machines[name] = RunningNode(folder / name, **{**shared, **sections})
+            self.machines[name] = kind(folder / name, **{**shared, **sections})
 
     @property
     def settings(self) -> Settings:
@@ -68,11 +75,18 @@ class Cluster:
 
 
 @contextmanager
-def cluster(dsn: str, roles: Mapping[str, tuple[str, ...]], **sections: Any) -> Iterator[Cluster]:
-    """Started machines in a temporary folder, stopped and removed at the end."""
+def cluster(
+    dsn: str,
+    roles: Mapping[str, tuple[str, ...]],
+    before: Callable[[Cluster], None] = lambda _made: None,
+    kind: type[RunningNode] = RunningNode,
+    **sections: Any,
+) -> Iterator[Cluster]:
+    """Started machines in a temporary folder, stopped and removed at the end; ``before`` is called before the start."""
     folder = Path(tempfile.mkdtemp(prefix="spine-cluster-"))
     try:
-        made = Cluster(folder, dsn, roles, **sections)
+        made = Cluster(folder, dsn, roles, kind, **sections)
+        before(made)
         with ExitStack() as stack:
             for machine in made.machines.values():
                 stack.callback(machine.stop)

@@ -1,4 +1,4 @@
-"""Two listeners behind one address, three workers, one PostgreSQL, one storage: killed at random, nothing lost or twice.
+"""Two listeners behind one address, three workers, one PostgreSQL and storage: killed at random, nothing lost or twice.
 
 The short form is part of every test run; ``SPINE_NODE_CHAOS_KILLS`` sets how often something dies (``make chaos``).
 """
