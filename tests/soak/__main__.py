@@ -2,9 +2,9 @@
 
 Two machines on one PostgreSQL and one storage: ``steady`` does everything and is never killed, so that its processes
 can be watched for as long as the run takes; ``struck`` works beside it and is killed again and again. The archive goes
-away now and then, or says that it has no room. A sample every ten seconds goes to ``OUT/samples.jsonl``; at the end the
-plot is drawn (``OUT/soak.svg``), the verdict is printed and written (``OUT/verdict.txt``), and the exit code is 0 if all
-is well.
+away now and then, or says that it has no room. A sample every ten seconds goes to ``OUT/samples.jsonl``; at the end
+the plot is drawn (``OUT/soak.svg``), the verdict is printed and written (``OUT/verdict.txt``), and the exit code is 0
+if all is well.
 """
 
 from __future__ import annotations
