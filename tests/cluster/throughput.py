@@ -31,20 +31,21 @@ import psycopg
 from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from node.demo.pacs import SmallPacs
-from tests.chaos.department import HOLES
+from tests.chaos.department import HOLES, RESULTS_PER_ANSWER
 from tests.cluster.machines import LISTENER, WORKER, Cluster, cluster
 from tests.cluster.server import fresh_database, postgres_server, postmaster
-from tests.cluster.test_machines import done, sections
+from tests.cluster.test_machines import sections
 from tests.conftest import wait_until
 from tests.dicom import STUDY, ct_slice
 
 PATIENCE_S = 900.0
+IDLE_S = 15.0
 POSTGRESQL = "PostgreSQL"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. CPU seconds and bytes are per study."""
+    """One run. CPU seconds and bytes are per study; ``idle_cpu_percent`` of a core, of all machines together."""
 
     workers: int
     slices: int
@@ -53,6 +54,7 @@ class Measured:
     total_s: float
     studies_per_hour: float
     cpu_s: dict[str, float]
+    idle_cpu_percent: dict[str, float]
     database_bytes: int
     wal_bytes: int
     result_bytes: int
@@ -83,7 +85,7 @@ def main() -> None:
                 f"{measured.studies_per_hour:.0f} studies/h; CPU s per study: {cpu} = "
                 f"{sum(measured.cpu_s.values()):.3f}; per study {measured.database_bytes} B of database, "
                 f"{measured.wal_bytes} B of WAL, {measured.result_bytes} B of results; "
-                f"load before {measured.load_before:.1f}"
+                f"idle, % of a core: {measured.idle_cpu_percent}; load before {measured.load_before:.1f}"
             )
     if given.ct or given.ct_folder:
         figures = whole_ct(given.ct_folder)
@@ -100,6 +102,8 @@ def measure(server: str, studies: list[list[Path]], workers: int, slices: int) -
             wait_until(lambda: _workers(dsn) >= 3 * workers, 120.0, f"all workers to be up: {machines.tail()}")
             time.sleep(2.0)
             load = _load()
+            with _cpu(machines, server) as idle:
+                time.sleep(IDLE_S)
             with _cpu(machines, server) as spent, psycopg.connect(dsn, autocommit=True) as connection:
                 size, wal = _sizes(connection)
                 began = time.monotonic()
@@ -114,7 +118,8 @@ def measure(server: str, studies: list[list[Path]], workers: int, slices: int) -
                     send(files, "127.0.0.1", port, called_ae="SPINENODE", calling_ae="BENCH", replied=replied)
                     assert stored == len(files)
                 received_s = time.monotonic() - began
-                wait_until(lambda: done(machines.settings, len(studies)), PATIENCE_S, f"results: {machines.tail()}")
+                expected = RESULTS_PER_ANSWER * len(studies)
+                wait_until(lambda: _stored(pacs) >= expected, PATIENCE_S, f"results: {machines.tail()}")
                 last = max(datetime.fromisoformat(item.at).timestamp() for item in pacs.received)
                 total_s = last - (time.time() - (time.monotonic() - began))
                 size_after, wal_after = _sizes(connection)
@@ -128,6 +133,7 @@ def measure(server: str, studies: list[list[Path]], workers: int, slices: int) -
         round(total_s, 2),
         round(3600 * count / total_s, 1),
         {role: round(seconds / count, 4) for role, seconds in sorted(spent.items())},
+        {role: round(100 * seconds / IDLE_S, 2) for role, seconds in sorted(idle.items())},
         (size_after - size) // count,
         (wal_after - wal) // count,
         files // count,
@@ -222,6 +228,11 @@ def _sizes(connection: psycopg.Connection[Any]) -> tuple[int, int]:
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+def _stored(pacs: SmallPacs) -> int:
+    time.sleep(0.1)  # asking must not cost what is measured
+    return len(pacs.received)
 
 
 def _workers(dsn: str) -> int:
