@@ -21,11 +21,12 @@ class SupersededError(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A worker's claim on a study."""
+    """A worker's claim on a study: it sees all instances up to an id, and whatever came before ``began_at``."""
 
     study_uid: str
     up_to: int
     attempt: int
+    began_at: datetime
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,13 @@ def seconds_until_quiet(connection: Connection, study_uid: str, quiet_s: float) 
 
 def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
     """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
+    # first the lock: the statement after it sees what every registrar has entered that was before us at this study
+    connection.execute("SELECT FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,))
     row = connection.execute(
         """
         UPDATE study s SET attempts = attempts + 1 WHERE study_uid = %s AND parked IS NULL
-        RETURNING attempts, (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) AS up_to
+        RETURNING attempts, (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) AS up_to,
+                  clock_timestamp() AS began_at
         """,
         (study_uid,),
     ).fetchone()
@@ -91,7 +95,7 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
             ),
         )
         return None
-    return Evaluation(study_uid, row["up_to"], row["attempts"])
+    return Evaluation(study_uid, row["up_to"], row["attempts"], row["began_at"])
 
 
 def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
@@ -99,10 +103,11 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     connection.execute(
         """
         UPDATE study SET evaluated_at = now(), attempts = 0,
-               evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s)
+               evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s),
+               evaluated_until = greatest(evaluated_until, %s)
          WHERE study_uid = %s
         """,
-        (evaluation.up_to, evaluation.study_uid),
+        (evaluation.up_to, evaluation.began_at, evaluation.study_uid),
     )
 
 
@@ -314,6 +319,7 @@ def outstanding_studies(connection: Connection) -> list[str]:
         """
         SELECT s.study_uid FROM study s
          WHERE s.parked IS NULL
+           AND (s.evaluated_until IS NULL OR s.last_instance_at >= s.evaluated_until)  -- an index, study_with_news
            AND (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid AND duplicate_of IS NULL)
                > coalesce(s.evaluated_up_to, 0)
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j

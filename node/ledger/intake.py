@@ -156,21 +156,33 @@ def expired(
     """
     return connection.execute(
         """
-        SELECT i.id, i.spool_name FROM instance i LEFT JOIN study s USING (study_uid)
-         WHERE i.erased_at IS NULL
+        WITH old AS (  -- studies are judged, not each of their images: there are hundreds of times fewer
+            SELECT study_uid, min(received_at) AS oldest FROM instance
+             WHERE erased_at IS NULL
+               AND received_at < now() - make_interval(secs => 3600 * least(%(answered)s, %(not_eligible)s))
+             GROUP BY study_uid
+        ), judged AS (
+            SELECT old.*, now() - make_interval(secs => 3600 *
+                   CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = old.study_uid)
+                        THEN %(answered)s ELSE %(not_eligible)s END) AS kept_from
+              FROM old
+        ), due AS (
+            SELECT judged.study_uid, kept_from FROM judged
+             WHERE oldest < kept_from
+               AND NOT EXISTS (
+                   SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
+                    WHERE a.study_uid = judged.study_uid
+                      AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
+               AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = judged.study_uid AND a.state = 'working')
+        )
+        SELECT i.id, i.spool_name FROM due JOIN instance i USING (study_uid) LEFT JOIN study s USING (study_uid)
+         WHERE i.erased_at IS NULL AND i.received_at < due.kept_from
            AND (s.study_uid IS NULL
                 OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL
                 OR s.parked IN ('cancelled by hand', 'erased'))
-           AND i.received_at < now() - make_interval(secs => 3600 *
-               CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid) THEN %s ELSE %s END)
-           AND NOT EXISTS (
-               SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
-                WHERE a.study_uid = i.study_uid
-                  AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
-           AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid AND a.state = 'working')
-         ORDER BY i.id LIMIT %s
+         ORDER BY i.id LIMIT %(limit)s
         """,
-        (answered_hours, not_eligible_hours, limit),
+        {"answered": answered_hours, "not_eligible": not_eligible_hours, "limit": limit},
     ).fetchall()
 
 

@@ -258,3 +258,42 @@ def test_a_machine_that_does_not_listen_is_not_asked_for_its_listener(tmp_path: 
 def test_settings_of_several_machines_that_cannot_work(more: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         load_settings(**more)
+
+
+def test_only_studies_with_news_are_asked_about_and_none_of_them_is_forgotten(database: Database) -> None:
+    def outstanding() -> list[str]:
+        with database.transaction() as connection:
+            return answers.outstanding_studies(connection)
+
+    def arrive(name: str) -> None:
+        with database.transaction() as connection:
+            intake.register(connection, [row(name)])
+
+    def begin() -> answers.Evaluation:
+        with database.transaction() as connection:
+            evaluation = answers.begin_evaluation(connection, STUDY, 3)
+        assert evaluation is not None
+        return evaluation
+
+    def end(evaluation: answers.Evaluation) -> None:
+        with database.transaction() as connection:
+            answers.end_evaluation(connection, evaluation)
+
+    arrive("first")
+    assert outstanding() == [STUDY]
+    early = begin()
+    arrive("during the evaluation")
+    end(early)
+    assert outstanding() == [STUDY]
+    end(begin())
+    assert outstanding() == []
+    arrive("late")
+    assert outstanding() == [STUDY]
+    end(begin())
+    with database.transaction() as connection:  # as the version before ends an evaluation, in a rolling upgrade
+        intake.register(connection, [row("later")])
+    with database.transaction() as connection:
+        connection.execute("UPDATE study SET evaluated_up_to = (SELECT max(id) FROM instance), evaluated_at = now()")
+    assert outstanding() == []
+    arrive("latest")
+    assert outstanding() == [STUDY]

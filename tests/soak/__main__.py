@@ -217,7 +217,7 @@ def _proof(dsn: str, traffic: Traffic, pacs: SmallPacs, killer: MachineKiller, o
         Finding(acknowledged <= entered, f"{len(acknowledged)} images acknowledged, {len(entered)} in the ledger"),
         Finding(
             not undecided,
-            f"{len(decided)} studies have an outcome; acknowledged and without one: {undecided or 'none'}",
+            f"{len(decided)} studies have an outcome; acknowledged and without one: {undecided or 0}",
         ),
         Finding(not wrong, f"{len(timed) - len(wrong)} of {len(timed)} studies to be answered have one answer"),
         Finding(parked is not None and parked["n"] == 0, "no study is parked"),
