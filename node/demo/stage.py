@@ -33,6 +33,8 @@ class RunningNode:
 
     program = "node.cli"
     """Module that is run."""
+    source: Path | None = None
+    """Folder of the program, where that is another version."""
 
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.configuration = folder / "node.yaml"
@@ -82,6 +84,7 @@ class RunningNode:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment,
+                cwd=self.source,
                 start_new_session=True,
             )
         if wait:
