@@ -90,7 +90,7 @@ class RunningNode:
         if wait:
             self.await_ready()
 
-    def await_ready(self) -> None:
+    def await_ready(self, patience_s: float = START_PATIENCE_S) -> None:
         """Return once its processes are started and, where that is among its roles, it listens.
 
         Raises
@@ -98,7 +98,7 @@ class RunningNode:
         StageError
             It is not ready in time.
         """
-        deadline = time.monotonic() + START_PATIENCE_S
+        deadline = time.monotonic() + patience_s
         awaited = {"port", "pids"} if "receive" in self.settings.roles else {"pids"}
         while not awaited <= set(read_state(self.settings)) or not self._is_ours():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 import numpy as np
 
 from node.process import read_state
-from tests.cluster.machines import Cluster
+from tests.cluster.machines import PATIENCE_S, Cluster
 
 MACHINE = "machine"
 
@@ -40,7 +40,7 @@ class MachineKiller:
             self._left = [targets[n] for n in self._rng.permutation(len(targets))]
         name, what = self._left.pop()
         machine = self._cluster.machines[name]
-        machine.await_ready()  # it may still be on its way up from the last kill
+        machine.await_ready(PATIENCE_S)  # it may still be on its way up from the last kill
         if what == MACHINE:
             machine.kill()
             machine.start(wait=False)

@@ -15,6 +15,8 @@ from node.demo.stage import RunningNode
 from node.process import read_state
 from node.settings import Settings
 
+PATIENCE_S = 300.0
+"""Many processes start side by side, perhaps on two cores that do other things, too."""
 LISTENER = ("receive",)
 WORKER = ("evaluate", "deliver")
 
@@ -92,7 +94,7 @@ def cluster(
                 stack.callback(machine.stop)
                 machine.start(wait=False)
             for machine in made.machines.values():
-                machine.await_ready()
+                machine.await_ready(PATIENCE_S)
             yield made
             for machine in made.machines.values():
                 if machine.process.poll() is None:

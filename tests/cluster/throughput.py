@@ -99,7 +99,7 @@ def measure(server: str, studies: list[list[Path]], workers: int, slices: int) -
     roles = {"listener": LISTENER, **{f"worker{n + 1}": WORKER for n in range(workers)}}
     with tempfile.TemporaryDirectory(prefix="spine-pacs-") as scratch, SmallPacs(Path(scratch)) as pacs:
         with cluster(dsn, roles, **sections(pacs.port)) as machines:
-            wait_until(lambda: _workers(dsn) >= 3 * workers, 120.0, f"all workers to be up: {machines.tail()}")
+            wait_until(lambda: _workers(dsn) >= 3 * workers, 600.0, f"all workers to be up: {machines.tail()}")
             time.sleep(2.0)
             load = _load()
             with _cpu(machines, server) as idle:
@@ -123,7 +123,7 @@ def measure(server: str, studies: list[list[Path]], workers: int, slices: int) -
                 last = max(datetime.fromisoformat(item.at).timestamp() for item in pacs.received)
                 total_s = last - (time.time() - (time.monotonic() - began))
                 size_after, wal_after = _sizes(connection)
-        files = sum((pacs.folder / item.file).stat().st_size for item in pacs.received)
+        files = sum(path.stat().st_size for path in pacs.stored().values())
     count = len(studies)
     return Measured(
         workers,
@@ -232,7 +232,7 @@ def _sizes(connection: psycopg.Connection[Any]) -> tuple[int, int]:
 
 def _stored(pacs: SmallPacs) -> int:
     time.sleep(0.1)  # asking must not cost what is measured
-    return len(pacs.received)
+    return len(pacs.stored())
 
 
 def _workers(dsn: str) -> int:

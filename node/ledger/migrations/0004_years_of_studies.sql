@@ -11,3 +11,4 @@ UPDATE study s SET evaluated_until = last_instance_at + interval '1 microsecond'
 CREATE INDEX study_with_news ON study (study_uid)
     WHERE parked IS NULL AND (evaluated_until IS NULL OR last_instance_at >= evaluated_until);
 CREATE INDEX result_kept ON result (answer_id) WHERE erased_at IS NULL;
+CREATE INDEX answer_of_study ON answer (study_uid);  -- the unique ones leave out what was superseded
