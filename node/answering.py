@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +24,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import Models, load_models, read_manifest
 from inference.screening import ScreeningSettings
 from node import __version__, gate
+from node.device import device_uid
 from node.gate import GatePolicy, InstanceHeader, LoadedFilm, LoadedSeries, SeriesDecision, Unevaluable
 from node.results import (
     EXPECTED,
@@ -42,8 +42,6 @@ from node.results.wording import as_answered
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-NODE_NAMESPACE = uuid.UUID("8f6f8d8e-57f3-5f4a-9f0c-6f2d0c6f7a51")
 
 
 @dataclass(frozen=True)
@@ -203,11 +201,6 @@ def pipeline_models(settings: Settings) -> Models:
     return load_models(
         models_folder(settings), chosen.provider, threads=chosen.threads or None, names=ct_settings(settings).networks
     )
-
-
-def device_uid(settings: Settings) -> str:
-    """UID of this installation as a device; creator of all its results."""
-    return f"2.25.{uuid.uuid5(NODE_NAMESPACE, f'device|{settings.site}').int}"
 
 
 def gate_policy(settings: Settings, films: FilmPipeline | None = None) -> GatePolicy:

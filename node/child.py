@@ -16,6 +16,8 @@ from node.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+ROLE_PROGRAM = "node.role"
+"""Module that is run for each role."""
 RESTART_PAUSE_S = 1.0
 LONGEST_RESTART_PAUSE_S = 30.0
 """Between starts of a process that ends with an error each time (its networks cannot be loaded)."""
@@ -28,7 +30,7 @@ class RoleProcess:
     """
 
     def __init__(self, role: str, settings: Settings) -> None:
-        command = [sys.executable, "-m", "node.role", role]
+        command = [sys.executable, "-m", ROLE_PROGRAM, role]
         self.channel: Channel | None = None
         if settings.metrics.port is None:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE)

@@ -49,6 +49,8 @@ def probe(settings: Settings, timeout_s: float = 5.0, *, local: bool = False) ->
 
 
 def _listeners(settings: Settings, timeout_s: float) -> list[Check]:
+    if "receive" not in settings.roles:
+        return []
     state, entrances = read_state(settings), settings.receive.entrances
     ports = state.get("ports")
     if not isinstance(ports, list) or len(ports) != len(entrances):
@@ -96,7 +98,7 @@ def _ledger(settings: Settings, timeout_s: float) -> list[Check]:
 
 
 def _disk(settings: Settings) -> Check:
-    folder = settings.data_dir
+    folder = settings.storage_dir or settings.data_dir
     if not folder.is_dir():
         return Check("disk", False, f"{folder} is not there")
     free_mb, reserve_mb = shutil.disk_usage(folder).free // 2**20, settings.receive.free_space_reserve_mb

@@ -1,4 +1,4 @@
-"""The running node: a supervisor with three children, each of which may die at any moment.
+"""The running node: a supervisor with a child for each role, each of which may die at any moment.
 
 ``receive`` listens and spools, ``evaluate`` answers studies, ``deliver`` sends results. The supervisor owns the private
 database, starts children again, and runs the keeper. Nothing is handed from process to process but through spool,
@@ -57,12 +57,13 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     node.ledger.DatabaseError
         The database cannot be had.
     node.settings.ConfigurationError
-        A certificate or key cannot be used, or the address for monitors not listened on.
+        A certificate or key cannot be used, the shared storage is not there, or the address for monitors is taken.
     """
     os.umask(0o077)
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.data_dir.chmod(0o700)
     check_certificates(settings)
+    check_storage(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
     if restore_marker(settings).exists():
@@ -72,11 +73,15 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
         if not settings.destinations:
             log.warning("no destination is configured: answers stay in the outbox")
-        if found := left_open(settings.receive):
+        if "receive" in settings.roles and (found := left_open(settings.receive)):
             log.warning("off in the configuration", what=found)
         children: list[Child] = []
         monitor = _monitor(settings, dsn, children)
-        children += [Child(role, settings, dsn, receiver if role == RECEIVE else None) for role in ROLES]
+        children += [
+            Child(role, settings, dsn, receiver if role == RECEIVE else None)
+            for role in ROLES
+            if role in settings.roles
+        ]
         try:
             _tell(settings, dsn, children)
             if monitor is not None:
@@ -143,7 +148,7 @@ def _reload(settings: Settings, again: Callable[[], Settings], children: list[Ch
         else:
             child.renew(kept)
     log.info("configuration reloaded", renewed=delivers_otherwise)
-    if found := left_open(kept.receive):
+    if "receive" in kept.roles and (found := left_open(kept.receive)):
         log.warning("off in the configuration", what=found)
     return kept
 
@@ -168,6 +173,16 @@ def check_certificates(settings: Settings) -> None:
             destination_context(destination.tls)
 
 
+def check_storage(settings: Settings) -> None:
+    """Refuse to start beside a volume that is not mounted: what is acknowledged must not lie where no other looks."""
+    missing = [folder for folder in (settings.spool_dir, settings.outbox_dir) if not folder.is_dir()]
+    if settings.storage_dir is not None and missing:
+        raise ConfigurationError(
+            f"the shared storage {settings.storage_dir} has no folder {missing[0].name}: is its volume mounted? For a "
+            f"new installation make it once: mkdir -m 700 {settings.spool_dir} {settings.outbox_dir}"
+        )
+
+
 def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:
     """The keeper's rounds, in a thread of their own: a database that hangs must not hold up the supervisor."""
     from node.keeper import Keeper  # noqa: PLC0415 (it can make objects: not in the way of the start)
@@ -190,8 +205,11 @@ def _tell(settings: Settings, dsn: str, children: list[Child]) -> None:
 
 
 @contextmanager
-def _receiver_getting_ready(settings: Settings) -> Iterator[RoleProcess]:
+def _receiver_getting_ready(settings: Settings) -> Iterator[RoleProcess | None]:
     """The receiving process imports what it needs while models and database are seen to; gone at the end."""
+    if RECEIVE not in settings.roles:
+        yield None
+        return
     process = RoleProcess(RECEIVE, settings)
     try:
         yield process
@@ -201,7 +219,8 @@ def _receiver_getting_ready(settings: Settings) -> Iterator[RoleProcess]:
 
 @contextmanager
 def _models_and_database(settings: Settings) -> Iterator[str]:
-    _check_models(settings)
+    if "evaluate" in settings.roles:
+        _check_models(settings)
     with _database(settings) as dsn:
         log.info("database there", private=settings.database_dsn is None)
         yield dsn

@@ -29,6 +29,8 @@ Kind = Literal["reformat", "capture", "segmentation", "bodies", "expected", "rep
 ON_REQUEST: tuple[Kind, ...] = ("expected", "film_segmentation")
 """Kinds that a destination gets only where it names them."""
 """Kinds of result (node.results)."""
+Role = Literal["receive", "evaluate", "deliver"]
+"""What a process of the node does (node.role)."""
 Pause = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LONGEST_SOCKET_PATH = 107
 """Bytes that Linux has for the path of a Unix socket (unix(7): 108 with the closing zero)."""
@@ -263,6 +265,10 @@ class Settings(BaseSettings):
     """Spool, outbox and the private database. Readable by the node's user only."""
     database_dsn: str | None = None
     """None: the node starts its own private PostgreSQL under data_dir."""
+    storage_dir: Path | None = None
+    """Spool and outbox, where several machines share them under one DSN; None: they are under data_dir."""
+    roles: tuple[Role, ...] = Field(("receive", "evaluate", "deliver"), min_length=1)
+    """What this machine does; what it does not do, another one with the same DSN and storage must."""
     receive: Receive = Receive()
     study: Study = Study()
     screening: Screening = Screening()
@@ -273,10 +279,18 @@ class Settings(BaseSettings):
     work: Work = Work()
     metrics: Metrics = Metrics()
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "storage_dir")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
-        return value.expanduser().resolve()
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _a_machine_among_several_has_their_ledger(self) -> Settings:
+        if self.database_dsn is None and self.storage_dir is not None:
+            raise ValueError("storage_dir is for several machines and needs database_dsn: they share one ledger")
+        if self.database_dsn is None and len(set(self.roles)) < len(Settings.model_fields["roles"].default):
+            raise ValueError("a machine that does not do everything needs database_dsn: others must see its ledger")
+        return self
 
     @model_validator(mode="after")
     def _destinations_are_distinct(self) -> Settings:
@@ -311,12 +325,12 @@ class Settings(BaseSettings):
     @property
     def spool_dir(self) -> Path:
         """Where acknowledged instances lie."""
-        return self.data_dir / "spool"
+        return (self.storage_dir or self.data_dir) / "spool"
 
     @property
     def outbox_dir(self) -> Path:
         """Where built results lie; the same bytes are sent on every retry."""
-        return self.data_dir / "outbox"
+        return (self.storage_dir or self.data_dir) / "outbox"
 
     @property
     def configuration_sha256(self) -> str:

@@ -33,6 +33,7 @@ from node.ledger.answers import Answer, Evaluation, ResultRow, SupersededError
 from node.ledger.retractions import withdraw_superseded
 from node.metrics.tally import EVALUATIONS, SERIES, TALLY
 from node.queue import Queue
+from node.receive.backlog import Backlog
 from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
@@ -76,6 +77,7 @@ class Workflow:
         self._out_of_memory = out_of_memory
         self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
+        self._backlog = Backlog(self._spool)
         self._queue = Queue(database.dsn)
         self._turns = Turns()
 
@@ -201,12 +203,8 @@ class Workflow:
 
     def _unregistered_files(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
         """Whether acknowledged files wait for the registrar; younger ones are late images like any other."""
-        registered = intake.registered_per_hour(connection)
-        if all(files <= registered.get(hour, 0) for hour, files in self._spool.hours().items()):
-            return False
-        names = self._spool.names_older_than(REGISTERED_WITHIN_S)
-        known = intake.registered(connection, names)
-        return any(name not in known and not self._spool.is_being_written(name) for name in names)
+        names = self._backlog.names(connection, REGISTERED_WITHIN_S)
+        return any(not self._spool.is_being_written(name) for name in names)
 
     def _record_outcomes(self, study_uid: str, decisions: Sequence[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:

@@ -31,6 +31,11 @@ class StageError(Exception):
 class RunningNode:
     """A node in a process of its own."""
 
+    program = "node.cli"
+    """Module that is run."""
+    source: Path | None = None
+    """Folder of the program, where that is another version."""
+
     def __init__(self, folder: Path, **sections: Any) -> None:
         self.configuration = folder / "node.yaml"
         self.log = folder / "node.log"
@@ -59,13 +64,13 @@ class RunningNode:
             raise StageError("the node was not started")
         return self._process
 
-    def start(self) -> None:
-        """Start it, and return once it listens.
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and return once it is ready, or at once.
 
         Raises
         ------
         StageError
-            It does not listen in time.
+            As `await_ready`.
         """
         environment = {  # a site's own node must not be touched: only its choice of models and provider counts here
             name: value
@@ -74,20 +79,33 @@ class RunningNode:
         }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "node.cli", "run", "--config", str(self.configuration)],
+                [sys.executable, "-m", self.program, "run", "--config", str(self.configuration)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment,
+                cwd=self.source,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_PATIENCE_S
-        while not {"port", "pids"} <= set(read_state(self.settings)) or not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+        if wait:
+            self.await_ready()
+
+    def await_ready(self, patience_s: float = START_PATIENCE_S) -> None:
+        """Return once its processes are started and, where that is among its roles, it listens.
+
+        Raises
+        ------
+        StageError
+            It is not ready in time.
+        """
+        deadline = time.monotonic() + patience_s
+        awaited = {"port", "pids"} if "receive" in self.settings.roles else {"pids"}
+        while not awaited <= set(read_state(self.settings)) or not self._is_ours():
+            if self.process.poll() is not None or time.monotonic() > deadline:
                 raise StageError(f"the node did not start:\n{self.tail()}")
             time.sleep(0.05)
 
-    def _listens(self) -> bool:
+    def _is_ours(self) -> bool:
         """Whether the state file is of this process, not of one that was killed."""
         return read_state(self.settings).get("supervisor") == self.process.pid
 

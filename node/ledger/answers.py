@@ -30,11 +30,12 @@ class SupersededError(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A worker's claim on a study."""
+    """A worker's claim on a study: it sees all instances up to an id, and whatever came before ``began_at``."""
 
     study_uid: str
     up_to: int
     attempt: int
+    began_at: datetime
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,13 @@ def has_been_tried(connection: Connection, study_uid: str) -> bool:
 
 def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
     """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
+    # first the lock: the statement after it sees what every registrar has entered that was before us at this study
+    connection.execute("SELECT FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,))
     row = connection.execute(
         """
         UPDATE study s SET attempts = attempts + 1 WHERE study_uid = %s AND parked IS NULL
-        RETURNING attempts, (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) AS up_to
+        RETURNING attempts, (SELECT max(id) FROM instance i WHERE i.study_uid = s.study_uid) AS up_to,
+                  clock_timestamp() AS began_at
         """,
         (study_uid,),
     ).fetchone()
@@ -106,7 +110,7 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
             ),
         )
         return None
-    return Evaluation(study_uid, row["up_to"], row["attempts"])
+    return Evaluation(study_uid, row["up_to"], row["attempts"], row["began_at"])
 
 
 def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
@@ -114,10 +118,11 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     connection.execute(
         """
         UPDATE study SET evaluated_at = now(), attempts = 0,
-               evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s)
+               evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s),
+               evaluated_until = greatest(evaluated_until, %s)
          WHERE study_uid = %s
         """,
-        (evaluation.up_to, evaluation.study_uid),
+        (evaluation.up_to, evaluation.began_at, evaluation.study_uid),
     )
 
 
@@ -361,10 +366,11 @@ def outstanding_studies(connection: Connection) -> list[str]:
         f"""
         SELECT s.study_uid FROM study s
          WHERE s.parked IS NULL
+           AND (s.evaluated_until IS NULL OR s.last_instance_at >= s.evaluated_until)  -- an index, study_with_news
            AND {UNSEEN}
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
-         ORDER BY s.study_uid
+         ORDER BY s.study_uid  -- keepers of several machines wait for each other's jobs: in one order, not in a circle
         """.encode()
     )
     return [row["study_uid"] for row in rows]

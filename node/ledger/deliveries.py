@@ -120,7 +120,7 @@ def outstanding(connection: Connection) -> list[dict[str, Any]]:
           LEFT JOIN procrastinate_jobs j
             ON j.lock = 'delivery:' || o.destination || ':' || o.answer_id AND j.status IN ('todo', 'doing')
          WHERE j.id IS NULL
-         ORDER BY o.answer_id, o.destination
+         ORDER BY o.answer_id, o.destination  -- the same on every machine: keepers wait for each other's jobs
         """
     ).fetchall()
 

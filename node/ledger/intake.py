@@ -12,6 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 Connection = psycopg.Connection[dict[str, Any]]
+STUDY_LOCK = 0x53505354  # "SPST": class of the advisory locks of studies
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     A reception with the UID and the bytes of the one before it is a duplicate: kept in the ledger, no news for the
     study. A correction that is taken back is news again.
     """
+    _one_at_a_time(connection, {row.study_uid for row in rows})
     news: Counter[str] = Counter()
     for batch in _of_different_instances(rows):
         news.update(_insert(connection, batch))
@@ -95,6 +97,20 @@ def _insert(connection: Connection, rows: list[InstanceRow]) -> list[str]:
     return [row["study_uid"] for row in inserted if row["duplicate_of"] is None and row["study_uid"]]
 
 
+def _one_at_a_time(connection: Connection, study_uids: set[str]) -> None:
+    """Hold these studies against other listeners' registrars until the transaction ends.
+
+    Without it an instance could become visible after one with a higher id: an evaluation that saw the higher one would
+    take the study for complete, and never look at the other. And two registrars with the same studies in another order
+    would wait for each other.
+    """
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(%s, key) FROM"
+        " (SELECT DISTINCT hashtext(uid) AS key FROM unnest(%s::text[]) AS uid ORDER BY key) AS keys",
+        (STUDY_LOCK, list(study_uids)),
+    )
+
+
 def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool]:
     """Of these names, the ones the ledger has: name to whether its file should be gone (erased)."""
     rows = connection.execute(
@@ -132,10 +148,12 @@ def replace_lost(connection: Connection, ids: list[int]) -> set[int]:
     return found
 
 
-def registered_per_hour(connection: Connection) -> dict[str, int]:
-    """Number of instances whose file should be in each hour's directory of the spool."""
+def registered_per_hour(connection: Connection, since: datetime) -> dict[str, int]:
+    """Number of instances whose file should be in each hour's directory, of those that arrived after ``since``."""
     rows = connection.execute(
-        "SELECT split_part(spool_name, '/', 1) AS hour, count(*) AS n FROM instance WHERE erased_at IS NULL GROUP BY 1"
+        "SELECT split_part(spool_name, '/', 1) AS hour, count(*) AS n FROM instance"
+        " WHERE erased_at IS NULL AND received_at >= %s GROUP BY 1",
+        (since,),
     )
     return {row["hour"]: row["n"] for row in rows}
 
@@ -194,21 +212,33 @@ def expired(
     """
     return connection.execute(
         """
-        SELECT i.id, i.spool_name FROM instance i LEFT JOIN study s USING (study_uid)
-         WHERE i.erased_at IS NULL
+        WITH old AS (  -- studies are judged, not each of their images: there are hundreds of times fewer
+            SELECT study_uid, min(received_at) AS oldest FROM instance
+             WHERE erased_at IS NULL
+               AND received_at < now() - make_interval(secs => 3600 * least(%(answered)s, %(not_eligible)s))
+             GROUP BY study_uid
+        ), judged AS (
+            SELECT old.*, now() - make_interval(secs => 3600 *
+                   CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = old.study_uid)
+                        THEN %(answered)s ELSE %(not_eligible)s END) AS kept_from
+              FROM old
+        ), due AS (
+            SELECT judged.study_uid, kept_from FROM judged
+             WHERE oldest < kept_from
+               AND NOT EXISTS (
+                   SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
+                    WHERE a.study_uid = judged.study_uid
+                      AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
+               AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = judged.study_uid AND a.state = 'working')
+        )
+        SELECT i.id, i.spool_name FROM due JOIN instance i USING (study_uid) LEFT JOIN study s USING (study_uid)
+         WHERE i.erased_at IS NULL AND i.received_at < due.kept_from
            AND (s.study_uid IS NULL
                 OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL
                 OR s.parked IN ('cancelled by hand', 'erased'))
-           AND i.received_at < now() - make_interval(secs => 3600 *
-               CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid) THEN %s ELSE %s END)
-           AND NOT EXISTS (
-               SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
-                WHERE a.study_uid = i.study_uid
-                  AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
-           AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = i.study_uid AND a.state = 'working')
-         ORDER BY i.id LIMIT %s
+         ORDER BY i.id LIMIT %(limit)s
         """,
-        (answered_hours, not_eligible_hours, limit),
+        {"answered": answered_hours, "not_eligible": not_eligible_hours, "limit": limit},
     ).fetchall()
 
 

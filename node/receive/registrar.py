@@ -22,6 +22,7 @@ from procrastinate.exceptions import ConnectorException
 
 from node.ledger import Database, intake
 from node.ledger.intake import InstanceRow
+from node.receive.backlog import Backlog
 from node.receive.content import Content, ContentReader
 from node.receive.spool import BusyError, Reception, Spool
 
@@ -32,6 +33,9 @@ BATCH_WINDOW_S = 0.25
 PAUSE_S = 1.0
 READ_TRIES = 3
 LONGEST_UID = 64
+ADOPT_PERIOD_S = 20.0
+ORPHANED_AFTER_S = 20.0
+"""A file that nobody has registered for so long was left by a listener that died, perhaps on another machine."""
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
 """Defers the evaluation of a study on the registrar's own transaction."""
@@ -51,6 +55,8 @@ class Registrar:
         self._kept: list[Reception | Event] = []  # of a batch that failed: the next round begins with it
         self._look_again: set[str] = set()  # files that were busy or could not be read
         self._look_at = 0.0
+        self._backlog = Backlog(spool)
+        self._adopt_at = time.monotonic() + ADOPT_PERIOD_S
         self._read_failures: Counter[str] = Counter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
@@ -85,7 +91,10 @@ class Registrar:
                 if self._look_again and time.monotonic() >= self._look_at:
                     again, self._look_again = sorted(self._look_again), set()
                     self._enter_files(again)
-                self._enter(self._batch())
+                batch = self._batch()
+                self._enter(batch)
+                if not batch and time.monotonic() >= self._adopt_at:
+                    self._adopt()
             except Exception as error:
                 if _is_trouble(error):
                     log.warning("the ledger is away; receiving goes on", reason=type(error).__name__)
@@ -219,6 +228,14 @@ class Registrar:
         that is still being written is looked at again a little later.
         """
         names = list(self._spool.names())
+        for start in range(0, len(names), BATCH):
+            self._enter_files(names[start : start + BATCH])
+
+    def _adopt(self) -> None:
+        """Enter what a listener left behind that shares our spool and does not come back: its studies wait for it."""
+        self._adopt_at = time.monotonic() + ADOPT_PERIOD_S
+        with self._database.transaction() as connection:
+            names = self._backlog.names(connection, ORPHANED_AFTER_S)
         for start in range(0, len(names), BATCH):
             self._enter_files(names[start : start + BATCH])
 

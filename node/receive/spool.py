@@ -18,7 +18,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,32 +110,43 @@ class Spool:
         """
         return self.receive(received).commit([received.data_set])
 
-    def names(self) -> Iterator[str]:
-        """Names of all instances on the disk, oldest hour first; the quarantine is not among them."""
-        for hour in sorted(self.hours()):
+    def names(self, among: Iterable[str] | None = None) -> Iterator[str]:
+        """Names of all instances, or of those ``among`` these hours, oldest first; the quarantine is not looked at."""
+        for hour in sorted(self.changes() if among is None else among):
             try:
                 with os.scandir(self.folder / hour) as entries:
                     yield from sorted(f"{hour}/{entry.name}" for entry in entries if entry.name.endswith(".dcm"))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
 
-    def hours(self) -> dict[str, int]:
-        """Number of files in each hour's directory. Whatever else lies in the spool (lost+found) is not looked at."""
+    def changes(self) -> dict[str, int]:
+        """When each hour's directory got or lost a name, in ns. Whatever else lies in the spool is not looked at."""
+        found = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _HOUR.fullmatch(entry.name):
+                    try:
+                        found[entry.name] = Path(entry.path).stat().st_mtime_ns  # DirEntry.stat may be an old one (NFS)
+                    except FileNotFoundError:
+                        continue
+        return found
+
+    def hours(self, among: Iterable[str] | None = None) -> dict[str, int]:
+        """Number of files in each hour's directory, or in those ``among`` these."""
         counts = {}
-        for directory in self.folder.iterdir():
-            if _HOUR.fullmatch(directory.name):
-                try:
-                    with os.scandir(directory) as entries:
-                        counts[directory.name] = sum(1 for entry in entries if entry.name.endswith(".dcm"))
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
+        for hour in self.changes() if among is None else among:
+            try:
+                with os.scandir(self.folder / hour) as entries:
+                    counts[hour] = sum(1 for entry in entries if entry.name.endswith(".dcm"))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
         return counts
 
-    def names_older_than(self, seconds: float) -> list[str]:
-        """Names of the instances whose file was last written at least so long ago."""
+    def names_older_than(self, seconds: float, among: Iterable[str] | None = None) -> list[str]:
+        """Names of the instances whose file was last written at least so long ago, oldest hour first."""
         latest = time.time() - seconds
         names = []
-        for name in self.names():
+        for name in self.names(among):
             try:
                 if self.path(name).stat().st_mtime <= latest:
                     names.append(name)

@@ -262,6 +262,6 @@ def test_names_of_files_of_a_certain_age(tmp_path: Path, monkeypatch: pytest.Mon
     os.utime(spool.path(old), (time.time() - 100, time.time() - 100))
     names = list(spool.names())
     spool.path(vanishing).unlink()
-    monkeypatch.setattr(spool, "names", lambda: iter(names))
+    monkeypatch.setattr(spool, "names", lambda *_: iter(names))
     assert spool.names_older_than(60) == [old]
     assert sorted(spool.names_older_than(0)) == sorted([old, young])
