@@ -28,6 +28,8 @@ INSET = 0.07
 """Part of the depth next to each wall in which end plates are not followed along columns."""
 MIDDLE = (0.4, 0.6)
 """Parts of the depth between which the middle points lie."""
+LEAST_COURSE = 4
+"""Columns of both plates that a parabola is laid through, at least."""
 MIDDLE_BAND = 0.06
 """Columns this part of the depth to each side of the middle points are averaged."""
 LEAST_CONCAVE = 0.08
@@ -108,7 +110,10 @@ def six_points(body: NDArray[np.float32], up: Floats, front: int) -> SixPoints |
         return None
     corners, misfit = fitted
     corners = _pulled(corners, part, centre, axes)
-    local = np.concatenate([corners[:2], plates.middle(corners), corners[2:]])
+    middle = plates.middle(corners)
+    if middle is None:
+        return None
+    local = np.concatenate([corners[:2], middle, corners[2:]])
     return SixPoints(local @ axes + centre + origin, axes, misfit)
 
 
@@ -134,19 +139,23 @@ class _Plates:
         lines = [np.polyfit(self.x[inner], y[inner], 1) for y in self.courses]
         return np.array([[x, np.polyval(line, x)] for x in (self.x[0], self.x[-1]) for line in lines])
 
-    def middle(self, corners: Floats) -> Floats:
-        """(2, 2): the upper and lower middle point, (x, y)."""
+    def middle(self, corners: Floats) -> Floats | None:
+        """(2, 2): the upper and lower middle point, (x, y); ``None`` where the plates were not followed there."""
         front, back = float(corners[:2, 0].mean()), float(corners[2:, 0].mean())
         part = (self.x - front) / (back - front)
         chord = [corners[n, 1] + (corners[n + 2, 1] - corners[n, 1]) * part for n in (0, 1)]
         depth = (chord[0] - self.courses[0]) + (self.courses[1] - chord[1])
         band = (part > 0.2) & (part < 0.8)
+        if band.sum() < LEAST_COURSE:
+            return None
         a, b, _ = np.polyfit(part[band] - 0.5, depth[band], 2)
         # the vertex of the parabola; a flat body has none, and its middle is taken
         lowest = 0.5 - b / (2 * a) if a < -4 * LEAST_CONCAVE * (back - front) else 0.5
         lowest = float(np.clip(lowest, *MIDDLE))
         at = front + lowest * (back - front)
         near = np.abs(part - lowest) <= MIDDLE_BAND
+        if near.sum() < 2:
+            return None
         return np.array([[at, np.polyval(np.polyfit(self.x[near] - at, y[near], 1), 0.0)] for y in self.courses])
 
 

@@ -95,11 +95,11 @@ class RadiographSettings:
     points: PointSettings | None = None
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
-    lateral: float = 0.8
+    lateral: float = 0.7
     lateral_by_header: float = 0.2
     chest_films: bool = False
     least_vertebrae: int = 3
-    sure_body: float = 0.93
+    sure_body: float = 0.95
     worst_misfit: float = 0.15
     sure_front: float = 0.75
     upright: float = 0.7

@@ -25,7 +25,7 @@ from inference.geometry import Radiograph
 from inference.radiograph import SIZE, RadiographAnswer, RadiographSettings, evaluate
 from inference.runtime import Models, load_models
 from onnx_models import MODELS
-from onnx_models.training.evaluation_records import source_hash
+from onnx_models.training.evaluation_records import pipeline_source, source_hash
 from onnx_models.training.film_data import FormedFilm, end_plate_visibility
 from onnx_models.training.film_evaluation_set import FilmSet, load_set, negative, positive
 from onnx_models.training.film_geometry import FRONTAL
@@ -192,7 +192,7 @@ def load_film_runner(
     Raises ``ModelError`` where one is missing.
     """
     models = load_models(folder, "cpu", threads=1, names=list(settings.networks))
-    return FilmRunner(models, settings, source_hash(), real=real)
+    return FilmRunner(models, settings, source_hash(pipeline_source("radiograph")), real=real)
 
 
 def said_of(answer: RadiographAnswer) -> Record:

@@ -27,7 +27,7 @@ from onnx_models.training.radiograph_records import Record, load_film_runner, sa
 from onnx_models.training.radiograph_summary import LOWER, compressions
 
 LATERAL = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SURE_BODY = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93)
+SURE_BODY = (0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98)
 
 
 def records(settings: RadiographSettings, models: Path, folder: Path, looks: int) -> tuple[list[Record], list[Record]]:

@@ -141,3 +141,9 @@ def test_compression_ratios_of_perfect_masks_are_those_of_the_truth() -> None:
     assert np.corrcoef(true, seen)[0, 1] > 0.999
     assert abs(difference.mean()) < 0.2 and 1.96 * difference.std() < 1.5  # points; limits of agreement
     assert np.polyfit(true, seen, 1)[0] == pytest.approx(1, abs=0.02)
+
+
+def test_a_body_that_is_two_pieces_side_by_side_has_no_points() -> None:
+    body = np.zeros((60, 60), np.float32)
+    body[20:40, 10:16] = body[20:40, 44:50] = 1.0
+    assert six_points(body, np.array([-1.0, 0.0]), -1) is None
