@@ -8,7 +8,7 @@ from pathlib import Path
 
 from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
-from tests.chaos.department import PAUSE_S, Department, _uid_of
+from tests.chaos.department import PAUSE_S, Department, uid_of
 
 
 class SplitDepartment(Department):
@@ -38,7 +38,7 @@ class SplitDepartment(Department):
         stored = {index for index, reply in replies if reply.verdict is Verdict.STORED}
         with _counting:
             self.counts.sent += len(replies)
-            self.counts.acknowledged |= {_uid_of(files[index]) for index in stored}
+            self.counts.acknowledged |= {uid_of(files[index]) for index in stored}
         return [path for index, path in enumerate(files) if index not in stored]
 
 
