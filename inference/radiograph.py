@@ -99,7 +99,7 @@ class RadiographSettings:
     lateral_by_header: float = 0.2
     chest_films: bool = False
     least_vertebrae: int = 3
-    sure_body: float = 0.95
+    sure_body: float = 0.97
     worst_misfit: float = 0.15
     sure_front: float = 0.75
     upright: float = 0.7

@@ -39,7 +39,7 @@ class Notices:
 
     def tell(self, kind: str, subject: str, address: str, **detail: Any) -> None:
         """An event of ``kind`` about ``subject`` (an AE title or nothing), caused from ``address``; never blocks."""
-        TALLY.count(INCIDENTS, kind, str(detail["reason"]) if kind == "association_rejected" else "")
+        TALLY.count(INCIDENTS, kind, str(detail.get("reason", "")) if kind == "association_rejected" else "")
         now = self._clock()
         with self._lock:
             dropped = self._begin_period(now)

@@ -270,7 +270,7 @@ def test_the_frame_of_six_points_is_that_of_the_block() -> None:
 
 def test_a_network_that_fails_stops_the_analysis() -> None:
     def fail(inputs):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("a broken node")
 
     volume, blocks = spine([24.0] * 5)
     for name, output in (("labeller", "centre"), ("segmenter", "probability"), ("completion", "expected")):

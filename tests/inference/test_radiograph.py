@@ -370,11 +370,11 @@ def test_children_are_refused(film: ToyFilm) -> None:
 
 def test_a_network_that_fails_is_an_answer(film: ToyFilm) -> None:
     def fails(inputs):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("a broken node")
 
     answer = evaluate(Radiograph(film.pixels), models(ToySession({"body": fails})), age_years=70)
     assert answer.findings.refusal.code is RefusalCode.MODEL_FAILED
-    assert "out of memory" in answer.findings.refusal.sentence
+    assert "a broken node" in answer.findings.refusal.sentence
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])

@@ -20,7 +20,7 @@ from inference.geometry import Radiograph
 from inference.runtime import CPU, Models
 from node import gate
 from node.analyze import analyze
-from node.answering import FilmPipeline, film_pipeline
+from node.answering import FilmPipeline
 from node.gate import GatePolicy, InstanceHeader, LoadedFilm, Unevaluable, load_film
 from node.ledger import Database, intake, overview
 from node.receive.registrar import Registrar
@@ -426,7 +426,7 @@ def test_analyze_writes_a_folder_for_each_film(tmp_path: Path, plain: Settings) 
 
 
 def test_analyze_without_a_pipeline_lists_films_with_the_reason(tmp_path: Path, plain: Settings) -> None:
-    out, listing = analyzed(tmp_path, plain, film_pipeline(plain), LATERAL)
+    out, listing = analyzed(tmp_path, plain, None, LATERAL)
     (series,) = listing["series"]
     assert series["outcome"] == "not_eligible"
     assert series["reason"]["code"] == "NOT_INSTALLED"

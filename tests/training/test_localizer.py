@@ -128,7 +128,7 @@ def test_loss_teaches_every_part(scene: Scene) -> None:
     network = Localizer((4, 8, 8))
     loss, numbers = loss_of(network, batch, 0.1)
     loss.backward()
-    assert set(numbers) == {"distance_mm", "spread", "flat", "presence"}
+    assert set(numbers) == {"distance_mm", "near_mm", "spread", "flat", "presence"}
     without = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert not without
 

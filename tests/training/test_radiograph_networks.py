@@ -36,10 +36,13 @@ from onnx_models.training.radiograph_task import (  # noqa: E402
     BodyTask,
     WholeFilmTask,
     batch_of,
+    cut,
     dice_loss,
     dice_of,
     export_network,
     judged,
+    mirrored,
+    occupied,
     whole_film_loss,
 )
 from onnx_models.training.train import TASKS, load_task  # noqa: E402
@@ -105,7 +108,7 @@ def test_what_the_pipeline_takes_for_unexposed_is_zero_and_teaches_nothing(film:
 def test_maps_lie_where_the_truth_lies(film: StoredFilm) -> None:
     shown = straight(film)
     maps, known = target_maps(shown)
-    body, centre, sacrum, front = maps
+    body, centre, sacrum, front, head = maps
     truth = shown.truth.moved(canvas_matrix(shown.image.shape))
     assert "S1" in truth.levels
     for n, level in enumerate(truth.levels):
@@ -119,10 +122,10 @@ def test_maps_lie_where_the_truth_lies(film: StoredFilm) -> None:
             assert body[r, c] == 1
             if shown.seen[n] > 0.9:
                 assert centre[r, c] > 0.7
-    assert known.any()
-    assert front[known > 0].all()  # the front lies towards column 0
+    assert known.any(axis=(1, 2)).all()
+    assert front[known[0] > 0].all() and head[known[1] > 0].all()  # towards column 0, and row 0
     mirrored, known = target_maps(straight(film, mirrored=True))
-    assert not mirrored[3][known > 0].any()
+    assert not mirrored[3][known[0] > 0].any() and mirrored[4][known[1] > 0].all()
     upright, known = target_maps(straight(film, quarter_turns=1))
     assert known.sum() < 0.5 * target_maps(shown)[1].sum()
     np.testing.assert_allclose(upright[0].sum(), body.sum(), rtol=0.02)
@@ -255,3 +258,28 @@ def test_the_export_has_the_pipelines_contract(tmp_path: Path, monkeypatch: pyte
     assert [(i.name, i.shape) for i in session.get_inputs()] == [("film", [1, 1, SIZE, SIZE])]
     expected = [(name, [1, 1, SIZE, SIZE]) for name in MAPS] + [("view", [1, 6])]
     assert [(o.name, o.shape) for o in session.get_outputs()] == expected
+
+
+def test_an_image_of_the_pool_turned_about_tells_the_same_of_its_patient(film: StoredFilm) -> None:
+    shown = sample(film, np.random.default_rng(5), Look(counts=1e6))
+    for axis, which in ((0, 4), (1, 3)):
+        turned = mirrored(shown, axis)
+        np.testing.assert_array_equal(np.flip(turned.canvas, axis), shown.canvas)
+        np.testing.assert_array_equal(np.flip(turned.maps[:3], 1 + axis), shown.maps[:3])
+        known = turned.known[which - 3] > 0
+        assert known.any() and not (turned.maps[which][known] == np.flip(shown.maps[which], axis)[known]).any()
+        again = mirrored(turned, axis)
+        np.testing.assert_array_equal(again.maps[3:] * again.known, shown.maps[3:] * shown.known)
+
+
+def test_batches_are_cut_to_what_is_not_empty(folder: Path) -> None:
+    task, rng = WholeFilmTask(folder), np.random.default_rng(2)
+    for _ in range(3):
+        batch = task.samples(rng, ("lateral spine",), 0.0)
+    sizes = {s.canvas.shape for s in batch}
+    assert len(sizes) == 1 and all(n % 32 == 0 for n in sizes.pop())
+    assert all(s.maps.shape[1:] == s.known.shape[1:] == s.canvas.shape for s in batch)
+    assert {s.canvas.shape for s in task.samples(rng, ("lateral spine",), 0.9)} == {(SIZE, SIZE)}
+    full = task.samples(rng, ("lateral spine",), 0.9)[0]
+    inner = cut(full, *occupied(full))
+    assert inner.canvas.sum() == full.canvas.sum() and inner.maps.sum() == full.maps.sum()

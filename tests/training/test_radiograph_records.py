@@ -60,7 +60,7 @@ def film() -> FormedFilm:
 
 
 def runner(maps: NDArray[np.float32]) -> FilmRunner:
-    return FilmRunner(Told({}, (), "none", maps), RadiographSettings(points=None), "source")
+    return FilmRunner(Told({}, (), "none", maps=maps), RadiographSettings(points=None, sure_body=0.85), "source")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_body_that_covers_two_has_merged_them(film: FormedFilm) -> None:
 
 
 def test_nothing_found_is_refused_and_counts_as_not_found(film: FormedFilm) -> None:
-    told = runner(np.zeros((4, 256, 256), np.float32)).judged(film, 0)
+    told = runner(np.zeros((5, 256, 256), np.float32)).judged(film, 0)
     assert told["refusal"] == "NO_SPINE_FOUND"
     assert told["dice"] is None
     assert found_part([told], LOWER) == 0
