@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from node import __version__
 from node.ledger import Database, check_server, intake, migrate
+from node.process import check_storage
 from node.receive.spool import Spool
 from node.service import database_of_stopped, restore_marker
 from node.settings import Settings
@@ -63,6 +64,7 @@ def back_up(settings: Settings, dsn: str, folder: Path) -> Manifest:
     OSError
         The folder cannot be written.
     """
+    check_storage(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     if any(folder.iterdir()):

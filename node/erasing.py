@@ -17,6 +17,7 @@ import structlog
 from pydicom import dcmread
 
 from node.ledger import Database, erasure, intake
+from node.process import check_storage
 from node.queue import release_stalled
 from node.receive.spool import QUARANTINE, Spool
 from node.settings import Settings
@@ -52,6 +53,7 @@ def erase_patient(settings: Settings, database: Database, patient_id: str, patie
     BusyError
         A worker did not finish within ``patience_s``.
     """
+    check_storage(settings)
     spool = Spool(settings.spool_dir)
     with database.transaction() as connection:
         studies = erasure.studies_of(connection, patient_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from node.settings import Settings
+from node.settings import ConfigurationError, Settings
 
 
 def stop_event() -> threading.Event:
@@ -74,3 +74,13 @@ def write_state(settings: Settings, **changes: Any) -> None:
         temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(read_state(settings) | changes), encoding="ascii")
         temporary.replace(path)
+
+
+def check_storage(settings: Settings) -> None:
+    """Refuse to start beside a volume that is not mounted: what is acknowledged must not lie where no other looks."""
+    missing = [folder for folder in (settings.spool_dir, settings.outbox_dir) if not folder.is_dir()]
+    if settings.storage_dir is not None and missing:
+        raise ConfigurationError(
+            f"the shared storage {settings.storage_dir} has no folder {missing[0].name}: is its volume mounted? For a "
+            f"new installation make it once: mkdir -m 700 {settings.spool_dir} {settings.outbox_dir}"
+        )

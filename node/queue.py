@@ -169,9 +169,14 @@ def release_stalled(dsn: str, stalled_after_s: float) -> int:
         app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn, min_size=1, max_size=2))
         async with app.open_async():
             stalled = list(await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_after_s))
+            ended = []
             for job in stalled:
-                await app.job_manager.finish_job(job, status=procrastinate.jobs.Status.FAILED, delete_job=True)
-            return stalled
+                try:
+                    await app.job_manager.finish_job(job, status=procrastinate.jobs.Status.FAILED, delete_job=True)
+                except ConnectorException:  # another machine's keeper was first, or the database is away
+                    continue
+                ended.append(job)
+            return ended
 
     released = asyncio.run(release())
     if released:

@@ -21,7 +21,7 @@ import structlog
 from node.logs import configure_logs, count_as, log_uncaught
 from node.metrics.channel import answer_from
 from node.metrics.tally import TALLY
-from node.process import reload
+from node.process import check_storage, reload
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,9 @@ def main(role: str, orders: TextIO, figures: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow_supervisor, name="follow supervisor", daemon=True).start()
-    run(Settings.model_validate(order["settings"]), order["dsn"])
+    settings = Settings.model_validate(order["settings"])
+    check_storage(settings)  # the volume may have gone since the supervisor looked: nothing is done beside it
+    run(settings, order["dsn"])
 
 
 if __name__ == "__main__":

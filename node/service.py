@@ -22,7 +22,7 @@ from node.child import Child, RoleProcess
 from node.ledger import Database, DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.logs import count_as
 from node.metrics.tally import RESTARTS, TALLY
-from node.process import read_state, reload_event, state_path, stop_event, write_state
+from node.process import check_storage, read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
 from node.role import ROLES
 from node.settings import ConfigurationError, Entrance, Receive, Settings
@@ -173,16 +173,6 @@ def check_certificates(settings: Settings) -> None:
             destination_context(destination.tls)
 
 
-def check_storage(settings: Settings) -> None:
-    """Refuse to start beside a volume that is not mounted: what is acknowledged must not lie where no other looks."""
-    missing = [folder for folder in (settings.spool_dir, settings.outbox_dir) if not folder.is_dir()]
-    if settings.storage_dir is not None and missing:
-        raise ConfigurationError(
-            f"the shared storage {settings.storage_dir} has no folder {missing[0].name}: is its volume mounted? For a "
-            f"new installation make it once: mkdir -m 700 {settings.spool_dir} {settings.outbox_dir}"
-        )
-
-
 def _keep(settings: Settings, dsn: str, stop: threading.Event) -> None:
     """The keeper's rounds, in a thread of their own: a database that hangs must not hold up the supervisor."""
     from node.keeper import Keeper  # noqa: PLC0415 (it can make objects: not in the way of the start)
@@ -272,7 +262,7 @@ def database_of_stopped(settings: Settings) -> Iterator[str]:
 
 def restore_marker(settings: Settings) -> Path:
     """There while a back-up is being restored: half of one must not be worked on."""
-    return settings.data_dir / "restore-unfinished"
+    return (settings.storage_dir or settings.data_dir) / "restore-unfinished"
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class ClosedError(Exception):
+    """The process ends: nothing more is begun."""
+
+
 class Turns:
     """Shared by the threads of one process.
 
@@ -27,17 +31,32 @@ class Turns:
         self._in_work = 0
         self._alone = False
         self._wanting_alone = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     @contextmanager
     def place(self, *, alone: bool) -> Iterator[None]:
-        """Work on a study, beside others or ``alone``; whoever wants to be alone is let in before who comes later."""
+        """Work on a study, beside others or ``alone``; whoever wants to be alone is let in before who comes later.
+
+        Raises
+        ------
+        ClosedError
+            Nobody is let in any more.
+        """
         with self._changed:
             if alone:
                 self._wanting_alone += 1
-                self._changed.wait_for(lambda: not self._in_work)
+                self._changed.wait_for(lambda: self._closed or not self._in_work)
                 self._wanting_alone -= 1
             else:
-                self._changed.wait_for(lambda: not self._alone and not self._wanting_alone)
+                self._changed.wait_for(lambda: self._closed or not (self._alone or self._wanting_alone))
+            if self._closed:
+                raise ClosedError
             self._in_work += 1
             self._alone = alone
         try:

@@ -38,7 +38,7 @@ from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
 from node.settings import Settings
-from node.turns import Turns
+from node.turns import ClosedError, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +89,11 @@ class Workflow:
         """
         with self._database.transaction() as connection:
             alone = answers.has_been_tried(connection, study_uid)
-        with self._turns.place(alone=alone):
-            self._evaluate_when_complete(study_uid)
+        try:
+            with self._turns.place(alone=alone):
+                self._evaluate_when_complete(study_uid)
+        except ClosedError:  # the process ends: the keeper wakes the study again
+            return
 
     def _evaluate_when_complete(self, study_uid: str) -> None:
         evaluation = self._begin_when_complete(study_uid)
@@ -99,7 +102,7 @@ class Workflow:
         try:
             self._evaluate(study_uid)
         except SpoolDamagedError as error:
-            self._mend_or_park(study_uid, error)
+            self._mend_or_park(evaluation, error)
             return
         except PASSING as error:
             log.warning("evaluation postponed", study=_short(study_uid), reason=type(error).__name__)
@@ -113,6 +116,7 @@ class Workflow:
             return
         except MemoryError as error:
             self._failed(evaluation, error, "the machine has too little memory for this study", QUIETER_S)
+            self._turns.close()
             self._out_of_memory()
             return
         except Exception as error:
@@ -141,6 +145,7 @@ class Workflow:
                 intake.record_event(connection, "study_parked", evaluation.study_uid, {"reason": reason})
             else:
                 self._queue.wake_evaluation(connection, evaluation.study_uid, wait_s)
+        TALLY.count(EVALUATIONS, "parked" if parked else "failed")
 
     def _evaluate(self, study_uid: str) -> None:
         with self._database.transaction() as connection:
@@ -166,21 +171,25 @@ class Workflow:
                 self._answer(study_uid, decision, headers, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
 
-    def _mend_or_park(self, study_uid: str, damage: SpoolDamagedError) -> None:
+    def _mend_or_park(self, evaluation: Evaluation, damage: SpoolDamagedError) -> None:
         """Go on with images that came twice; without a second one, say so and wait for a person."""
+        study_uid = evaluation.study_uid
         kinds = list(damage.found.values())
         detail = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
         with self._database.transaction() as connection:
             names = {row["id"]: row["spool_name"] for row in intake.instances_of(connection, study_uid)}
-            lost = set(damage.found) - intake.replace_lost(connection, list(damage.found))
+            found = [row_id for row_id in damage.found if row_id in names]  # others went by retention meanwhile
+            lost = set(found) - intake.replace_lost(connection, found)
             intake.record_event(connection, "spool_damaged", study_uid, {**detail, "without_a_second": len(lost)})
             if lost:
                 answers.park(connection, study_uid, str(damage))
-            else:
+            else:  # no fault of the study: no attempt
+                answers.postpone_evaluation(connection, evaluation)
                 self._queue.wake_evaluation(connection, study_uid, 0.0)
         for row_id, state in damage.found.items():
             if state == ALTERED and row_id in names:
                 self._spool.quarantine(names[row_id])
+        TALLY.count(EVALUATIONS, "parked" if lost else "postponed")
         log.error("images of the spool are damaged", study=_short(study_uid), parked=bool(lost), **detail)
 
     def _begin_when_complete(self, study_uid: str) -> Evaluation | None:

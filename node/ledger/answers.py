@@ -370,7 +370,8 @@ def outstanding_studies(connection: Connection) -> list[str]:
            AND {UNSEEN}
            AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j
                             WHERE j.lock = 'study:' || s.study_uid AND j.status IN ('todo', 'doing'))
-         ORDER BY s.study_uid  -- keepers of several machines wait for each other's jobs: in one order, not in a circle
+         -- keepers and registrars of several machines wait for each other's jobs: in one order, not in a circle
+         ORDER BY s.study_uid COLLATE "C"
         """.encode()
     )
     return [row["study_uid"] for row in rows]

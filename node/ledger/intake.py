@@ -136,10 +136,10 @@ def replace_lost(connection: Connection, ids: list[int]) -> set[int]:
     """Let a duplicate take the place of each of these receptions, whose file is lost; the ids that have one."""
     replaced = connection.execute(
         """
-        UPDATE instance SET duplicate_of = NULL
+        UPDATE instance SET duplicate_of = CASE WHEN instance.id <> heir.id THEN heir.id END
           FROM (SELECT min(id) AS id, duplicate_of AS lost FROM instance
                  WHERE duplicate_of = ANY(%s) AND id <> ALL(%s) AND erased_at IS NULL GROUP BY duplicate_of) heir
-         WHERE instance.id = heir.id RETURNING heir.lost
+         WHERE instance.duplicate_of = heir.lost RETURNING heir.lost
         """,
         (ids, ids),
     ).fetchall()

@@ -27,7 +27,7 @@ INCIDENTS = Family(
     ("kind", "reason"),
 )
 ASSOCIATIONS = Family("receive_associations_total", "Associations that were accepted.", ("calling_ae_title",))
-EVALUATIONS = Family("evaluations_total", "Evaluations of studies: done, postponed, parked.", ("outcome",))
+EVALUATIONS = Family("evaluations_total", "Evaluations of studies: done, postponed, failed, parked.", ("outcome",))
 SERIES = Family("series_total", "Decisions about series (or single radiographs).", ("outcome", "reason"))
 DELIVERIES = Family(
     "deliveries_total", "Tries to deliver one object: stored, retry, parked.", ("destination", "outcome")

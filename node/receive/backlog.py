@@ -19,7 +19,7 @@ HOUR = "%Y%m%d%H"
 
 
 class Backlog:
-    """Looks for names that the ledger does not have. Of one thread."""
+    """Looks for names that the ledger does not have. Threads may share it."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -28,14 +28,15 @@ class Backlog:
     def names(self, connection: intake.Connection, older_than_s: float) -> list[str]:
         """Names of whole or torn instances, last written at least so long ago, that have no row; oldest hour first."""
         changes = self._spool.changes()
-        self._settled = {hour: at for hour, at in self._settled.items() if hour in changes}
+        # copied: what another thread notes meanwhile is lost, and its directory read once more
+        self._settled = {hour: at for hour, at in self._settled.copy().items() if hour in changes}
         unsettled = [hour for hour, at in changes.items() if self._settled.get(hour) != at]
         if not unsettled:
             return []
         registered = intake.registered_per_hour(connection, _begin(min(unsettled)))
         suspicious = []
         for hour, files in self._spool.hours(unsettled).items():
-            if files > registered.get(hour, 0):
+            if files != registered.get(hour, 0):  # fewer, too: a file that is lost must not hide one that is new
                 suspicious.append(hour)
             elif time.time_ns() - changes[hour] > CLOCK_TICK_S * 1e9:
                 self._settled[hour] = changes[hour]

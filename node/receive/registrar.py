@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -93,7 +94,8 @@ class Registrar:
                     self._enter_files(again)
                 batch = self._batch()
                 self._enter(batch)
-                if not batch and time.monotonic() >= self._adopt_at:
+                late_s = time.monotonic() - self._adopt_at
+                if late_s >= (ADOPT_PERIOD_S if batch else 0.0):  # where images never cease, later, but not never
                     self._adopt()
             except Exception as error:
                 if _is_trouble(error):
@@ -173,7 +175,7 @@ class Registrar:
     def _let_go_of_lost(self, connection: psycopg.Connection[dict[str, Any]], rows: list[InstanceRow]) -> None:
         """What was received before and lost its file since must not make a duplicate of what came in its place."""
         before = intake.same_objects(connection, rows)
-        lost = [row["id"] for row in before if not self._spool.path(row["spool_name"]).exists()]
+        lost = [row["id"] for row in before if _is_gone(self._spool.path(row["spool_name"]))]
         if lost:
             intake.replace_lost(connection, lost)
             intake.mark_erased(connection, lost)
@@ -280,6 +282,16 @@ def _record(connection: psycopg.Connection[Any], events: Iterable[Event]) -> Non
 
 def _detail(spool_name: str, reason: str) -> dict[str, Any]:
     return {"spool_name": spool_name, "reason": reason}
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # says nothing about whether it is there
+        return False
+    return False
 
 
 def _row_of(reception: Reception, content: Content | None = None) -> InstanceRow:

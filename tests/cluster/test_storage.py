@@ -15,12 +15,13 @@ import pytest
 from node.ledger import Database, answers, intake
 from node.ledger.intake import InstanceRow
 from node.probe import probe
+from node.process import check_storage
 from node.receive import registrar as registrar_module
 from node.receive import spool as spool_module
 from node.receive.backlog import Backlog
 from node.receive.registrar import Registrar
 from node.receive.spool import OutOfSpaceError, Spool
-from node.service import check_storage, run
+from node.service import run
 from node.settings import ConfigurationError, Settings, load_settings
 from tests.conftest import wait_until
 from tests.dicom import SERIES, STUDY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from toy_spine import ToySession
 
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import whole_film
+from inference.film_names import NameSettings
 from inference.film_points import SIZE, PointSettings, crop_grid
 from inference.findings import KEYPOINTS, Grade, Level, Quality
 from inference.geometry import Radiograph
@@ -37,6 +39,11 @@ def film() -> ToyFilm:
     return filmed(bodies[:-1], bodies[-1])
 
 
+def chosen(**settings: Any) -> RadiographSettings:
+    """Settings with names; the drawn bodies are a little less sure than those that are told of a real film."""
+    return RadiographSettings(**{"names": NameSettings(), "sure_body": 0.9} | settings)
+
+
 def answered(
     film: ToyFilm,
     spacing: float | None = SPACING,
@@ -48,7 +55,7 @@ def answered(
 ) -> RadiographAnswer:
     square = (spacing, spacing) if spacing is not None else None
     radiograph = Radiograph(film.pixels, square, orientation=orientation, lateral=lateral, spacing_source="a test")
-    return evaluate(radiograph, models(network(film, **seen)), settings, age_years)
+    return evaluate(radiograph, models(network(film, **seen)), settings or chosen(), age_years)
 
 
 def assert_points_lie_on(film: ToyFilm, answer: RadiographAnswer, within: float = 1.5) -> None:
@@ -157,7 +164,7 @@ def test_names_need_the_sacrum(film: ToyFilm) -> None:
     without = answered(replace(film, sacrum=np.zeros_like(film.sacrum))).findings
     assert all(v.level is None for v in without.vertebrae) and without.numbering is None
     assert Quality.LEVELS_UNKNOWN in without.quality
-    off = answered(film, settings=RadiographSettings(names=None)).findings
+    off = answered(film, settings=chosen(names=None)).findings
     assert all(v.level is None for v in off.vertebrae)
 
 
@@ -207,7 +214,7 @@ def axes_of(points: np.ndarray) -> np.ndarray:
 def test_points_of_a_second_network_are_told_and_compared(film: ToyFilm, off_px: float, disagree: bool) -> None:
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": points_network(film, off_px)})
-    settings = RadiographSettings(points=PointSettings())
+    settings = chosen(points=PointSettings())
     assert settings.networks == ("film", "film_points")
     answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, settings, 70)
     alone = answered(film).findings
@@ -228,7 +235,7 @@ def test_points_of_which_the_network_is_not_sure_leave_those_of_the_outline(film
     )
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": session})
-    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, RadiographSettings(points=PointSettings()), 70)
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
     told = [v.heights_mm for v in answer.findings.vertebrae]
     alone = [v.heights_mm for v in answered(film).findings.vertebrae]
     assert told[0] != alone[0] and told[1:] == alone[1:]
@@ -239,7 +246,7 @@ def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> N
     nonsense = ToySession({"points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32)})
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": nonsense})
-    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, RadiographSettings(points=PointSettings()), 70)
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
     assert_points_lie_on(film, answer)
     assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
 
@@ -330,7 +337,7 @@ def test_other_views_are_refused(film: ToyFilm, view: str, code: RefusalCode) ->
 
 
 def test_lateral_chest_films_are_measured_where_a_site_wants_it(film: ToyFilm) -> None:
-    answer = answered(film, view="lateral chest", settings=RadiographSettings(chest_films=True))
+    answer = answered(film, view="lateral chest", settings=chosen(chest_films=True))
     assert answer.findings.refusal is None and len(answer.findings.vertebrae) == 5
 
 
