@@ -22,6 +22,8 @@ AIR = 0.2
 LEAK = 0.004
 """Part of the beam that passes the collimator's lead."""
 WORDS = "ABCDEFGHIJKLMNOPRSTUVWXYZ0123456789/:-. "
+BROAD = 7.0
+"""Standard deviation, in pixels of the film, of what is broad in bone: wider than plates, narrower than bodies."""
 
 
 def form(integrals: LineIntegrals, look: Look, rng: np.random.Generator) -> tuple[F32, Bools]:
@@ -89,6 +91,10 @@ def _attenuation(integrals: LineIntegrals, look: Look, rng: np.random.Generator)
         _blob(soft, rng, rng.uniform(0.2, 2.0), (0.01, 0.12))
     np.maximum(soft, 0, out=soft)
     bone = integrals.bone
+    if look.hollow > 0:
+        bone = np.maximum(bone - np.float32(look.hollow) * _wide_blur(bone, BROAD), 0)
+    if look.bone_blur > 0:
+        bone = ndimage.gaussian_filter(bone, look.bone_blur, truncate=2.5)
     if look.trabeculae > 0:
         bone = bone * (1 + np.float32(look.trabeculae) * smooth_field(shape, 1.3, rng))
     if look.lines:

@@ -26,6 +26,11 @@ class Look:
         An attenuation p is seen as p / (1 + hardening p): soft photons are gone behind thick parts.
     trabeculae, clutter_cm
         Relative amplitude of a fine texture of bone; amplitude of smooth fields of tissue.
+    hollow
+        Part of the broad attenuation of bone that is missing, so that bodies are dark between plates and walls: thin
+        trabeculae, or a CT from which only dense bone was taken.
+    bone_blur
+        Standard deviation, in pixels, by which bone alone is spread: thick voxels, motion.
     gas, blobs, lines
         Numbers of pockets of gas, of denser blobs, and of thin dense lines (calcified vessels, tubes, folds).
     scatter, scatter_width
@@ -59,6 +64,8 @@ class Look:
     metal_gain: float = 3.0
     hardening: float = 0.0
     trabeculae: float = 0.0
+    hollow: float = 0.0
+    bone_blur: float = 0.0
     clutter_cm: float = 0.0
     gas: int = 0
     blobs: int = 0
@@ -135,6 +142,19 @@ def sample_look(rng: np.random.Generator, tightest: float = 0.2) -> Look:
         text_lines=int(rng.choice([0, 0, 0, 1, 2, 4])),
         inverted=bool(rng.random() < 0.02),
     )
+
+
+def unlike_the_phantom(look: Look, rng: np.random.Generator) -> Look:
+    """The look with bone that is often hollow and broad: the phantom's plates are thin lines around even bodies.
+
+    For trainings alone: the films of an evaluation set are formed with the looks that they were defined with.
+    """
+    hollow = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.5 else 0.0
+    spread = float(rng.uniform(0.3, 2.8)) if rng.random() < 0.4 else 0.0
+    stronger = 1 + float(rng.uniform(0.0, 1.5)) * (
+        spread + hollow
+    )  # what is spread or hollow would else hardly be seen
+    return replace(look, hollow=hollow, bone_blur=spread, bone_gain=look.bone_gain * stronger)
 
 
 def clinical_look(rng: np.random.Generator, tightest: float = 0.05) -> Look:

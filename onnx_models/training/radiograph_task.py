@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
-from onnx_models.training.film_look import clinical_look
+from onnx_models.training.film_look import clinical_look, sample_look, unlike_the_phantom
 from onnx_models.training.metrics import dice_of
 from onnx_models.training.radiograph_data import FilmSource, Sample, sample, training_look
 from onnx_models.training.radiograph_network import (
@@ -141,7 +141,8 @@ class _FilmTask:
             self._source.reload()
         for _ in range(1 if self._pool else self.batch):
             film = self._source.draw(rng, views)
-            new = sample(film, rng, training_look(rng, film.view, progress))
+            look = training_look(rng, film.view, progress) or sample_look(rng, 0.06 if "chest" in film.view else 0.2)
+            new = sample(film, rng, unlike_the_phantom(look, rng))
             self._pool.append((new, occupied(new)))
         del self._pool[:-POOL]
         newest, box = self._pool[-1]

@@ -62,6 +62,19 @@ def test_bone_is_bright_and_scatter_takes_its_contrast() -> None:
     assert 0.2 * contrast[0] < contrast[1] < 0.8 * contrast[0]
 
 
+def test_hollow_bone_keeps_its_edges_and_spread_bone_its_amount() -> None:
+    shown = wedge(3.0)
+    whole, hollow, spread = (
+        form(shown, replace(CLEAN, hollow=h, bone_blur=b), np.random.default_rng(1))[0]
+        for h, b in ((0, 0), (1, 0), (0, 2))
+    )
+    without = form(wedge(), CLEAN, np.random.default_rng(1))[0]
+    inside, edge = (slice(38, 42), slice(28, 32)), (slice(30, 31), slice(28, 32))
+    assert (hollow - without)[inside].mean() < 0.4 * (whole - without)[inside].mean()
+    assert (hollow - without)[edge].mean() > 1.5 * (hollow - without)[inside].mean()
+    assert spread[26:29, 28:32].mean() > whole[26:29, 28:32].mean() + 0.01  # beyond the edge
+
+
 def test_inverted_films_have_dark_bone() -> None:
     image, _ = form(wedge(2.0), replace(CLEAN, inverted=True), np.random.default_rng(1))
     assert image[40, 30] < image[25, 30]
