@@ -169,6 +169,8 @@ def test_an_answer_that_kills_its_sender_each_time_is_parked_and_the_others_arri
     killed = Counter[int]()
 
     def kill() -> int:
+        # what else is under way when a sender dies each time is counted with it: let the others arrive first
+        wait_until(lambda: town.states()["fine"] == {"stored": 3}, 30, "what was under way beside it")
         os.kill(deadly[-1], signal.SIGKILL)
         killed[deadly[-1]] += 1
         return 0xA700
