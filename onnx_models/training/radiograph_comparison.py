@@ -98,10 +98,10 @@ def prepared_mask(mask: Bools) -> Bools:
 
 
 def trained(name: str, seed: int, minutes: float, build: Path = BUILD, films: Path = FOLDER) -> Training:
-    """One network of the table, trained for that long; from its checkpoint where there is one."""
+    """One network of the table, trained for that long (of a core's time); from its checkpoint where there is one."""
     task = BodyTask(f"comparison {name}", COMPARED[name], films)
     folder = build / "radiograph-comparison" / f"{name.lower().replace('-', '')}-{minutes:g}-{seed}"
-    training = Training(task, folder, seed=seed)
+    training = Training(task, folder, seed=seed, clock=time.process_time)
     training.resume()
     training.run(Schedule(minutes=minutes, warm_up_steps=20, evaluate_every_s=float("inf")), say=lambda line: None)
     return training
@@ -133,7 +133,7 @@ def section(told: Record, command: str) -> str:
     films = next(iter(rows.values()))[0]["films"]
     lines = [
         f"`{command}`; {told['set']} (SHA-256 `{told['sha256'][:12]}`), {films} films; {told['minutes']:g} minutes",
-        f"of a shared core each, {count} seeds; 256 x 256, Dice loss, the same films. Means over the seeds.",
+        f"of one core's time each, {count} seeds; 256 x 256, Dice loss, the same films. Means over the seeds.",
         "",
         "| network | weights | steps | Dice (seeds) | " + " | ".join(STRATA) + " | L2 to L5 | sensitivity | "
         "specificity | ROC AUC | PR AUC |",

@@ -116,6 +116,8 @@ class Training:
     averaged: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     stopping: bool = field(init=False, default=False)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds that `elapsed_s` counts; `time.process_time` where trainings are compared on a machine that is shared."""
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
@@ -167,13 +169,13 @@ class Training:
 
     def run(self, schedule: Schedule, say: Callable[[str], None] = print) -> None:
         """Train until a bound of the schedule is reached or `stopping` is set, and leave a checkpoint."""
-        began = time.monotonic() - self.elapsed_s
+        began = self.clock() - self.elapsed_s
         saved = evaluated = time.monotonic()
         sums: dict[str, list[float]] = {}
         while (progress := schedule.progress(self.step, self.elapsed_s)) < 1.0 and not self.stopping:
             numbers = self._one_step(schedule, progress)
             self.step += 1
-            self.elapsed_s = time.monotonic() - began
+            self.elapsed_s = self.clock() - began
             for key, value in numbers.items():
                 sums.setdefault(key, []).append(value)
             if self.step % schedule.log_every == 0:
