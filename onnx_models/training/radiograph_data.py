@@ -7,12 +7,13 @@ Index is (row, column), pixel centres at whole numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from inference.film_grid import FilmGrid, whole_film
 from inference.film_preparation import prepare
@@ -124,6 +125,27 @@ def sample(film: StoredFilm, rng: np.random.Generator, look: Look | None = None)
     canvas, measured = prepared(shown.image)
     maps, known = target_maps(shown)
     return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))
+
+
+def repainted(shown: Sample, rng: np.random.Generator) -> Sample:
+    """The image with other bodies: darker or brighter than what is around them, with plates and walls of any strength.
+
+    Plates that are thin and even bodies that are brighter than discs are the phantom's; a network that has learnt
+    them sees nothing in a film whose plates are broad and whose bodies are no brighter than what lies beside them.
+    For trainings alone.
+    """
+    body = shown.maps[0] + shown.maps[2]
+    if not body.any():
+        return shown
+    soft = ndimage.gaussian_filter(body, rng.uniform(0.6, 2.4), truncate=3.0)
+    plates, walls = (np.abs(g) / max(float(np.abs(g).max()), 1e-6) for g in np.gradient(soft))
+    texture = ndimage.gaussian_filter(rng.standard_normal(body.shape).astype(np.float32), rng.uniform(0.5, 2.0))
+    texture *= rng.uniform(0.0, 0.08) / max(float(texture.std()), 1e-6)
+    inner, plate, wall = rng.uniform(-0.4, 0.3), rng.uniform(0.0, 0.6), rng.uniform(-0.15, 0.35)
+    canvas = shown.canvas + np.float32(inner) * soft + np.float32(plate) * plates + np.float32(wall) * walls + texture
+    canvas = ndimage.gaussian_filter(canvas, rng.uniform(0.0, 1.2), truncate=3.0)
+    canvas = np.where(shown.canvas > 0, np.clip(canvas, 0, 1), 0).astype(np.float32)
+    return replace(shown, canvas=canvas)
 
 
 class FilmSource:

@@ -19,7 +19,15 @@ from onnx_models.training.film_rendering import LineIntegrals  # noqa: E402
 from onnx_models.training.film_truth import FilmTruth, film_truth  # noqa: E402
 from onnx_models.training.film_views import FILM, blank  # noqa: E402
 from onnx_models.training.phantom import sample_patient  # noqa: E402
-from onnx_models.training.radiograph_data import FilmSource, Sample, canvas_matrix, prepared, sample, target_maps  # noqa: E402
+from onnx_models.training.radiograph_data import (  # noqa: E402
+    FilmSource,
+    Sample,
+    canvas_matrix,
+    prepared,
+    repainted,
+    sample,
+    target_maps,
+)
 from onnx_models.training.radiograph_network import (  # noqa: E402
     MAPS,
     SIZE,
@@ -76,6 +84,21 @@ def folder(film: StoredFilm, tmp_path: Path) -> Path:
 
 def straight(film: StoredFilm, **place: object) -> FormedFilm:
     return formed(film, np.random.default_rng(1), Look(counts=1e6), Placement(**place))  # type: ignore[arg-type]
+
+
+def test_repainted_bodies_differ_where_bodies_are_and_the_truth_stays(film: StoredFilm) -> None:
+    shown = sample(film, np.random.default_rng(2), Look(counts=1e6))
+    again = repainted(shown, np.random.default_rng(4))
+    assert again.maps is shown.maps
+    assert again.known is shown.known
+    assert again.canvas.min() >= 0
+    assert again.canvas.max() <= 1
+    assert not again.canvas[shown.canvas == 0].any()  # outside the film and its field
+    body, far = shown.maps[0] > 0.5, (shown.maps[0] == 0) & (shown.canvas > 0)
+    change = np.abs(again.canvas - shown.canvas)
+    assert change[body].mean() > 2 * np.median(change[far])
+    empty = Sample(shown.canvas, np.zeros_like(shown.maps), shown.known, shown.view)
+    assert repainted(empty, np.random.default_rng(4)) is empty
 
 
 def test_a_canvas_holds_the_whole_film_in_its_middle() -> None:
@@ -282,4 +305,5 @@ def test_batches_are_cut_to_what_is_not_empty(folder: Path) -> None:
     assert {s.canvas.shape for s in task.samples(rng, ("lateral spine",), 0.9)} == {(SIZE, SIZE)}
     full = task.samples(rng, ("lateral spine",), 0.9)[0]
     inner = cut(full, *occupied(full))
-    assert inner.canvas.sum() == full.canvas.sum() and inner.maps.sum() == full.maps.sum()
+    for whole, part in ((full.canvas, inner.canvas), (full.maps, inner.maps)):
+        assert part.sum() == pytest.approx(whole.sum(), rel=1e-5)
