@@ -40,7 +40,8 @@ train: train-env  ## every shipped model again, MINUTES each; resumes where it w
 	$(BIN)/python -m onnx_models.training.segmenter_generator held-out --count 60
 	-$(BIN)/python -m onnx_models.training.segmenter_generator shapes --count 600  # needs the real shapes (CONTRIBUTING.md)
 	$(BIN)/python -m onnx_models.training.completion_data
-	for network in localizer keypoints labeller segmenter completion; do \
+	$(BIN)/python -m onnx_models.training.film_generator --count 340 --held-out 24
+	for network in localizer keypoints labeller segmenter completion film; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
 	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \
 	done

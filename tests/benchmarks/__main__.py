@@ -1,7 +1,8 @@
 """Prints a table and writes ``build/bench.json``; a peer that is not installed makes its rows "not measured".
 
 Each ratio is the median of interleaved pairs: ours, the peer, ours, the peer. Of rates (instances per second), a ratio
-above 1 means that ours is faster; of times, one below 1.
+above 1 means that ours is faster; of times, one below 1. Every run is kept in ``history.jsonl`` beside this file, and a
+ratio that is worse than it used to be by more than a fifth is told below the table.
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict
-from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import answering, lengths, receiving, sending
+from tests.benchmarks import answering, history, lengths, receiving, sending
 from tests.benchmarks.rows import Row
 
 BUILD = Path("build")
-HISTORY = Path(__file__).parent / "history.jsonl"
 
 
 def by_length(scratch: Path) -> list[Row]:
@@ -40,7 +41,11 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = [*receiving.measure(), *sending.measure(), *answering.measure(scratch), *by_length(scratch)]
+        measured = chain(receiving.measure(), sending.measure(), answering.measure(scratch), by_length(scratch))
+        rows = []
+        for row in measured:
+            print(row.line(), file=sys.stderr, flush=True)  # the table takes a quarter of an hour
+            rows.append(row)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")
@@ -58,13 +63,9 @@ def main() -> None:
     Console().print(table)
     BUILD.mkdir(exist_ok=True)
     (BUILD / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2), encoding="utf-8")
-    entry = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
-        "rows": [asdict(r) for r in rows],
-    }
-    with HISTORY.open("a", encoding="utf-8") as history:
-        history.write(json.dumps(entry) + "\n")
+    for slower in history.slow_downs(rows, history.runs(), os.cpu_count()):
+        print(slower.line())
+    history.remember(rows, os.cpu_count())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ class Row:
     ratio: float | None = None
     runs: int = 1
 
+    @property
+    def more_is_better(self) -> bool:
+        """Whether this is a rate; all else is a cost."""
+        return self.unit.endswith("/s")
+
     def line(self) -> str:
         """For a terminal."""
         theirs = "not measured" if self.peer_value is None else f"{self.peer_value:.3g}"
