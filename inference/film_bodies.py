@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 Map = NDArray[np.floating[Any]]
 
 
+DISC = 0.2
+"""A disc's height as a part of the distance between two centres: n bodies are as long as n distances less one disc."""
+NEIGHBOURS = 4
+"""A body's size is compared with so many of those nearest to it."""
 MOST_CENTRES = 64
 """Peaks beyond these many, the highest first, are not looked at: no film shows more vertebrae."""
 
@@ -47,6 +51,9 @@ class BodySettings:
         A component without a centre is a vertebra only from this mean probability on.
     edge
         A body nearer to the end of what was exposed than this many pixels is partial.
+    too_large, too_long
+        A body of more than so many times the median area of those nearest to it, and so many times as long as wide, is
+        several that were not parted.
     longest_step
         Distance between neighbours, in medians of it, at which the chain ends.
     missing_step
@@ -62,6 +69,8 @@ class BodySettings:
     valley: float = 0.85
     unseeded: float = 0.8
     edge: float = 1.5
+    too_large: float = 1.6
+    too_long: float = 1.3
     longest_step: float = 3.6
     missing_step: float = 1.6
 
@@ -83,7 +92,7 @@ class FilmBody:
     partial
         Cut by the end of the film or of its exposed field: never measured.
     seeded
-        Whether the network saw its centre.
+        Whether the network saw its centre, and its alone.
     """
 
     label: int
@@ -155,6 +164,7 @@ def find_bodies(
     mask = _without_small(ndimage.binary_fill_holes(mask) & ~taken, chosen.smallest)
     labels, seeded = _parted(mask, np.asarray(body, np.float64), np.asarray(centre, np.float64), chosen)
     labels, seeded = _worth_keeping(labels, seeded, chosen)
+    labels, seeded = _worth_keeping(*_divided(labels, seeded, np.asarray(body, np.float64), chosen), chosen)
     centres = np.array([np.argwhere(labels == n + 1).mean(axis=0) for n in range(len(seeded))]).reshape(-1, 2)
     chain = _chain(centres, chosen)
     places = _places(centres[chain], chosen)
@@ -238,6 +248,46 @@ def _worth_keeping(
     for new, old in enumerate(keep):
         renamed[old + 1] = new + 1
     return renamed[labels], [seeded[n] for n in keep]
+
+
+def _divided(
+    labels: NDArray[np.int32], seeded: list[bool], body: Floats, settings: BodySettings
+) -> tuple[NDArray[np.int32], list[bool]]:
+    """Bodies that are as large as several of their neighbours and as long, divided along their length.
+
+    Two bodies whose centres were seen as one, or not at all, are no vertebra of twice the height. They are parted
+    where the probability is least near where the ends should be; their parts count as bodies without a centre.
+    """
+    out, told = labels.copy(), list(seeded)
+    if len(seeded) < 3:
+        return out, told
+    numbers = np.arange(1, len(seeded) + 1)
+    area = ndimage.sum_labels(np.ones(labels.shape), labels, numbers)
+    centres = np.array(ndimage.center_of_mass(np.ones(labels.shape), labels, numbers))
+    distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    for n in range(len(seeded)):
+        others = np.argsort(distance[n])[1 : 1 + NEIGHBOURS]
+        if area[n] < settings.too_large * np.median(area[others]):
+            continue
+        places = np.argwhere(labels == n + 1)
+        spread, axes = np.linalg.eigh(np.cov((places - centres[n]).T))
+        if spread[1] < settings.too_long**2 * spread[0]:
+            continue
+        along = (places - centres[n]) @ axes[:, 1]
+        step = np.median(np.sort(distance[others], axis=1)[:, 1])  # of each to the one next to it
+        count = round(float((np.ptp(along) + 1) / step + DISC))
+        if count < 2:
+            continue
+        markers = np.zeros(labels.shape, np.int32)
+        for k in range(count):
+            middle = np.quantile(along, (k + 0.5) / count)
+            markers[tuple(places[np.abs(along - middle) <= 1].T)] = len(told) + k
+        markers[markers == len(told)] = n + 1
+        parts = watershed(ndimage.gaussian_filter(1 - body, 0.7), markers, mask=labels == n + 1, connectivity=2)
+        out = np.where(labels == n + 1, parts, out).astype(np.int32)
+        told[n] = False
+        told += [False] * (count - 1)
+    return out, told
 
 
 def _chain(centres: Floats, settings: BodySettings) -> list[int]:

@@ -78,8 +78,8 @@ class RadiographSettings:
     least_vertebrae
         Fewer whole bodies in a chain are not evaluated.
     sure_body, worst_misfit
-        Below this mean probability, or above this part of its area between a body and its fitted outline:
-        ``LOW_CONFIDENCE``.
+        Below this mean probability, or above this part of its area between a body and its fitted outline, or without
+        a centre of its own: ``LOW_CONFIDENCE``.
     sure_front
         Below this probability of the side of the front no anterior height is told from a posterior one:
         ``FRONT_UNSURE``.
@@ -436,7 +436,8 @@ class _Run:
             return replace(vertebra, quality=(Quality.NO_END_PLATES,))
         points = grid.image_points(measured.six.points)
         outlined = measured.outlined or measured.six
-        unsure = measured.body.probability < self.settings.sure_body or outlined.misfit > self.settings.worst_misfit
+        unsure = measured.body.probability < self.settings.sure_body or not measured.body.seeded
+        unsure = unsure or outlined.misfit > self.settings.worst_misfit
         flags = (
             (Quality.LOW_CONFIDENCE, unsure),
             (Quality.MASK_DISAGREES, measured.disagrees),

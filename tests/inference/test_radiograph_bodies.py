@@ -162,3 +162,21 @@ def test_a_map_of_noise_gives_no_more_bodies_than_a_film_can_show() -> None:
     answer = find_bodies(*noise, EVERYWHERE)
     assert len(answer.bodies) <= 128
     assert all(b.probability < 0.9 for b in answer.bodies)
+
+
+@pytest.mark.parametrize("together", [2, 3])
+def test_bodies_seen_as_one_are_parted_and_said_to_have_no_centre_of_their_own(together: int) -> None:
+    bodies = spine([(13.0, 12.4, 13.0)] * 8, top=(20, 100), depth=16.0)
+    mask = drawn(bodies, SHAPE)
+    first, last = bodies[2].points.mean(axis=0), bodies[1 + together].points.mean(axis=0)
+    mask[round(first[0]) : round(last[0]), 92:109] = np.maximum(mask[round(first[0]) : round(last[0]), 92:109], 0.9)
+    kept = [b for n, b in enumerate(bodies) if not 2 < n < 2 + together]  # one centre for all of them
+    answer = found(bodies, mask, centre=heat(kept))
+    assert_each_is_found(answer, bodies)
+    assert [b.seeded for b in answer.bodies] == [not 2 <= n < 2 + together for n in range(8)]
+
+
+def test_a_large_body_that_is_not_long_is_one() -> None:
+    bodies = spine([(13.0, 12.4, 13.0)] * 6, top=(20, 100), depth=16.0)
+    bodies[3] = Body(bodies[3].centre, bodies[3].heights, 34.0)
+    assert len(found(bodies).bodies) == 6
