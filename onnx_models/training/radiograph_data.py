@@ -18,7 +18,15 @@ from scipy import ndimage
 from inference.film_grid import FilmGrid, whole_film
 from inference.film_preparation import prepare
 from inference.geometry import Radiograph
-from onnx_models.training.film_data import LATERAL_VIEWS, VIEWS, FormedFilm, StoredFilm, formed
+from onnx_models.training.film_data import (
+    LATERAL_VIEWS,
+    VIEWS,
+    FormedFilm,
+    Placement,
+    StoredFilm,
+    formed,
+    sample_placement,
+)
 from onnx_models.training.film_look import Look, clinical_look
 from onnx_models.training.film_truth import coverage
 from onnx_models.training.film_views import blank
@@ -34,6 +42,8 @@ SHARES = {
 READABLE = (0.8, 0.3)
 """How often, at the begin and the end of a training, a film has the look that a department would pass: on many of the
 others no eye sees a body, and a network that is shown little else is slow to find out what it is to look for."""
+CLOSE = 0.3
+"""So many lateral films are shown closer than a department would collimate them: bodies of any size are bodies."""
 CENTRE_WIDTH = 0.11
 """Standard deviation of a centre's peak as a part of the body's diagonal, and at least 1.2 pixels."""
 LEAST_SEEN = 0.5
@@ -119,9 +129,23 @@ def training_look(rng: np.random.Generator, view: str, progress: float) -> Look 
     return clinical_look(rng, 0.05 if "chest" in view else 0.2)
 
 
-def sample(film: StoredFilm, rng: np.random.Generator, look: Look | None = None) -> Sample:
+def training_placement(film: StoredFilm, rng: np.random.Generator) -> Placement:
+    """As films are placed, and now and then closer: a view of a few vertebrae, one of them in its middle."""
+    drawn = sample_placement(rng, film.view)
+    if film.view != VIEWS[0] or not len(film.truth.levels) or rng.random() >= CLOSE:
+        return drawn
+    shape = np.array(film.integrals.soft.shape)
+    part = np.array([rng.uniform(0.4, 0.75), rng.uniform(0.5, 0.9)])
+    aim = film.truth.centres[rng.integers(len(film.truth.levels))] + rng.normal(0, 0.05, 2) * shape
+    at = np.clip((aim / shape - part / 2) / (1 - part), 0, 1)
+    return replace(drawn, part=(float(part[0]), float(part[1])), at=(float(at[0]), float(at[1])))
+
+
+def sample(
+    film: StoredFilm, rng: np.random.Generator, look: Look | None = None, place: Placement | None = None
+) -> Sample:
     """A new image of a stored film with its maps."""
-    shown = formed(film, rng, look)
+    shown = formed(film, rng, look, place)
     canvas, measured = prepared(shown.image)
     maps, known = target_maps(shown)
     return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))

@@ -22,7 +22,14 @@ from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER, LATERAL_VIEWS, VIEWS, StoredFilm
 from onnx_models.training.film_look import clinical_look, sample_look, unlike_the_phantom
 from onnx_models.training.metrics import dice_of
-from onnx_models.training.radiograph_data import FilmSource, Sample, repainted, sample, training_look
+from onnx_models.training.radiograph_data import (
+    FilmSource,
+    Sample,
+    repainted,
+    sample,
+    training_look,
+    training_placement,
+)
 from onnx_models.training.radiograph_network import (
     MAPS,
     SIZE,
@@ -43,7 +50,7 @@ FULL_FROM = 0.85
 """From this part of a training on batches are whole canvases; before, what is empty in all of a batch is cut off."""
 UPSIDE_DOWN = 0.25
 """So many of the images of the pool are shown upside down: seldom seen, the side of the head would not be learnt."""
-REPAINTED = 0.4
+REPAINTED = 0.55
 """So many of the images of the pool have bodies of another brightness and other plates than the phantom's."""
 SIDE = 32
 """Sides of what is cut are multiples of this many pixels."""
@@ -144,7 +151,7 @@ class _FilmTask:
         for _ in range(1 if self._pool else self.batch):
             film = self._source.draw(rng, views)
             look = training_look(rng, film.view, progress) or sample_look(rng, 0.06 if "chest" in film.view else 0.2)
-            new = sample(film, rng, unlike_the_phantom(look, rng))
+            new = sample(film, rng, unlike_the_phantom(look, rng), training_placement(film, rng))
             if rng.random() < REPAINTED:
                 new = repainted(new, rng)
             self._pool.append((new, occupied(new)))
