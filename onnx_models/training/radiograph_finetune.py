@@ -37,7 +37,7 @@ from onnx_models.training.radiograph_evaluation import OUTLINE
 from onnx_models.training.radiograph_network import WholeFilmNetwork
 from onnx_models.training.radiograph_records import Record, load_film_runner
 from onnx_models.training.radiograph_summary import estimates
-from onnx_models.training.radiograph_task import WholeFilmTask, batch_of, export_network, whole_film_loss
+from onnx_models.training.radiograph_task import FULL_FROM, WholeFilmTask, batch_of, export_network, whole_film_loss
 from onnx_models.training.train import Schedule, Training
 
 F64 = NDArray[np.float64]
@@ -112,7 +112,7 @@ class FineTuning(WholeFilmTask):
         own = max(1, round(SITE_SHARE * self.batch))
         site = [self._films[int(n)] for n in rng.integers(len(self._films), size=own)]
         shown = [_sample(varied(f.film, rng), f.front_known) for f in site]
-        shown += self.samples(rng, VIEWS, progress)[: self.batch - own]
+        shown += self.samples(rng, VIEWS, max(progress, FULL_FROM))[: self.batch - own]  # of the site's films' shape
         canvas, maps, known, view = batch_of(shown)
         return whole_film_loss(*network.logits(canvas), maps, known, view)
 
