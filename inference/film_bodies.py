@@ -49,6 +49,8 @@ class BodySettings:
         Two centres between which the map of centres stays above this part of the lower one are one.
     unseeded
         A component without a centre is a vertebra only from this mean probability on.
+    other_sacrum
+        A second piece of S1's map of this part of the first one's area: L5 or S2 was taken for S1, there is no anchor.
     edge
         A body nearer to the end of what was exposed than this many pixels is partial.
     too_large, too_long
@@ -68,6 +70,7 @@ class BodySettings:
     apart: float = 3.0
     valley: float = 0.85
     unseeded: float = 0.8
+    other_sacrum: float = 0.4
     edge: float = 1.5
     too_large: float = 1.6
     too_long: float = 1.3
@@ -324,13 +327,14 @@ def _places(centres: Floats, settings: BodySettings) -> list[int]:
 
 
 def _first_sacral(sacrum: Map, bodies: list[FilmBody], settings: BodySettings) -> tuple[NDArray[np.bool_], float]:
-    """S1's mask and mean probability, where it follows the last body as its next neighbour."""
+    """S1's mask and mean probability, where it is one, and follows the last body as its next neighbour."""
     nothing = np.zeros(sacrum.shape, bool)
     pieces, count = ndimage.label(sacrum >= settings.sacrum)
     if not count or len(bodies) < 2:
         return nothing, 0.0
-    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-    if largest.sum() < settings.smallest:
+    area = np.bincount(pieces.ravel())[1:]
+    largest = pieces == 1 + int(area.argmax())
+    if largest.sum() < settings.smallest or (area >= settings.other_sacrum * area.max()).sum() > 1:
         return nothing, 0.0
     at = np.argwhere(largest).mean(axis=0)
     steps = [float(np.linalg.norm(b.centre - a.centre)) / (b.place - a.place) for a, b in pairwise(bodies)]

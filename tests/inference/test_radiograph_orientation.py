@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toy_film import Body, drawn, spine
@@ -18,13 +20,16 @@ EVEN = np.ones(SHAPE, np.float32)
 
 def found(bodies: list[Body], sacrum: Body | None = None) -> tuple[FilmBodies, np.ndarray, np.ndarray]:
     """Bodies, and the maps that they were found on."""
-    row, column = np.indices(SHAPE)
-    centre = np.zeros(SHAPE)
-    for b in bodies:
-        centre = np.maximum(centre, np.exp(-((row - b.centre[0]) ** 2 + (column - b.centre[1]) ** 2) / 8))
     body = drawn(bodies, SHAPE)
     s1 = sacrum.covers(SHAPE) if sacrum is not None else np.zeros(SHAPE)
-    return find_bodies(body, centre, s1, np.ones(SHAPE, bool)), body, s1
+    return find_bodies(body, centres_of(bodies), s1, np.ones(SHAPE, bool)), body, s1
+
+
+def centres_of(bodies: list[Body]) -> np.ndarray:
+    """The map of centres."""
+    row, column = np.indices(SHAPE)
+    peaks = [np.exp(-((row - b.centre[0]) ** 2 + (column - b.centre[1]) ** 2) / 8) for b in bodies]
+    return np.max(peaks, axis=0)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_the_network_sees_the_head_on_every_body() -> None:
     assert head_is_up(seen, {"body": body, "sacrum": nothing, "head": elsewhere}) == pytest.approx(0)
 
 
-def test_names_are_counted_from_the_sacrum_across_a_gap() -> None:
+def test_names_are_counted_from_the_sacrum_as_far_as_the_count_is_sure() -> None:
     bodies = spine(GROWING, top=(20, 100), depth=16.0)
     row, column = bodies[-1].centre
     s1 = Body((row + 15.0, column), (12.0,) * 3, 16.0)
@@ -141,10 +146,34 @@ def test_names_are_counted_from_the_sacrum_across_a_gap() -> None:
     assert names.levels == (Level.T12, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5)
     assert names.numbering is not None and names.numbering.known
     assert [words[:17] for words in names.numbering.alternatives] == ["the lowest is L6 ", "the lowest is L4 "]
+    above = (None, None, None, Level.L3, Level.L4, Level.L5)
     gap, _, _ = found(bodies[:2] + bodies[3:], s1)
-    across = named(gap, NameSettings())
-    assert across.levels == (Level.T12, Level.L1, Level.L3, Level.L4, Level.L5)
-    assert across.confidences[0] < 0.9 * across.confidences[-1]
+    assert named(gap, NameSettings()).levels == above[1:]
+    third = seen.bodies[2]
+    for doubtful in (replace(third, probability=0.8), replace(third, seeded=False)):
+        doubted = replace(seen, bodies=(*seen.bodies[:2], doubtful, *seen.bodies[3:]))
+        assert named(doubted, NameSettings()).levels == above
+
+
+def test_a_vertebra_seen_as_two_ends_the_names() -> None:
+    bodies = spine(GROWING, top=(20, 100), depth=16.0)
+    row, column = bodies[2].centre
+    halves = [Body((row - 3.6, column), (5.0,) * 3, 16.0), Body((row + 3.6, column), (5.0,) * 3, 16.0)]
+    s1 = Body((bodies[-1].centre[0] + 15.0, bodies[-1].centre[1]), (12.0,) * 3, 16.0)
+    seen, _, _ = found(bodies[:2] + halves + bodies[3:], s1)
+    assert len(seen.bodies) == 7
+    named_upwards = [level for level in reversed(named(seen, NameSettings()).levels) if level is not None]
+    assert named_upwards[:3] == [Level.L5, Level.L4, Level.L3]
+    assert len(named_upwards) <= 4  # the lower half may pass for L2, nothing above it may
+
+
+def test_two_pieces_of_a_sacrum_are_no_anchor() -> None:
+    bodies = spine(GROWING, top=(20, 100), depth=16.0)
+    row, column = bodies[-1].centre
+    pieces = [Body((row + d, column), (10.0,) * 3, 16.0).covers(SHAPE) for d in (15.0, 30.0)]
+    seen, body, _ = found(bodies)
+    one, both = (find_bodies(body, centres_of(bodies), s1, EVEN > 0) for s1 in (pieces[0], np.maximum(*pieces)))
+    assert one.has_sacrum and not both.has_sacrum and len(both.bodies) == len(seen.bodies)
 
 
 def test_names_need_a_sure_sacrum() -> None:
@@ -161,5 +190,5 @@ def test_a_spine_longer_than_the_ladder_of_names_ends_unnamed() -> None:
     bodies = spine([(5.0, 4.8, 5.0)] * 26, top=(2, 100), depth=9.0, disc=2.0)
     s1 = Body((bodies[-1].centre[0] + 7.0, 100.0), (5.0,) * 3, 9.0)
     seen, _, _ = found(bodies, s1)
-    levels = named(seen, NameSettings()).levels
+    levels = named(seen, NameSettings(sure_body=0.0)).levels
     assert len(levels) == 26 and levels[-1] is Level.L5 and levels[0] is None
