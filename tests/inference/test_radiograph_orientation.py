@@ -190,5 +190,5 @@ def test_a_spine_longer_than_the_ladder_of_names_ends_unnamed() -> None:
     bodies = spine([(5.0, 4.8, 5.0)] * 26, top=(2, 100), depth=9.0, disc=2.0)
     s1 = Body((bodies[-1].centre[0] + 7.0, 100.0), (5.0,) * 3, 9.0)
     seen, _, _ = found(bodies, s1)
-    levels = named(seen, NameSettings(sure_body=0.0)).levels
+    levels = named(seen, NameSettings(sure_sacrum=0.8)).levels
     assert len(levels) == 26 and levels[-1] is Level.L5 and levels[0] is None
