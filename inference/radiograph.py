@@ -48,6 +48,7 @@ BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
 AS_SENT = 0.3
 """Evidence for the way that a film was sent, or that its header says: most films are sent upright."""
+MAPS = ("body", "centre", "sacrum", "front", "head")
 VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
 """What the network's output "view" tells, in its order."""
 
@@ -63,6 +64,8 @@ class RadiographSettings:
     body_network
         Name of one that sees the bodies alone (the method's own), whose map then takes the place of ``network``'s;
         centres, S1, front and view are still the latter's.
+    mirrored_too
+        Look at the film's mirror image as well, and take the mean: what is told of the one must hold for the other.
     bodies
         From its maps to bodies.
     points
@@ -91,6 +94,7 @@ class RadiographSettings:
 
     network: str = "film"
     body_network: str | None = None
+    mirrored_too: bool = True
     bodies: BodySettings = field(default_factory=BodySettings)
     points: PointSettings | None = None
     names: NameSettings | None = None
@@ -327,15 +331,24 @@ class _Run:
 
     def _seen(self, film: PreparedFilm, turn: int) -> _Seen:
         grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
-        shown = {"film": film.on(grid)[None, None]}
-        outputs = self.models.run(self.settings.network, shown)
-        if self.settings.body_network is not None:
-            outputs = outputs | self.models.run(self.settings.body_network, shown)
-        maps = {name: outputs[name][0, 0] for name in ("body", "centre", "sacrum", "front", "head")}
+        maps, views = self._told(film.on(grid))
+        if self.settings.mirrored_too:
+            mirrored, others = self._told(np.ascontiguousarray(film.on(grid)[:, ::-1]))
+            mirrored["front"] = 1 - mirrored["front"]
+            maps = {name: _mean(maps[name], mirrored[name][:, ::-1]) for name in maps}
+            views = _mean(views, others)
         measured = film.measured_on(grid)
         found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.settings.bodies)
-        view = {name: float(p) for name, p in zip(VIEWS, outputs["view"][0], strict=True)}
+        view = {name: float(p) for name, p in zip(VIEWS, views, strict=True)}
         return _Seen(turn, grid, maps, found, view, head_is_up(found, maps))
+
+    def _told(self, shown: NDArray[np.float32]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+        """(maps by name, each (256, 256), probabilities of `VIEWS`) that the networks tell of a prepared film."""
+        inputs = {"film": shown[None, None]}
+        outputs = self.models.run(self.settings.network, inputs)
+        if self.settings.body_network is not None:
+            outputs = outputs | self.models.run(self.settings.body_network, inputs)
+        return {name: outputs[name][0, 0] for name in MAPS}, outputs["view"][0]
 
     def _is_lateral(self, seen: _Seen) -> bool:
         said = seen.view[VIEWS[0]] + (seen.view[VIEWS[2]] if self.settings.chest_films else 0.0)
@@ -469,6 +482,10 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _mean(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray((a + b) / 2, np.float32)
 
 
 def _without_side(vertebra: Vertebra) -> Vertebra:

@@ -156,6 +156,18 @@ def test_pixels_that_are_no_squares_do_not_bend_ratios(film: ToyFilm) -> None:
         np.testing.assert_allclose(np.array(a.centroid_px) * [1, 2], b.centroid_px, atol=2)
 
 
+def test_a_side_that_is_told_of_the_mirror_image_too_is_no_side(film: ToyFilm) -> None:
+    session = network(replace(film, sacrum=np.zeros_like(film.sacrum)))
+    always_left = ToySession({n: (lambda inputs, n=n: session.run([n], inputs)[0]) for n in MAPS})
+    always_left._outputs["front"] = lambda inputs: np.full_like(inputs["film"], 0.95)
+    radiograph = Radiograph(film.pixels, (SPACING, SPACING))
+    once, twice = (
+        evaluate(radiograph, models(always_left), chosen(mirrored_too=mirrored)).findings for mirrored in (False, True)
+    )
+    assert Quality.FRONT_UNSURE in twice.quality and Quality.FRONT_UNSURE not in once.quality
+    assert len(once.vertebrae) == len(twice.vertebrae) == len(HEIGHTS)
+
+
 def test_names_need_the_sacrum(film: ToyFilm) -> None:
     named = answered(film).findings
     assert [v.level for v in named.vertebrae] == [Level.L1, Level.L2, Level.L3, Level.L4, Level.L5]

@@ -179,16 +179,23 @@ VIEW = {"lateral spine": 0, "AP spine": 1, "lateral chest": 2, "chest": 3, "othe
 def network(
     film: ToyFilm, view: str = "lateral spine", sure: float = 0.95, front: float = 0.95, spacing: float = 1.0
 ) -> ToySession:
-    """A network that knows ``film``: it recognises by how many quarter turns it was turned, and tells the truth."""
+    """A network that knows ``film``: it recognises how it was turned and mirrored, and tells the truth."""
     radiograph = Radiograph(film.pixels, spacing_mm=(spacing, spacing))
     prepared = prepare(radiograph)
     grids = [whole_film(film.pixels.shape, (spacing, spacing), SIZE, turn) for turn in range(4)]
     pictures = [prepared.on(grid) for grid in grids]
-    told: dict[int, dict[str, np.ndarray]] = {}
+    told: dict[tuple[int, bool], dict[str, np.ndarray]] = {}
 
     def answer(inputs):
-        turn = int(np.argmin([np.abs(p - inputs["film"][0, 0]).mean() for p in pictures]))
-        return told[turn] if turn in told else told.setdefault(turn, truth(turn))
+        shown = inputs["film"][0, 0]
+        far = [[np.abs(p - image).mean() for image in (shown, shown[:, ::-1])] for p in pictures]
+        turn, mirrored = divmod(int(np.argmin(far)), 2)
+        key = (turn, bool(mirrored))
+        return told[key] if key in told else told.setdefault(key, flipped(truth(turn)) if mirrored else truth(turn))
+
+    def flipped(seen):
+        seen = {n: m[..., ::-1] if n != "view" else m for n, m in seen.items()}
+        return seen | {"front": 1 - seen["front"]}
 
     def truth(turn):
         step = 0.5 * max(film.pixels.shape) / SIZE
