@@ -151,6 +151,16 @@ def sample(
     return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))
 
 
+def _spots(body: F32, rng: np.random.Generator) -> F32:
+    """Bright spots over bodies, and a few dark ones: processes, osteophytes, gas that lie before and behind them."""
+    spots = np.zeros_like(body)
+    places = np.argwhere(body > 0.3)
+    chosen = places[rng.integers(len(places), size=rng.integers(0, 14))] if len(places) else places
+    spots[tuple(chosen.T)] = rng.uniform(-0.3, 1.0, len(chosen))
+    spots = ndimage.gaussian_filter(spots, rng.uniform(0.8, 3.0, 2), truncate=3.0)
+    return np.asarray(spots * np.float32(rng.uniform(0.1, 0.6) / max(float(np.abs(spots).max()), 1e-6)), np.float32)
+
+
 def repainted(shown: Sample, rng: np.random.Generator) -> Sample:
     """The image with other bodies: darker or brighter than what is around them, with plates and walls of any strength.
 
@@ -167,6 +177,7 @@ def repainted(shown: Sample, rng: np.random.Generator) -> Sample:
     texture *= rng.uniform(0.0, 0.08) / max(float(texture.std()), 1e-6)
     inner, plate, wall = rng.uniform(-0.4, 0.3), rng.uniform(0.0, 0.6), rng.uniform(-0.15, 0.35)
     canvas = shown.canvas + np.float32(inner) * soft + np.float32(plate) * plates + np.float32(wall) * walls + texture
+    canvas += _spots(body, rng)
     canvas = ndimage.gaussian_filter(canvas, rng.uniform(0.0, 1.2), truncate=3.0)
     canvas = np.where(shown.canvas > 0, np.clip(canvas, 0, 1), 0).astype(np.float32)
     return replace(shown, canvas=canvas)
