@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
+from inference.film_names import NameSettings  # noqa: E402
 from inference.radiograph import RadiographSettings  # noqa: E402
 from inference.runtime import Models  # noqa: E402
 from onnx_models.training import radiograph_records  # noqa: E402
@@ -60,7 +61,8 @@ def film() -> FormedFilm:
 
 
 def runner(maps: NDArray[np.float32]) -> FilmRunner:
-    return FilmRunner(Told({}, (), "none", maps=maps), RadiographSettings(points=None, sure_body=0.85), "source")
+    settings = RadiographSettings(points=None, names=NameSettings(), sure_body=0.85, mirrored_too=False)
+    return FilmRunner(Told({}, (), "none", maps=maps), settings, "source")
 
 
 @pytest.fixture(scope="module")
