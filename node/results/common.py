@@ -1,7 +1,7 @@
 """Attributes that every object shares: patient and study copied verbatim, our series, equipment and one clock.
 
 Nothing of the patient is ever re-typed: elements are copied as they are, in the source's character set, and our own
-text is ASCII, which every character set contains. All dates are those of ``ResultContext.started_at``.
+text is ASCII, which every character set contains. All dates are those of ``ResultContext.dated_at``.
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ def source_zone(source: Dataset) -> timezone | None:
     return timezone(sign * offset) if offset < timedelta(hours=24) else None
 
 
-def local_start(source: Dataset, context: ResultContext) -> datetime:
-    """Start of the analysis on the source's own clock, or on the node's where the source names none."""
+def local_date(source: Dataset, context: ResultContext) -> datetime:
+    """Date and time of the answer on the source's own clock, or on the node's where the source names none."""
     zone = source_zone(source)
-    return context.started_at.astimezone(zone) if zone is not None else context.started_at
+    return context.dated_at.astimezone(zone) if zone is not None else context.dated_at
 
 
 def stamp(
@@ -152,8 +152,8 @@ def stamp(
     """
     first = source[0]
     copy_patient_and_study(result, first)
-    start = local_start(first, ctx)
-    date, time = start.strftime("%Y%m%d"), start.strftime("%H%M%S")
+    dated = local_date(first, ctx)
+    date, time = dated.strftime("%Y%m%d"), dated.strftime("%H%M%S")
     for event in ("InstanceCreation", "Content", "Series"):
         setattr(result, f"{event}Date", date)
         setattr(result, f"{event}Time", time)

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +20,21 @@ import pytest
 import yaml
 from pydicom import dcmread
 
+from inference.geometry import Radiograph
 from node.backup import BackupError, back_up, restore
 from node.deliver.courier import Courier
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.ledger import Database, DatabaseError, intake
 from node.receive.registrar import Registrar
 from node.receive.spool import Spool
+from node.results import FilmAnswer
 from node.service import database_of_stopped, restore_marker, run
 from node.settings import Settings
 from node.workflow import Workflow
 from tests.chaos.counts import record
 from tests.integration.test_films import LATERAL, NO_CT, OTHER_LATERAL, STUDY, House
+from tests.toy_film_pipeline import bodies_of, toy_film_pipeline
+from tests.unit.test_spool import ARRIVED
 
 pytestmark = [pytest.mark.chaos]
 
@@ -118,6 +124,51 @@ def test_an_empty_machine_goes_on_with_what_was_undelivered(
     with capsys.disabled():
         record("restored into an empty machine", sent=4, acknowledged=4, expected=12, received=12, duplicates=0,
                **{"in the ledger": 4, "digests per UID": {1: 12}})  # fmt: skip
+
+
+def test_an_answer_that_the_restored_ledger_does_not_know_comes_again_with_the_same_bytes(
+    tmp_path: Path, database: Database, empty_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The archive has results which were made after the back-up: under their UIDs there must never be other bytes."""
+    (tmp_path / "lost").mkdir()
+    house = House(tmp_path / "lost", database)
+    house.films = toy_film_pipeline(with_durations)
+    evaluate, house.evaluate = house.evaluate, lambda: None  # type: ignore[method-assign]
+    with SmallPacs(tmp_path / "pacs") as pacs:
+        house.receive(LATERAL.dataset())
+        house.receive(OTHER_LATERAL.dataset())
+        back_up(house.settings, database.dsn, tmp_path / "backup")
+        evaluate()
+        deliver(house.settings, database, pacs.port)
+        assert len(pacs.received) == 6
+        with database.transaction() as connection:
+            connection.execute("UPDATE answer SET started_at = started_at - interval '1 day'")  # it was yesterday
+
+        settings = house.settings.model_copy(update={"data_dir": tmp_path / "new", "database_dsn": empty_dsn})
+        restore(settings, tmp_path / "backup")
+        with Database(empty_dsn) as restored:
+            Workflow(settings, restored, NO_CT, house.films).evaluate_study(STUDY)
+            deliver(settings, restored, pacs.port)
+        digests: dict[str, set[str]] = {}
+        for item in pacs.received:
+            digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
+        dates = {(ds.ContentDate, ds.ContentTime) for ds in map(dcmread, pacs.stored().values())}
+    with capsys.disabled():
+        record("ledger older than the last results", sent=2, acknowledged=2, expected=6, received=len(digests),
+               duplicates=len(pacs.received) - len(digests),
+               **{"digests per UID": dict(Counter(map(len, digests.values())))})  # fmt: skip
+    assert len(pacs.received) == 12
+    assert len(digests) == 6, "no result under a second UID"
+    assert {len(found) for found in digests.values()} == {1}, "no second digest under one UID"
+    assert dates == {(f"{ARRIVED:%Y%m%d}", f"{ARRIVED:%H%M%S}")}, (
+        "dated by the last image that they rest on"
+    )
+
+
+def with_durations(film: Radiograph, age: float | None, progress: Callable[[str], None] | None) -> FilmAnswer:
+    """As the networks answer: with the seconds that it took, which are never the same."""
+    said = bodies_of(film, age, progress)
+    return replace(said, findings=replace(said.findings, timings_s={"points": time.perf_counter()}))
 
 
 def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Database, empty_dsn: str) -> None:
