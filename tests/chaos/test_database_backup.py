@@ -25,11 +25,13 @@ from node.backup import BackupError, back_up, restore
 from node.deliver.courier import Courier
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.ledger import Database, DatabaseError, intake
+from node.ledger.queue_schema import APPLICATION
+from node.machines import at_work
 from node.receive.registrar import Registrar
 from node.receive.spool import Spool
 from node.results import FilmAnswer
 from node.service import database_of_stopped, restore_marker, run
-from node.settings import Settings
+from node.settings import ConfigurationError, Settings
 from node.workflow import Workflow
 from tests.chaos.counts import record
 from tests.integration.test_films import LATERAL, NO_CT, OTHER_LATERAL, STUDY, House
@@ -160,9 +162,7 @@ def test_an_answer_that_the_restored_ledger_does_not_know_comes_again_with_the_s
     assert len(pacs.received) == 12
     assert len(digests) == 6, "no result under a second UID"
     assert {len(found) for found in digests.values()} == {1}, "no second digest under one UID"
-    assert dates == {(f"{ARRIVED:%Y%m%d}", f"{ARRIVED:%H%M%S}")}, (
-        "dated by the last image that they rest on"
-    )
+    assert dates == {(f"{ARRIVED:%Y%m%d}", f"{ARRIVED:%H%M%S}")}, "dated by the last image that they rest on"
 
 
 def with_durations(film: Radiograph, age: float | None, progress: Callable[[str], None] | None) -> FilmAnswer:
@@ -199,7 +199,7 @@ def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Dat
     image.unlink()
     with pytest.raises(BackupError, match=r"files are missing"):
         restore(fresh, backup)
-    with pytest.raises(DatabaseError, match=r"was interrupted: empty it"):
+    with pytest.raises(DatabaseError, match=r"was interrupted: then empty it"):
         run(fresh)
     restore_marker(fresh).unlink()
     with pytest.raises(BackupError, match=r"pg_dump failed: .*refused"):
@@ -233,6 +233,101 @@ def test_the_mend_for_another_major_version_is_true() -> None:
         assert "restored" in spine_node(folder, "jobs", "events")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class TwoMachines(House):
+    """A house whose storage and ledger are shared, as those of several machines."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        super().__init__(folder, database)
+        shared = {"storage_dir": folder / "storage", "database_dsn": database.dsn}
+        self.settings = self.settings.model_copy(update=shared)
+        self.mount()
+        self.spool = Spool(self.settings.spool_dir)
+
+    def mount(self) -> None:
+        for made in (self.settings.spool_dir, self.settings.outbox_dir):
+            made.mkdir(mode=0o700, parents=True)
+
+    def other_machine(self, dsn: str) -> Settings:
+        return self.settings.model_copy(update={"data_dir": self.folder / "other", "database_dsn": dsn})
+
+    def files(self) -> set[Path]:
+        assert self.settings.storage_dir is not None
+        return set(self.settings.storage_dir.rglob("*.dcm"))
+
+
+def test_where_the_ledger_alone_was_lost_the_files_stay(tmp_path: Path, database: Database, empty_dsn: str) -> None:
+    house = TwoMachines(tmp_path, database)
+    house.receive(LATERAL.dataset())
+    back_up(house.settings, database.dsn, tmp_path / "backup")
+    house.receive(OTHER_LATERAL.dataset())  # since the back-up: in the spool alone when the ledger is lost
+    next(iter(house.settings.outbox_dir.rglob("*.dcm"))).unlink()
+    settings = house.other_machine(empty_dsn)
+    with pytest.raises(BackupError, match=r"or, where only the ledger was lost, with --lost ledger"):
+        restore(settings, tmp_path / "backup")
+    before = {path: path.read_bytes() for path in house.files()}
+    manifest = restore(settings, tmp_path / "backup", "ledger")
+    assert manifest.images == manifest.missing == 0
+    assert manifest.results <= 1, "the one that was deleted, if the back-up has it"
+    assert {path: path.read_bytes() for path in house.files() & set(before)} == before
+    with Database(empty_dsn) as restored:
+        Registrar(Spool(settings.spool_dir), restored, lambda _connection, _study: None).enter_spool()
+        Workflow(settings, restored, NO_CT, house.films).evaluate_study(STUDY)
+        with restored.transaction() as connection:
+            again = connection.execute("SELECT sop_instance_uid AS uid, sha256 FROM result").fetchall()
+            said = [event["detail"]["lost"] for event in intake.events(connection, 10) if event["kind"] == "restored"]
+    with database.transaction() as connection:
+        former = connection.execute("SELECT sop_instance_uid AS uid, sha256 FROM result").fetchall()
+    assert {(row["uid"], row["sha256"]) for row in again} == {(row["uid"], row["sha256"]) for row in former}
+    assert len(again) == len(former) == 6
+    assert said == ["ledger"]
+
+
+def test_where_the_files_alone_were_lost_what_was_erased_does_not_come_back(tmp_path: Path, database: Database) -> None:
+    house = TwoMachines(tmp_path, database)
+    house.receive(LATERAL.dataset())
+    house.receive(OTHER_LATERAL.dataset())
+    back_up(house.settings, database.dsn, tmp_path / "backup")
+    house.receive(THIRD.dataset())  # since the back-up: nowhere when the volume is lost
+    with database.transaction() as connection:
+        row = connection.execute("SELECT id, spool_name FROM instance ORDER BY id LIMIT 1").fetchone()
+        assert row is not None
+        intake.mark_erased(connection, [row["id"]])
+    before = house.files() - {house.spool.path(row["spool_name"])}
+    assert house.settings.storage_dir is not None
+    shutil.rmtree(house.settings.storage_dir)
+    database.pool.close()  # the machines are stopped
+    with pytest.raises(ConfigurationError, match=r"is its volume mounted\?"):
+        restore(house.settings, tmp_path / "backup", "files")
+    house.mount()
+    with pytest.raises(BackupError, match=r"has a ledger already"):
+        restore(house.settings, tmp_path / "backup", "ledger")
+    manifest = restore(house.settings, tmp_path / "backup", "files")
+    assert (manifest.images, manifest.results, manifest.missing) == (1, 6, 4), "an image and its results are nowhere"
+    assert house.files() < before
+    assert len(before - house.files()) == 4
+
+
+def test_a_restore_beneath_machines_that_run_is_refused_and_says_who_they_are(
+    tmp_path: Path, database: Database, empty_dsn: str
+) -> None:
+    house = TwoMachines(tmp_path, database)
+    back_up(house.settings, database.dsn, tmp_path / "backup")
+    settings = house.other_machine(empty_dsn)
+    with at_work(house.settings), pytest.raises(BackupError, match=rf"machines are at work on .*{tmp_path}/node\)"):
+        restore(settings, tmp_path / "backup")
+    with (  # its storage was emptied beneath it, and its lock with it: it has sessions still
+        psycopg.connect(empty_dsn, application_name=APPLICATION),
+        pytest.raises(BackupError, match=r"at work on the database, from this machine: stop it on every machine"),
+    ):
+        restore(settings, tmp_path / "backup")
+    assert not restore_marker(settings).exists(), "nothing was begun"
+    restore_marker(settings).touch()
+    with pytest.raises(DatabaseError, match=r"is under way, or was interrupted"):
+        run(house.settings)
+    restore_marker(settings).unlink()
+    restore(settings, tmp_path / "backup")
 
 
 def test_a_node_that_runs_is_not_restored_into(tmp_path: Path, database: Database) -> None:
