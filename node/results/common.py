@@ -24,6 +24,8 @@ from node.results.wording import ascii_text
 MANUFACTURER = "spine-node"
 IMPLEMENTATION_CLASS_UID = "2.25.188246073951104326190412236127302943411"
 IMPLEMENTATION_VERSION = "SPINE-NODE-1"
+LONGEST_DESCRIPTION = 64
+"""Characters of an LO (PS3.5 6.2): what is longer breaks the rules, and must not fill our pages."""
 
 _TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 """Value representations whose text depends on SpecificCharacterSet (PS3.5 6.1.2.3)."""
@@ -272,11 +274,12 @@ def referenced_series(source: Sequence[Dataset]) -> list[Dataset]:
 
 
 def source_text(source: Dataset, ctx: ResultContext | None = None) -> str:
-    """Number and description of the source series in ASCII: "series 3, THORAX 1.0 B30f".
+    """Number and description of the source series in ASCII, cut where it is too long: "series 3, THORAX 1.0 B30f".
 
     Where the context is that of a radiograph, the image's number too: "series 1, image 2, LWS seitl.".
     """
-    number, description = source.get("SeriesNumber"), str(source.get("SeriesDescription", "") or "").strip()
+    number = source.get("SeriesNumber")
+    description = " ".join(str(source.get("SeriesDescription", "") or "")[:LONGEST_DESCRIPTION].split())
     named = f"series {number}" if number is not None and str(number) != "" else "series without a number"
     if ctx is not None and ctx.pipeline == RADIOGRAPH:
         image = source.get("InstanceNumber")
