@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,6 +26,7 @@ from node.backup import BackupError, back_up, restore
 from node.deliver.courier import Courier
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.ledger import Database, DatabaseError, intake
+from node.ledger.dump import dump, load
 from node.ledger.queue_schema import APPLICATION
 from node.machines import at_work
 from node.receive.registrar import Registrar
@@ -204,6 +206,39 @@ def test_what_is_not_whole_or_not_empty_is_refused(tmp_path: Path, database: Dat
     restore_marker(fresh).unlink()
     with pytest.raises(DatabaseError, match=r"pg_dump failed: .*refused"):
         back_up(fresh, "postgresql://postgres:secret@127.0.0.1:1/x", tmp_path / "other")
+
+
+def test_half_a_dump_loads_nothing(tmp_path: Path, database: Database, empty_dsn: str) -> None:
+    path = tmp_path / "ledger.dump"
+    dump(database.dsn, path)
+    whole = path.read_bytes()
+    for length in (len(whole) // 2, len(whole) - 200):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatabaseError, match=r"pg_restore failed"):
+            load(empty_dsn, path)
+        with psycopg.connect(empty_dsn) as connection:
+            assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    path.write_bytes(whole)
+    load(empty_dsn, path)
+    with pytest.raises(DatabaseError, match=r"psql failed: .*already exists"):
+        load(empty_dsn, path)
+
+
+def test_a_password_is_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[list[str], dict[str, str]]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **how: Any) -> None:
+            called.append((command, how.get("env") or {}))
+            super().__init__(["false"], **how)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    for step in (dump, load):
+        with pytest.raises(DatabaseError):
+            step("postgresql://somebody:geheim@db.example/ledger", tmp_path / "ledger.dump")
+    assert [Path(command[0]).name for command, _ in called] == ["pg_dump", "pg_restore", "psql"]
+    assert not [command for command, _ in called if "geheim" in " ".join(command)]
+    assert [env.get("PGPASSWORD") for _, env in called] == ["geheim", None, "geheim"]
 
 
 def spine_node(folder: Path, *arguments: str, major: str = "") -> str:

@@ -43,6 +43,10 @@ def test_two_machines_are_restored_and_every_acknowledged_study_is_answered_once
             sent = {row["uid"]: row["sha256"] for row in rows}
             assert len(sent) == STUDIES * RESULTS_PER_ANSWER == len(pacs.received)
 
+            seen = [path for path in machines.storage.rglob("*") if not path.is_symlink()]
+            assert {path.name for path in seen} >= {"machines", "spool", "outbox"}
+            assert [path for path in seen if path.stat().st_mode & 0o077] == [], "nobody else reads the shared storage"
+
             third = machines.settings.model_copy(update={"data_dir": tmp_path / "third"})
             with pytest.raises(BackupError, match=r"has a ledger already"):
                 restore(third, backup, "ledger")
