@@ -72,7 +72,7 @@ def analyze(
                 if progress is not None:
                     progress("reading")
                 series = load(decision, of_study, policy)
-                identity = Identity(revision=1, started_at=started_at, run=started_at.isoformat())
+                identity = Identity(revision=1, dated_at=started_at, with_durations=True)
                 gate_s = time.perf_counter() - begun
                 of_film = films if decision.sop_instance_uid else None
                 built = answer(series, models, settings, identity, films=of_film, gate_s=gate_s, progress=progress)

@@ -46,15 +46,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """What results' UIDs, dates and revision derive from; pinned in the ledger before anything is computed.
+    """What results' UIDs, dates and revision derive from; known before anything is computed.
 
-    ``predecessors`` are the SR documents of the former revision by kind; ``run`` names a run without a ledger.
+    ``dated_at``: when the last image arrived that the answer rests on; in a run without a ledger, its start.
+    ``predecessors`` are the SR documents of the former revision by kind. ``with_durations``: the seconds of each step
+    stand in the results, which are never made again under these UIDs.
     """
 
     revision: int
-    started_at: datetime
+    dated_at: datetime
     predecessors: Mapping[str, DocumentReference] = field(default_factory=dict)
-    run: str = ""
+    with_durations: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,14 +227,13 @@ def result_context(
         input_sha256=series.input_sha256,
         configuration_sha256=settings.configuration_sha256,
         revision=identity.revision,
-        started_at=identity.started_at,
+        dated_at=identity.dated_at,
         software_version=__version__,
         device_uid=device_uid(settings),
         device_serial=settings.site,
         predecessor_report=identity.predecessors.get("report"),
         predecessor_details=identity.predecessors.get("details"),
         parameters=tuple(_flat(asdict(ct_settings(settings)))),
-        run=identity.run,
     )
     if films is None:
         return context
@@ -269,12 +270,13 @@ def answer(
             said = _film_answer(series, films, settings, progress)
         inferred = time.perf_counter()
     findings = as_answered(said.findings)
+    encoded = findings if identity.with_durations else replace(findings, timings_s={})
     sent = _is_sent(series, findings)
     context = result_context(settings, series, identity, films)
     if progress is not None:
         progress("results")
     try:
-        results = tuple(_encoded(series, replace(said, findings=findings), settings, context)) if sent else ()
+        results = tuple(_encoded(series, replace(said, findings=encoded), settings, context)) if sent else ()
     except (OSError, MemoryError):
         raise
     except Exception as error:

@@ -196,13 +196,16 @@ def backup(
 
 def restore(
     folder: Annotated[Path, typer.Argument(help="A back-up.", exists=True, file_okay=False)],
+    lost: Annotated[
+        Literal["everything", "ledger", "files"], typer.Option(help="What is not there any more; the rest stays.")
+    ] = "everything",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restore a back-up into an empty data directory and database; then start the node."""
+    """Restore a back-up into an empty storage and database, or the half that was lost; then start the node."""
     from node.backup import restore as restore_from
 
-    _print_manifest(vars(restore_from(load_settings(config), folder)), as_json)
+    _print_manifest(vars(restore_from(load_settings(config), folder, lost)), as_json)
 
 
 def _print_manifest(manifest: dict[str, Any], as_json: bool) -> None:
@@ -211,7 +214,8 @@ def _print_manifest(manifest: dict[str, Any], as_json: bool) -> None:
         return
     _out.print(
         f"back-up of {manifest['made_at']}: the ledger, {manifest['images']} images, {manifest['results']} results"
-        + (f"; {manifest['damaged']} images were damaged" if manifest["damaged"] else ""),
+        + (f"; {manifest['damaged']} images were damaged" if manifest["damaged"] else "")
+        + (f"; {manifest['missing']} files are nowhere: send these studies again" if manifest["missing"] else ""),
         soft_wrap=True,
     )
 

@@ -21,6 +21,7 @@ import structlog
 from node.child import Child, RoleProcess
 from node.ledger import Database, DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.logs import count_as
+from node.machines import at_work
 from node.metrics.tally import RESTARTS, TALLY
 from node.process import check_storage, read_state, reload_event, state_path, stop_event, write_state
 from node.receive.access import left_open
@@ -66,9 +67,12 @@ def run(settings: Settings, stop: threading.Event | None = None, again: Callable
     check_storage(settings)
     reload_wanted = reload_event() if again is not None else threading.Event()
     stop = stop or stop_event()
-    if restore_marker(settings).exists():
-        raise DatabaseError(f"a restore into {settings.data_dir} was interrupted: empty it, and restore again")
-    with _only_node(settings), _receiver_getting_ready(settings) as receiver, _models_and_database(settings) as dsn:
+    with (
+        _only_node(settings),
+        _at_work(settings),
+        _receiver_getting_ready(settings) as receiver,
+        _models_and_database(settings) as dsn,
+    ):
         migrate(dsn)
         state_path(settings).unlink(missing_ok=True)  # of a node that was killed
         if not settings.destinations:
@@ -231,6 +235,17 @@ def _only_node(settings: Settings) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlreadyRunningError(f"another node works on {settings.data_dir}") from error
+        yield
+
+
+@contextmanager
+def _at_work(settings: Settings) -> Iterator[None]:
+    """Whoever restores a back-up writes the marker and then looks who is at work; here it is the other way round."""
+    with at_work(settings):
+        if (marker := restore_marker(settings)).exists():
+            raise DatabaseError(
+                f"a restore into {marker.parent} is under way, or was interrupted: then empty it, and restore again"
+            )
         yield
 
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ class Workflow:
                 log.warning("a study has too many images", study=_short(study_uid), images=len(rows))
                 return
         check_intact(self._spool, rows)
-        headers, unreadable = gate.read_headers(self._spool.path(row["spool_name"]) for row in rows)
+        arrived: dict[Path, datetime] = {self._spool.path(row["spool_name"]): row["arrived_at"] for row in rows}
+        headers, unreadable = gate.read_headers(arrived)
         if any(file.may_pass for file in unreadable):
             raise OSError("an image of the spool could not be read for the moment")
         headers = gate.latest(headers)
@@ -168,7 +170,9 @@ class Workflow:
         self._record_outcomes(study_uid, decisions, len(unreadable))
         for decision in decisions:
             if decision.outcome is Outcome.ANSWERED:
-                self._answer(study_uid, decision, headers, max(row["id"] for row in rows))
+                mine = [header for header in headers if decision.is_about(header)]
+                dated_at = max(arrived[header.path] for header in mine).replace(microsecond=0)
+                self._answer(study_uid, decision, mine, dated_at, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
 
     def _mend_or_park(self, evaluation: Evaluation, damage: SpoolDamagedError) -> None:
@@ -229,9 +233,18 @@ class Workflow:
             TALLY.count(SERIES, row["outcome"], row["reason_code"] or "")
 
     def _answer(
-        self, study_uid: str, decision: SeriesDecision, headers: Iterable[InstanceHeader], last_instance_id: int
+        self,
+        study_uid: str,
+        decision: SeriesDecision,
+        headers: Iterable[InstanceHeader],
+        dated_at: datetime,
+        last_instance_id: int,
     ) -> None:
-        """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer."""
+        """Gate to outbox for one series or radiograph; nothing is done for an input that has its answer.
+
+        ``dated_at``, when its last image arrived, is the date of the results, not the present: it can be told again
+        from the spool, so that what is answered again after a restore has the same UIDs and the same bytes.
+        """
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")
@@ -239,7 +252,7 @@ class Workflow:
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
             return
-        identity = Identity(claimed.revision, claimed.started_at, self._predecessors(study_uid, claimed))
+        identity = Identity(claimed.revision, dated_at, self._predecessors(study_uid, claimed))
         gate_s = time.perf_counter() - begun
         films = self._films if decision.sop_instance_uid else None
         built = answer(
@@ -313,7 +326,7 @@ class Workflow:
         folder = Path(f"{claimed.id:08d}-{claimed.attempt}")
         outbox = self._settings.outbox_dir
         target = outbox / folder
-        for former in range(1, claimed.attempt):  # what an attempt left that was killed, or met a full disk
+        for former in range(1, claimed.attempt + 1):  # left by an attempt that was killed, or of a ledger since lost
             shutil.rmtree(outbox / f"{claimed.id:08d}-{former}", ignore_errors=True)
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         rows = []

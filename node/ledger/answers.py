@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Answer:
-    """A claimed answer: what its results' UIDs and dates derive from."""
+    """A claimed answer: what its results' UIDs derive from, and when the analysis began (which is in no result)."""
 
     id: int
     revision: int
@@ -234,8 +234,8 @@ def claim_answer(
 ) -> Answer | None:
     """Claim the answer to this input; ``None`` when it was answered already.
 
-    An unfinished claim (its worker died) is continued under the same revision and the same start time, so that the
-    same UIDs and dates come out; its attempt number fences off the former worker. Revisions count what was sent: per
+    An unfinished claim (its worker died) is continued under the same revision, so that the same UIDs come out; its
+    attempt number fences off the former worker. Revisions count what was sent: per
     study, or ``per_series``, or per radiograph where ``sop_instance_uid`` names one; with ``replaces``, another image
     of the same exposure, of both.
     """

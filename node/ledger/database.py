@@ -15,13 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import procrastinate
 import psutil
 import psycopg
 import structlog
-from procrastinate.schema import SchemaManager
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
+
+from node.ledger.errors import DatabaseError
+from node.ledger.queue_schema import APPLICATION, apply_queue_schema
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +33,6 @@ SHUTDOWN_PATIENCE_S = 60.0
 NOTIFICATION_PATIENCE_S = 10.0
 RECONNECT_S = 5.0
 """A pool doubles its pauses between attempts to connect, up to minutes; after so long it begins again when asked."""
-
-
-class DatabaseError(Exception):
-    """The database cannot be used; the message says what a person can do."""
 
 
 class Database:
@@ -50,7 +47,7 @@ class Database:
             open=False,
             check=ConnectionPool.check_connection,
             reconnect_timeout=RECONNECT_S,
-            kwargs={"row_factory": dict_row, "application_name": "spine-node"},
+            kwargs={"row_factory": dict_row, "application_name": APPLICATION},
         )
 
     def __enter__(self) -> Database:
@@ -118,7 +115,7 @@ def migrate(dsn: str) -> None:
     Raises
     ------
     DatabaseError
-        The database cannot be reached, or belongs to a newer version of the program.
+        The database cannot be reached, or belongs to a newer version of the program, or former ones must be stopped.
     """
     scripts = sorted(
         (entry for entry in files("node.ledger").joinpath("migrations").iterdir() if entry.name.endswith(".sql")),
@@ -148,19 +145,9 @@ def migrate(dsn: str) -> None:
                         "INSERT INTO schema_version (version, name) VALUES (%s, %s)", (version, script.name)
                     )
                 log.info("schema migrated", version=version)
-            _apply_queue_schema(connection)
+            apply_queue_schema(connection)
         finally:
             connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
-
-
-def _apply_queue_schema(connection: psycopg.Connection[Any]) -> None:
-    row = connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL").fetchone()
-    if row is not None and row[0]:
-        return
-    schema = SchemaManager.get_schema()
-    with connection.transaction():
-        connection.execute(schema.encode("utf-8"))
-    log.info("queue schema applied", procrastinate=procrastinate.__version__)
 
 
 @contextmanager

@@ -159,11 +159,16 @@ def registered_per_hour(connection: Connection, since: datetime) -> dict[str, in
 
 
 def instances_of(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
-    """Receptions of a study whose files are there, without duplicates, in order of arrival."""
+    """Receptions of a study whose files are there, without duplicates, in order of arrival.
+
+    ``arrived_at`` is when these bytes came first, whichever of their receptions the ledger takes for a duplicate.
+    """
     return connection.execute(
         """
-        SELECT id, spool_name, series_uid, sha256, transfer_syntax FROM instance
-         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL ORDER BY id
+        SELECT id, spool_name, series_uid, sha256, transfer_syntax, arrived_at
+          FROM (SELECT *, min(received_at) OVER (PARTITION BY sop_instance_uid, sha256) AS arrived_at FROM instance
+                 WHERE study_uid = %s AND erased_at IS NULL) here
+         WHERE duplicate_of IS NULL ORDER BY id
         """,
         (study_uid,),
     ).fetchall()

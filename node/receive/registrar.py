@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LONGEST_UID = 64
 ADOPT_PERIOD_S = 20.0
 ORPHANED_AFTER_S = 20.0
 """A file that nobody has registered for so long was left by a listener that died, perhaps on another machine."""
+_BEFORE = datetime.min.replace(tzinfo=UTC)
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
 """Defers the evaluation of a study on the registrar's own transaction."""
@@ -229,19 +231,27 @@ class Registrar:
         A file whose length or checksum is wrong was never acknowledged, or was altered since: it is set aside. One
         that is still being written is looked at again a little later.
         """
-        names = list(self._spool.names())
-        for start in range(0, len(names), BATCH):
-            self._enter_files(names[start : start + BATCH])
+        for _, names in groupby(self._spool.names(), key=lambda name: Path(name).parent):
+            self._enter_files(list(names))
 
     def _adopt(self) -> None:
         """Enter what a listener left behind that shares our spool and does not come back: its studies wait for it."""
         self._adopt_at = time.monotonic() + ADOPT_PERIOD_S
         with self._database.transaction() as connection:
             names = self._backlog.names(connection, ORPHANED_AFTER_S)
-        for start in range(0, len(names), BATCH):
-            self._enter_files(names[start : start + BATCH])
+        self._enter_files(names)
 
     def _enter_files(self, names: list[str]) -> None:
+        """Enter these files in the order in which they arrived: their names have none, and a correction comes last."""
+        found: list[Reception | Event] = []
+        for start in range(0, len(names), BATCH):
+            found += self._recover(names[start : start + BATCH])
+        found.sort(key=lambda item: item.received_at if isinstance(item, Reception) else _BEFORE)
+        for start in range(0, len(found), BATCH):
+            self._enter(found[start : start + BATCH])
+
+    def _recover(self, names: list[str]) -> list[Reception | Event]:
+        """What files say that the ledger does not know; interrupted erasures are finished."""
         with self._database.transaction() as connection:
             known = intake.registered(connection, names)
         for name, erased in known.items():
@@ -264,7 +274,7 @@ class Registrar:
                 if reception is None:
                     log.warning("a torn file was set aside", spool_name=name)
                 found.append(reception or ("quarantined", "", {"spool_name": name}))
-        self._enter(found)
+        return found
 
 
 def _is_trouble(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from inference.findings import Findings
 from node.results.common import (
-    local_start,
+    local_date,
     new_file,
     referenced_series,
     source_references,
@@ -31,7 +31,7 @@ def picture(findings: Findings, pictures: Shown | None, source: Sequence[Dataset
     caption = Caption(
         source=source_text(source[0], ctx),
         software=f"spine-node {ctx.software_version}, {findings.pipeline} {findings.pipeline_version}",
-        date=local_start(source[0], ctx).strftime("%Y-%m-%d %H:%M")
+        date=local_date(source[0], ctx).strftime("%Y-%m-%d %H:%M")
         + (f", revision {ctx.revision}" if ctx.revision > 1 else ""),
     )
     return draw_picture(findings, pictures, caption)

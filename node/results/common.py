@@ -1,7 +1,7 @@
 """Attributes that every object shares: patient and study copied verbatim, our series, equipment and one clock.
 
 Nothing of the patient is ever re-typed: elements are copied as they are, in the source's character set, and our own
-text is ASCII, which every character set contains. All dates are those of ``ResultContext.started_at``.
+text is ASCII, which every character set contains. All dates are those of ``ResultContext.dated_at``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from node.results.wording import ascii_text
 MANUFACTURER = "spine-node"
 IMPLEMENTATION_CLASS_UID = "2.25.188246073951104326190412236127302943411"
 IMPLEMENTATION_VERSION = "SPINE-NODE-1"
+LONGEST_DESCRIPTION = 64
+"""Characters of an LO (PS3.5 6.2): what is longer breaks the rules, and must not fill our pages."""
 
 _TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 """Value representations whose text depends on SpecificCharacterSet (PS3.5 6.1.2.3)."""
@@ -127,10 +129,10 @@ def source_zone(source: Dataset) -> timezone | None:
     return timezone(sign * offset) if offset < timedelta(hours=24) else None
 
 
-def local_start(source: Dataset, context: ResultContext) -> datetime:
-    """Start of the analysis on the source's own clock, or on the node's where the source names none."""
+def local_date(source: Dataset, context: ResultContext) -> datetime:
+    """Date and time of the answer on the source's own clock, or on the node's where the source names none."""
     zone = source_zone(source)
-    return context.started_at.astimezone(zone) if zone is not None else context.started_at
+    return context.dated_at.astimezone(zone) if zone is not None else context.dated_at
 
 
 def stamp(
@@ -152,8 +154,8 @@ def stamp(
     """
     first = source[0]
     copy_patient_and_study(result, first)
-    start = local_start(first, ctx)
-    date, time = start.strftime("%Y%m%d"), start.strftime("%H%M%S")
+    dated = local_date(first, ctx)
+    date, time = dated.strftime("%Y%m%d"), dated.strftime("%H%M%S")
     for event in ("InstanceCreation", "Content", "Series"):
         setattr(result, f"{event}Date", date)
         setattr(result, f"{event}Time", time)
@@ -272,11 +274,12 @@ def referenced_series(source: Sequence[Dataset]) -> list[Dataset]:
 
 
 def source_text(source: Dataset, ctx: ResultContext | None = None) -> str:
-    """Number and description of the source series in ASCII: "series 3, THORAX 1.0 B30f".
+    """Number and description of the source series in ASCII, cut where it is too long: "series 3, THORAX 1.0 B30f".
 
     Where the context is that of a radiograph, the image's number too: "series 1, image 2, LWS seitl.".
     """
-    number, description = source.get("SeriesNumber"), str(source.get("SeriesDescription", "") or "").strip()
+    number = source.get("SeriesNumber")
+    description = " ".join(str(source.get("SeriesDescription", "") or "")[:LONGEST_DESCRIPTION].split())
     named = f"series {number}" if number is not None and str(number) != "" else "series without a number"
     if ctx is not None and ctx.pipeline == RADIOGRAPH:
         image = source.get("InstanceNumber")

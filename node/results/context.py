@@ -41,8 +41,10 @@ class ResultContext:
         Hex digests of what the answer depends on.
     revision
         1 for the first answer; later ones are named in descriptions and add 100 to the series numbers.
-    started_at
-        Time-zone aware start of the analysis, pinned in the job record: the only clock that results know.
+    dated_at
+        Time-zone aware, the only clock that results know, and part of every derived UID: when the last image of the
+        input arrived, as spool and ledger say. So that the same answer can be made again, bytes and all, after a
+        ledger was lost. Without either (``analyze``) the start of the run.
     software_version
         Of the node.
     device_uid, device_serial
@@ -50,11 +52,9 @@ class ResultContext:
     series_number_base
         Series numbers are this plus 1 (capture) to 6 (bodies), plus 100 for each further revision.
     predecessor_report, predecessor_details
-        The SR documents that this revision supersedes.
+        The SR documents that this revision supersedes; part of every derived UID.
     parameters
         (name, value) of every threshold in force, printed in ``details.dcm``.
-    run
-        Part of every derived UID where the start time is not pinned in a job record (``analyze``); else empty.
     """
 
     site: str
@@ -62,7 +62,7 @@ class ResultContext:
     input_sha256: str
     configuration_sha256: str
     revision: int
-    started_at: datetime
+    dated_at: datetime
     software_version: str
     device_uid: str
     device_serial: str
@@ -70,11 +70,10 @@ class ResultContext:
     predecessor_report: DocumentReference | None = None
     predecessor_details: DocumentReference | None = None
     parameters: tuple[tuple[str, str], ...] = ()
-    run: str = ""
 
     def __post_init__(self) -> None:
-        if self.started_at.tzinfo is None:
-            raise ValueError("ResultContext.started_at has no time zone: results cannot state their time")
+        if self.dated_at.tzinfo is None:
+            raise ValueError("ResultContext.dated_at has no time zone: results cannot state their time")
         if self.revision < 1:
             raise ValueError(f"revisions are counted from 1, this one is {self.revision}")
         if self.series_number_base < 0:

@@ -19,7 +19,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage, XRayRadio
 
 from inference.findings import Findings, VertebraFinding
 from node.results import codes, film_notes
-from node.results.common import local_start, source_text
+from node.results.common import local_date, source_text
 from node.results.context import RADIOGRAPH, ResultContext
 from node.results.film_lines import drawn, outline
 from node.results.identity import Identity
@@ -346,7 +346,7 @@ def _provenance(
         items.append(number(codes.SPACING, findings.spacing_along_spine_mm, codes.MILLIMETRE, 3))
     if (calibration := film_notes.calibration(findings)) is not None:
         items.append(text(codes.PIXEL_SIZE, calibration))
-    items.append(text(codes.STARTED, local_start(source[0], ctx).isoformat(timespec="seconds")))
+    items.append(text(codes.DATED, local_date(source[0], ctx).isoformat(timespec="seconds")))
     for step, seconds in sorted(findings.timings_s.items()):
         items.append(text(codes.DURATION, f"{step} {seconds:.3f} s"))
     items += [text(codes.PARAMETER, f"{name} = {value}") for name, value in ctx.parameters]

@@ -1,7 +1,9 @@
 """Who a result is: UIDs derived from what it was made of, series numbers, descriptions.
 
 The same findings of the same input under the same software, models and configuration always get the same UIDs, so
-that a retry never makes a second object in the archive. UIDs are ``2.25.`` and a name-based UUID (PS3.5 B.2).
+that a retry never makes a second object in the archive; and whatever else stands in the bytes (the date, the documents
+that are superseded) is part of the name, so that no UID ever has two contents. UIDs are ``2.25.`` and a name-based UUID
+(PS3.5 B.2).
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def derived_uid(name: str) -> str:
 class Identity:
     """Derives every UID, number and description of one answer.
 
-    ``stem`` holds site, input hash, pipeline with all versions, configuration hash and provider; object
-    kind, ordinal and revision complete the name of a UID.
+    ``stem`` holds site, input hash, pipeline with all versions, configuration hash, provider, date and predecessors;
+    object kind, ordinal and revision complete the name of a UID.
     """
 
     stem: str
@@ -58,13 +60,15 @@ class Identity:
         software = (
             f"{context.pipeline} {findings.pipeline_version} {context.software_version} {models.hexdigest()[:32]}"
         )
+        predecessors = (context.predecessor_report, context.predecessor_details)
         fields = (
             context.site,
             context.input_sha256,
             software,
             context.configuration_sha256,
             findings.provider or "none",
-            context.run,
+            context.dated_at.isoformat(),
+            *(former.sop_instance_uid for former in predecessors if former is not None),
         )
         return cls(
             stem="|".join(quote(field, safe=" ") for field in fields),

@@ -50,10 +50,13 @@ class Maker:
     software_version: str
 
 
-def note_uid(rejected: Sequence[DocumentReference], reason: Reason, maker: Maker) -> str:
-    """SOP Instance UID of the note that takes these objects back for this reason: always the same."""
+def note_uid(rejected: Sequence[DocumentReference], reason: Reason, maker: Maker, at: datetime) -> str:
+    """SOP Instance UID of the note that took these objects back for this reason at that time.
+
+    The time stands in the note: decided once more, after the ledger lost the first decision, it is another note.
+    """
     named = ",".join(sorted(reference.sop_instance_uid for reference in rejected))
-    return derived_uid(f"rejection|{maker.site}|{reason.value}|{named}")
+    return derived_uid(f"rejection|{maker.site}|{maker.software_version}|{reason.value}|{at.isoformat()}|{named}")
 
 
 def rejection_note(
@@ -70,7 +73,7 @@ def rejection_note(
     """
     if not rejected:
         raise ValueError("a rejection note names at least one object")
-    uid = note_uid(rejected, reason, maker)
+    uid = note_uid(rejected, reason, maker, at)
     built = hd.ko.KeyObjectSelectionDocument(
         evidence=[_evidence(header, reference) for reference in rejected],
         content=hd.ko.KeyObjectSelection(

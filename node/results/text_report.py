@@ -18,7 +18,7 @@ from pydicom.uid import BasicTextSRStorage
 from inference.findings import Findings, Quality, VertebraFinding
 from inference.refusal import Refusal
 from node.results import codes, film_notes
-from node.results.common import local_start, source_text
+from node.results.common import local_date, source_text
 from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
 from node.results.structured import HAS_CONCEPT_MOD, code, container, document, observation_context, text
@@ -148,5 +148,5 @@ def _conclusions(source: Sequence[Dataset], findings: Findings, ctx: ResultConte
         text(codes.PROVIDER, findings.provider or "none"),
         text(codes.CONFIGURATION_HASH, ctx.configuration_sha256),
         text(codes.INPUT_HASH, ctx.input_sha256),
-        text(codes.STARTED, local_start(source[0], ctx).isoformat(timespec="seconds")),
+        text(codes.DATED, local_date(source[0], ctx).isoformat(timespec="seconds")),
     ]

@@ -87,10 +87,11 @@ _REPLACEMENTS = {"−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">=", "
 
 
 def ascii_text(text: str) -> str:
-    """The text in ASCII: signs spelled out, accents dropped, anything else a question mark."""
+    """The text in ASCII: signs spelled out, accents dropped, anything else, control characters too, a question mark."""
     for sign, spelled in _REPLACEMENTS.items():
         text = text.replace(sign, spelled)
-    return unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode("ascii")
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode("ascii")
+    return "".join(c if c.isprintable() or c in "\r\n\t" else "?" for c in plain)
 
 
 def wrapped(text: str, width: int = 100) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import zlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ class Desk:
         return raw[144 + int.from_bytes(raw[140:144], "little") :]
 
     def store(
-        self, content: bytes | None = None, syntax: str = ExplicitVRLittleEndian, calling: str = "SCANNER"
+        self,
+        content: bytes | None = None,
+        syntax: str = ExplicitVRLittleEndian,
+        calling: str = "SCANNER",
+        at: datetime | None = None,
     ) -> Reception:
         """Store one object (a good slice unless told otherwise) without announcing it."""
         return self.spool.store(
@@ -53,7 +57,7 @@ class Desk:
                 transfer_syntax=syntax,
                 calling_ae=calling,
                 called_ae="SPINENODE",
-                received_at=datetime.now(UTC),
+                received_at=at or datetime.now(UTC),
             )
         )
 
@@ -199,6 +203,22 @@ def test_a_file_that_is_being_written_is_found_when_it_is_whole(desk: Desk, monk
     wait_until(lambda: desk.rows() == {stored.spool_name: STUDY}, what="the whole file in the ledger")
     desk.registrar.stop()
     assert desk.events() == []
+
+
+def test_what_is_found_in_the_spool_is_entered_in_the_order_of_its_arrival(desk: Desk) -> None:
+    """Without a ledger nothing else says which of two receptions corrects the other; names have no order."""
+    hour = datetime(2026, 3, 4, 5, tzinfo=UTC)
+    by_name = sorted(
+        desk.store(desk.encoded() + bytes(2 * n), at=hour + timedelta(seconds=n)).spool_name for n in range(5)
+    )
+    contents = [desk.spool.path(name).read_bytes() for name in by_name]
+    first_last = sorted(contents, key=lambda raw: -len(raw))
+    for name, raw in zip(by_name, first_last, strict=True):
+        desk.spool.path(name).write_bytes(raw)
+    desk.registrar.enter_spool()
+    with desk.database.transaction() as connection:
+        entered = connection.execute("SELECT spool_name FROM instance ORDER BY id").fetchall()
+    assert [row["spool_name"] for row in entered] == by_name[::-1]
 
 
 def test_a_file_that_went_is_an_event_unless_it_was_erased(desk: Desk) -> None:

@@ -56,6 +56,20 @@ def test_what_is_no_request_is_answered_by_an_abort_and_hung_up_on(ear: Ear, nam
     assert event["from"] == "127.0.0.1"
 
 
+def test_a_request_of_50_mb_is_not_taken(ear: Ear) -> None:
+    """All of it is sent, not only announced: it ends with its header, and nothing of it is kept."""
+    memory = resident_mb()
+    with Peer(ear.port) as stranger:
+        stranger.send(struct.pack(">BBI", 1, 0, 50 * 2**20))
+        sent = 0
+        while sent < 50 * 2**20 and stranger.send(bytes(2**20)):
+            sent += 2**20
+        assert sent < 50 * 2**20, "it is hung up on"
+    assert resident_mb() - memory < 10
+    assert len(ear.told("no_dicom")) == 1
+    ear.echo()
+
+
 def test_the_kind_of_stranger_is_told(ear: Ear) -> None:
     for name in ("http", "TLS on the plain port"):
         ear.listener._notices._told.clear()

@@ -66,7 +66,7 @@ def context(**changes: object) -> ResultContext:
         input_sha256="c" * 64,
         configuration_sha256="d" * 64,
         revision=1,
-        started_at=datetime(2026, 11, 20, 23, 30, 5, tzinfo=timezone(timedelta(hours=1))),
+        dated_at=datetime(2026, 11, 20, 23, 30, 5, tzinfo=timezone(timedelta(hours=1))),
         software_version="0.1.0",
         device_uid="2.25.1234567890",
         device_serial="node-1",

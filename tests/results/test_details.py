@@ -116,7 +116,7 @@ def test_provenance_is_complete(flagged: Case, flagged_results: dict[str, Result
     assert _texts(details, "VFX066") == ["c" * 64]
     assert _texts(details, "VFX064") == ["CPUExecutionProvider"]
     assert _texts(details, "VFX061") == ["spine-node 0.1.0"]
-    assert _texts(details, "VFX070") == ["2026-11-20T23:30:05+01:00"]
+    assert _texts(details, "VFX077") == ["2026-11-20T23:30:05+01:00"]
     assert _texts(details, "VFX071") == ["gate 0.500 s", "inference 1.250 s"]
     assert _texts(details, "VFX072") == ["mild_loss = 0.2", "moderate_loss = 0.25"]
     assert "height-loss/1" in _texts(details, "VFX040")

@@ -248,6 +248,11 @@ def test_the_verdicts(flagged: Case, normal: Case) -> None:
         assert wording.verdict_sentence(findings) == sentence
 
 
+def test_what_a_terminal_would_obey_is_a_question_mark() -> None:
+    assert wording.ascii_text("\x1b[31mred\x07\x00\x7f\x9b2J") == "?[31mred????2J"
+    assert wording.ascii_text("a\r\nb\tc") == "a\r\nb\tc"
+
+
 def test_never_fracture_alone_and_always_ascii() -> None:
     assert wording.FLAG_SENTENCE == "Vertebral height loss, possible fracture"
     sentences = (wording.LIMITS_SENTENCE, wording.RESEARCH, wording.DENSITY_SENTENCE, wording.SCORE_SENTENCE)

@@ -10,6 +10,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from deploy import audit, sbom
+from tests.conftest import REPOSITORY
 
 LESSER = {"psycopg", "psycopg-binary", "psycopg-pool"}
 """Under the LGPL: used as it is, exchangeable by whoever installs it."""
@@ -30,6 +31,15 @@ def licence(component: dict[str, Any]) -> str:
 def test_it_lists_what_the_node_needs_as_the_lock_pins_it(components: dict[str, dict[str, Any]]) -> None:
     assert set(components) == sbom.needed_at_run_time(), "make sbom"
     assert {(name, component["version"]) for name, component in components.items()} <= sbom.locked(), "make sbom"
+
+
+def test_every_wheel_of_the_lock_is_pinned_with_its_hash() -> None:
+    text = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "")
+    entries = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", " ", "--"))]
+    assert len(entries) > 50
+    assert [
+        line.split()[0] for line in entries if not re.match(r"[\w.\[\]-]+==\S+.* --hash=sha256:[0-9a-f]{64}", line)
+    ] == []
 
 
 def test_it_says_what_depends_on_what(components: dict[str, dict[str, Any]]) -> None:
