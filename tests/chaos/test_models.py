@@ -22,8 +22,8 @@ from node import workflow
 from node.keeper import Keeper
 from node.ledger import Database, overview
 from node.service import Child
-from node.settings import load_settings
-from node.workflow import QUIETER_S, Workflow
+from node.settings import Settings, load_settings
+from node.workflow import FEWEST_DEATHS, QUIETER_S, Workflow
 from tests.chaos.counting import count
 from tests.chaos.deadly_worker import DEADLY_ROWS
 from tests.conftest import wait_until
@@ -209,15 +209,48 @@ def test_an_error_of_our_own_parks_the_study_with_its_kind_and_without_its_words
     assert house.ended == 0
 
 
-def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_answered(house: CtHouse) -> None:
+def _settings_beside_a_deadly_study(house: CtHouse, **work: Any) -> Settings:
+    """Of a house that has received a study that kills its worker, and another one."""
     deadly = replace(LATERAL, stored=shades(DEADLY_ROWS, 64))
     house.evaluate = lambda: None  # type: ignore[method-assign]  # the worker does that
     house.receive(
         deadly.dataset(), replace(LATERAL, study_uid=f"{STUDY}.2", series_uid="1.9", sop_uid="1.2.9").dataset()
     )
-    settings = load_settings(
-        data_dir=house.settings.data_dir, study={"quiet_s": 0}, site="test", work={"stalled_after_s": 2}
+    return load_settings(
+        data_dir=house.settings.data_dir, study={"quiet_s": 0}, site="test", work={"stalled_after_s": 2, **work}
     )
+
+
+def test_a_study_that_was_in_work_beside_one_that_kills_its_worker_is_not_parked_for_it(house: CtHouse) -> None:
+    # the fewest deaths that there are: the neighbour's attempt beside the deadly study would be one too many
+    settings = _settings_beside_a_deadly_study(house, studies_at_once=2, max_attempts=1)
+    keeper = Keeper(settings, house.database)
+    keeper.round()
+    attempts = []
+    for _ in range(FEWEST_DEATHS):
+        with _working(settings, house.database.dsn) as process:
+            assert process.wait(60) == -signal.SIGKILL
+        attempts.append(_attempts(house.database))
+        wait_until(lambda: _woken(keeper, house.database), 30, "the dead worker's study to be taken over")
+    with _working(settings, house.database.dsn) as process:
+        wait_until(lambda: house.study()["parked"] is not None, 60, "the deadly study to be parked")
+        wait_until(lambda: _answered(house.database, f"{STUDY}.2"), 60, "its neighbour to be answered")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert attempts[0] == {STUDY: 1, f"{STUDY}.2": 1}, "both were in work when the worker died first"
+    assert attempts[1][f"{STUDY}.2"] <= 1, "and never beside each other after that"
+    count("worker killed by a study beside another", kills=FEWEST_DEATHS, parked=1, neighbours_parked=0)
+
+
+def _attempts(database: Database) -> dict[str, int]:
+    with database.transaction() as connection:
+        return {
+            row["study_uid"]: row["attempts"] for row in connection.execute("SELECT study_uid, attempts FROM study")
+        }
+
+
+def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_answered(house: CtHouse) -> None:
+    settings = _settings_beside_a_deadly_study(house, studies_at_once=1)
     keeper = Keeper(settings, house.database)
     most = settings.work.max_attempts
     keeper.round()
