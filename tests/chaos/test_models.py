@@ -21,6 +21,7 @@ from inference.runtime import CPU, Models, load_models
 from node import workflow
 from node.keeper import Keeper
 from node.ledger import Database, overview
+from node.metrics.tally import EVALUATIONS, TALLY
 from node.service import Child
 from node.settings import Settings, load_settings
 from node.workflow import FEWEST_DEATHS, QUIETER_S, Workflow
@@ -159,6 +160,18 @@ def test_too_little_memory_is_tried_again_on_a_quieter_machine_and_then_answered
     reasons = [row["reason_code"] for row in house.study()["answers"]]
     assert (status, reasons) == (("not_evaluable", ["NO_SPINE_FOUND"]) if what == "ct" else ("evaluated", [None]))
     assert house.study()["attempts"] == 0
+
+
+def test_a_study_that_waited_in_a_process_without_memory_is_not_begun_there(house: CtHouse) -> None:
+    house.evaluate = lambda: None  # type: ignore[method-assign]
+    other = f"{STUDY}.2"
+    house.receive(LATERAL.dataset(), replace(LATERAL, study_uid=other, series_uid="1.9", sop_uid="1.2.9").dataset())
+    before = TALLY.read().get((EVALUATIONS.name, ("failed",)), 0)
+    dying = Workflow(house.settings, house.database, NO_CT, toy_film_pipeline(without_memory))
+    dying.evaluate_study(STUDY)
+    dying.evaluate_study(other)
+    assert _attempts(house.database) == {STUDY: 1, other: 0}
+    assert TALLY.read()[EVALUATIONS.name, ("failed",)] == before + 1
 
 
 def test_a_study_that_never_finds_enough_memory_is_parked_and_analysed_when_asked_for(house: CtHouse) -> None:

@@ -20,7 +20,7 @@ import pytest
 from node.deliver import commitment, courier
 from node.ledger import Database, overview
 from tests.chaos.counting import count
-from tests.chaos.town import AE_TITLE, BACKOFF_S, Gate, MoodyPacs, Town
+from tests.chaos.town import AE_TITLE, BACKOFF_S, PATIENCE_S, Gate, MoodyPacs, Town
 from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY
@@ -171,7 +171,7 @@ def test_an_archive_that_kills_its_sender_is_parked_and_its_neighbours_arrive(
     killed: list[int] = []
 
     def kill() -> int:
-        wait_until(lambda: bool(town.pacs["slow"].requests), 30, "its neighbour to be under way")
+        wait_until(lambda: bool(town.pacs["slow"].requests), PATIENCE_S, "its neighbour to be under way")
         killed.append(_sender(process, town.pacs["deadly"].port))
         os.kill(killed[-1], signal.SIGKILL)
         return 0xA700
@@ -187,28 +187,30 @@ def test_an_archive_that_kills_its_sender_is_parked_and_its_neighbours_arrive(
     with town.open({"slow": slow, "deadly": kill, "fine": answers(0x0000)}, answers_each=1):
         most = town.settings.work.max_attempts
         with town.delivering() as process:
-            assert process.wait(60) == -signal.SIGKILL
-        wait_until(lambda: _taken_over(town), 30, "the dead sender's jobs to be taken over")
+            assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        wait_until(lambda: _taken_over(town), PATIENCE_S, "the dead sender's jobs to be taken over")
         with town.delivering() as process:
-            wait_until(becomes({"parked": 3}), 60, "the deadly answer to be parked")
+            wait_until(becomes({"parked": 3}), PATIENCE_S, "the deadly answer to be parked")
             assert f"died {most} times at this delivery" in town.says("deadly")
             assert [pid == process.pid for pid in killed[1:]] == [False] * (most - 1), "each of its own"
-            wait_until(lambda: town.states()["fine"] == {"stored": 3}, 30, "the neighbour that is well")
+            wait_until(lambda: town.states()["fine"] == {"stored": 3}, PATIENCE_S, "the neighbour that is well")
             assert town.states()["slow"] == {"pending": 3}, "under way all the time, and nobody waited for it"
 
             town.answer("deadly")
             wait_until(
-                lambda: len(killed) == most + 1, 60, "the next answer to that archive, tried apart from the first"
+                lambda: len(killed) == most + 1,
+                PATIENCE_S,
+                "the next answer to that archive, tried apart from the first",
             )
             town.pacs["deadly"].mood = answers(0x0000)
             slow.open()
-            wait_until(lambda: town.states()["slow"] == {"stored": 3}, 30, "the neighbour that is slow")
-            wait_until(becomes({"parked": 3, "stored": 3}), 60, "the second to arrive")
+            wait_until(lambda: town.states()["slow"] == {"stored": 3}, PATIENCE_S, "the neighbour that is slow")
+            wait_until(becomes({"parked": 3, "stored": 3}), PATIENCE_S, "the second to arrive")
             with database.transaction() as connection:
                 assert overview.retry(connection, STUDY, ["deadly"]) == 3
             town.keeper.round()
-            wait_until(lambda: town.states()["deadly"] == {"stored": 6}, 60, "what was tried again by hand")
-            wait_until(lambda: _deaths(database) == [], 10, "the deaths to be forgotten")
+            wait_until(lambda: town.states()["deadly"] == {"stored": 6}, PATIENCE_S, "what was tried again by hand")
+            wait_until(lambda: _deaths(database) == [], PATIENCE_S, "the deaths to be forgotten")
             assert process.poll() is None, "the sending process died once"
         requests = [request for pacs in town.pacs.values() for request in pacs.requests]
         assert len({(request.sop_instance_uid, request.sha256) for request in requests}) == 12
@@ -224,16 +226,16 @@ def test_a_delivery_that_was_under_way_whenever_a_sender_was_killed_is_not_parke
     with town.open({"slow": slow}, answers_each=1):
         for number in range(2):  # among others, and apart from them
             with town.delivering() as process:
-                wait_until(lambda: len(town.pacs["slow"].requests) > number, 60, "it to be under way")  # noqa: B023
+                wait_until(lambda: len(town.pacs["slow"].requests) > number, PATIENCE_S, "it to be under way")  # noqa: B023
                 sender = psutil.Process(_sender(process, town.pacs["slow"].port))
                 process.kill()
-                sender.wait(20)  # a try in a process of its own does not outlive the process that asked for it
-            wait_until(lambda: _taken_over(town), 30, "the dead sender's job to be taken over")
+                sender.wait(PATIENCE_S)  # a try in a process of its own does not outlive the process that asked for it
+            wait_until(lambda: _taken_over(town), PATIENCE_S, "the dead sender's job to be taken over")
         assert [(row["among_others"], row["alone"]) for row in _deaths(database)] == [(2, 0)]
         slow.open()
         with town.delivering():
-            wait_until(lambda: town.states()["slow"] == {"stored": 3}, 60, "it to arrive")
-            wait_until(lambda: _deaths(database) == [], 10, "the deaths to be forgotten")
+            wait_until(lambda: town.states()["slow"] == {"stored": 3}, PATIENCE_S, "it to arrive")
+            wait_until(lambda: _deaths(database) == [], PATIENCE_S, "the deaths to be forgotten")
         count("sender killed beside a delivery", kills=2, parked=0, results=3)
 
 
