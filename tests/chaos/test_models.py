@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,12 +289,17 @@ def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_a
     count("worker killed by a study each time", kills=most, parked=1, studies=2, answered=1)
 
 
-def _working(settings: Any, dsn: str) -> Any:
+@contextmanager
+def _working(settings: Settings, dsn: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-m", "tests.chaos.deadly_worker"], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}).encode() + b"\n")
-    process.stdin.flush()
-    return process
+    try:
+        process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}).encode() + b"\n")
+        process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()  # waits, and closes the pipe
 
 
 def _woken(keeper: Keeper, database: Database) -> bool:
