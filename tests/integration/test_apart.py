@@ -1,4 +1,4 @@
-"""Deliveries of which senders died: what counts against which, and when it is forgotten. No process is started here."""
+"""Deliveries of which senders died: what counts against which, and when it is forgotten. One process is started here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from node.deliver.apart import PASSING, Careful
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.ledger import Database, deaths
+from node.metrics.tally import DELIVERIES, TALLY
 from node.queue import Queue, release_stalled
 from tests.desk import Desk
 
@@ -106,6 +107,23 @@ def test_a_process_that_could_not_do_its_work_is_no_death(night: Night, monkeypa
     del night.careful._run  # type: ignore[method-assign]
     assert night.deliver() == {"pending"}
     assert night.rows() == [(night.desk.answer_id, 1, 0)]
+
+
+def test_the_process_that_tries_apart_delivers_and_what_it_counts_is_counted(
+    tmp_path: Path, database: Database
+) -> None:
+    def stored() -> float:
+        return TALLY.read().get((DELIVERIES.name, ("pacs", "stored")), 0)
+
+    with SmallPacs(tmp_path / "pacs") as pacs:
+        night = Night(tmp_path, database, pacs.port)
+        del night.careful._run  # type: ignore[method-assign]
+        night.killed_among_others()
+        before = stored()
+        assert night.deliver() == {"stored"}
+        assert len(pacs.received) == 3
+    assert night.rows() == []
+    assert stored() == before + 3
 
 
 def test_what_goes_to_the_same_destination_or_belongs_to_the_same_answer_is_tried_apart(night: Night) -> None:
