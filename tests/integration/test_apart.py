@@ -1,4 +1,4 @@
-"""Deliveries of which senders died: what counts against which, and when it is forgotten. One process is started here."""
+"""Deliveries of which senders died: what counts against which, and when it is forgotten. One process is started."""
 
 from __future__ import annotations
 
