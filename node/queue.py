@@ -20,7 +20,7 @@ from procrastinate.signals import on_stop
 from psycopg.rows import dict_row
 from psycopg_pool import PoolTimeout
 
-from node.ledger import intake
+from node.ledger import deaths, intake
 from node.ledger.database import RECONNECT_S
 
 EVALUATE = "evaluate"
@@ -161,8 +161,7 @@ def run_worker(
 def release_stalled(dsn: str, stalled_after_s: float) -> int:
     """End the jobs of workers without a heartbeat; the ledger wakes their work again. Returns how many.
 
-    Each is an event ``worker_died`` whose subject is the key of the job: so it is known what kills its worker again and
-    again.
+    Each is an event ``worker_died`` whose subject is the key of the job; a delivery is tried apart from others then.
     """
 
     async def release() -> list[procrastinate.jobs.Job]:
@@ -183,4 +182,7 @@ def release_stalled(dsn: str, stalled_after_s: float) -> int:
         with psycopg.connect(dsn, row_factory=dict_row) as connection:
             for job in released:
                 intake.record_event(connection, "worker_died", job.lock or "", {"task": job.task_name})
+                if job.task_name == DELIVER:
+                    arguments: dict[str, Any] = job.task_kwargs
+                    deaths.died_among_others(connection, arguments["answer_id"], arguments["destination"])
     return len(released)

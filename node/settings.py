@@ -231,7 +231,8 @@ class Work(_Section):
     """The workers."""
 
     max_attempts: int = Field(3, ge=1)
-    """A study whose evaluation kills its worker this often is parked."""
+    """A study whose evaluation, or a delivery whose sending, kills its process this often is parked; never at the first
+    death, which may be a neighbour's: after it a study is alone in its process, and so is a delivery."""
     stalled_after_s: float = Field(30.0, ge=2.0)
     """A worker without a heartbeat for this long is dead; its work is taken over."""
     drain_s: float = Field(30.0, ge=0)

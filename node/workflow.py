@@ -47,6 +47,9 @@ UNREGISTERED_RECHECK_S = 1.0
 REGISTERED_WITHIN_S = 5.0
 """The registrar enters what it is told of within a second; a file that is older and unknown is worth waiting for."""
 POSTPONED_S = 30.0
+FEWEST_DEATHS = 2
+"""Before a study is parked for its worker's deaths, or for want of memory, whatever the configuration says: the first
+time it was perhaps not alone, and a neighbour's fault. After that it is alone (`node.turns`)."""
 MOST_IMAGES = 20_000
 """Of a study: each takes 28 kB while its header is looked at, and a quality control that reuses its study UID for years
 must not take the machine's memory. A perfusion CT has a few thousand."""
@@ -137,7 +140,7 @@ class Workflow:
             "where": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
         }
         log.error("evaluation failed", study=_short(evaluation.study_uid), **detail)
-        most = self._settings.work.max_attempts
+        most = max(self._settings.work.max_attempts, FEWEST_DEATHS if isinstance(error, MemoryError) else 1)
         sentence = f"{reason}; the log has the details, `spine-node jobs retry` tries again"
         with self._database.transaction() as connection:
             parked = answers.fail_evaluation(connection, evaluation, sentence, most)
@@ -206,7 +209,8 @@ class Workflow:
                 self._queue.wake_evaluation(connection, study_uid, wait_s)
             if wait_s is None or wait_s > 0:
                 return None
-            evaluation = answers.begin_evaluation(connection, study_uid, self._settings.work.max_attempts)
+            most = max(self._settings.work.max_attempts, FEWEST_DEATHS)
+            evaluation = answers.begin_evaluation(connection, study_uid, most)
             if evaluation is None:
                 reason = "its worker died in each attempt"
                 intake.record_event(connection, "study_parked", study_uid, {"reason": reason})

@@ -19,14 +19,13 @@ from node.deliver.sender import UnreachableError, send
 from node.deliver.status import Reply, Verdict
 from node.ledger import Database, answers, deliveries, intake, proofs
 from node.metrics.tally import DELIVERIES, TALLY
-from node.queue import AWAY, Queue, delivery_key
+from node.queue import AWAY, Queue
 from node.settings import Destination, Settings
 
 log = structlog.get_logger(__name__)
 
 NEEDS = {"report": "reformat"}
 """A report without the image that its lines lie on shows nothing in a viewer: it is not sent alone."""
-DEADLY = "the sending process died {} times in a row at this answer: see the logs of node and machine"
 REJECTION = "rejection"
 """Kind of the note that takes back other results."""
 
@@ -49,7 +48,6 @@ class Courier:
         target = self._destinations.get(destination)
         with self._database.transaction() as connection:
             outstanding = deliveries.pending(connection, answer_id, destination, due_only=target is not None)
-            deaths = deliveries.deaths(connection, answer_id, destination, delivery_key(answer_id, destination))
         if target is None:
             reason = f"the configuration has no destination {destination!r}"
             for row in outstanding:
@@ -57,10 +55,6 @@ class Courier:
             with self._database.transaction() as connection:
                 proofs.ask_no_more(connection, answer_id, destination, f"never confirmed: {reason}")
             return
-        if deaths >= self._settings.work.max_attempts:
-            for row in outstanding:
-                self._note(row, Reply(Verdict.PERMANENT, DEADLY.format(deaths)))
-            outstanding = []
         try:
             sendable = self._of_the_same_patient([row for row in outstanding if self._intact(row)], target)
             if sendable:
@@ -71,10 +65,32 @@ class Courier:
             log.exception("sending failed")
             self._not_sent(answer_id, destination, error)
         self._prover.prove(answer_id, target)
+        self.wake_again(answer_id, destination)
+
+    def wake_again(self, answer_id: int, destination: str, pause_s: float = 0.0) -> None:
+        """Have the next job do what is left over when it is due, not before ``pause_s``."""
         with self._database.transaction() as connection:
             waiting = [row["wait_s"] for row in deliveries.waits(connection, answer_id, destination)]
             if waiting:
-                self._queue.wake_delivery(connection, answer_id, destination, min(waiting))
+                self._queue.wake_delivery(connection, answer_id, destination, max(min(waiting), pause_s))
+
+    def give_up(self, answer_id: int, destination: str, reason: str) -> None:
+        """Park what is left to send of an answer or, where everything was sent, what is left to prove."""
+        with self._database.transaction() as connection:
+            left = deliveries.pending(connection, answer_id, destination, due_only=False)
+        for row in left:
+            self._note(row, Reply(Verdict.PERMANENT, reason))
+        if not left:
+            with self._database.transaction() as connection:
+                for row in proofs.unproven(connection, answer_id, destination):
+                    sentence = f"stored, and nobody could be asked for a proof: {reason}"
+                    proofs.park(connection, row["id"], sentence)
+                    intake.record_event(
+                        connection,
+                        "delivery_parked",
+                        row["sop_instance_uid"],
+                        {"reason": sentence, "kind": row["kind"]},
+                    )
 
     def _not_sent(self, answer_id: int, destination: str, error: Exception) -> None:
         """Note what is left over. The machine's troubles (disk, memory) pass; of an error of the code nobody knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from node.deliver.apart import Careful
 from node.deliver.courier import Courier
 from node.ledger import Database
 from node.queue import DELIVER, delivery_queue, run_worker
@@ -31,7 +32,7 @@ def run(settings: Settings, dsn: str) -> None:
         courier.park_unconfigured()
         run_worker(
             dsn,
-            {DELIVER: courier.deliver},
+            {DELIVER: Careful(settings, database, courier).deliver},
             concurrency=PLACES_PER_DESTINATION,
             queues=queues,
             stalled_after_s=settings.work.stalled_after_s,

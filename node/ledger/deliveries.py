@@ -125,21 +125,6 @@ def outstanding(connection: Connection) -> list[dict[str, Any]]:
     ).fetchall()
 
 
-def deaths(connection: Connection, answer_id: int, destination: str, key: str) -> int:
-    """How often in a row the sender died at this answer (``key``: that of its job): since the last try that ended."""
-    row = connection.execute(
-        """
-        SELECT count(*) AS n FROM event
-         WHERE kind = 'worker_died' AND subject = %s
-           AND at > (SELECT max(coalesce(d.last_try_at, a.finished_at)) FROM delivery d
-                       JOIN result r ON r.id = d.result_id JOIN answer a ON a.id = r.answer_id
-                      WHERE r.answer_id = %s AND d.destination = %s)
-        """,
-        (key, answer_id, destination),
-    ).fetchone()
-    return 0 if row is None else int(row["n"])
-
-
 def waits(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
     """Seconds until each outstanding delivery of an answer is to be tried, or its proof to be asked for, again."""
     return connection.execute(

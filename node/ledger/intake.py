@@ -224,7 +224,7 @@ def expired(
              GROUP BY study_uid
         ), judged AS (
             SELECT old.*, now() - make_interval(secs => 3600 *
-                   CASE WHEN EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = old.study_uid)
+                   CASE WHEN (SELECT true FROM answer a WHERE a.study_uid = old.study_uid LIMIT 1)  -- as below
                         THEN %(answered)s ELSE %(not_eligible)s END) AS kept_from
               FROM old
         ), due AS (
@@ -253,10 +253,11 @@ def expired_results(connection: Connection, hours: float, limit: int) -> list[di
         """
         SELECT r.id, r.outbox_name FROM result r JOIN answer a ON a.id = r.answer_id
          WHERE r.erased_at IS NULL AND a.finished_at < now() - make_interval(secs => 3600 * %s)
-           AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.result_id = r.id
-                            AND (d.state IN ('pending', 'parked')
-                                 OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
-                                 OR d.last_try_at >= now() - make_interval(secs => 3600 * %s)))
+           -- LIMIT: asked of the few results that are kept so long, where NOT EXISTS would read every delivery there is
+           AND (SELECT true FROM delivery d WHERE d.result_id = r.id
+                   AND (d.state IN ('pending', 'parked')
+                        OR d.state = 'stored' AND d.proof_due_at IS NOT NULL
+                        OR d.last_try_at >= now() - make_interval(secs => 3600 * %s)) LIMIT 1) IS NULL
          ORDER BY r.id LIMIT %s
         """,
         (hours, hours, limit),

@@ -65,6 +65,18 @@ def due(connection: Connection, answer_id: int, destination: str) -> list[dict[s
     ).fetchall()
 
 
+def unproven(connection: Connection, answer_id: int, destination: str) -> list[dict[str, Any]]:
+    """Results of an answer that a destination accepted and for which a proof is outstanding, due or not."""
+    return connection.execute(
+        """
+        SELECT d.id, r.kind, r.sop_instance_uid FROM delivery d JOIN result r ON r.id = d.result_id
+         WHERE r.answer_id = %s AND d.destination = %s AND d.state = 'stored' AND d.proof_due_at IS NOT NULL
+         ORDER BY r.position
+        """,
+        (answer_id, destination),
+    ).fetchall()
+
+
 def request(
     connection: Connection,
     transaction_uid: str,

@@ -71,6 +71,12 @@ class Tally:
         with self._lock:
             self._counts[key] = self._counts.get(key, 0) + by
 
+    def add(self, counts: Counts) -> None:
+        """Count what another process counted that nobody asks."""
+        with self._lock:
+            for key, value in counts.items():
+                self._counts[key] = self._counts.get(key, 0) + value
+
     def begin(self, family: Family, *labels: str) -> None:
         """Show a counter at 0 before it has counted anything: its first step is seen, too."""
         self.count(family, *labels, by=0)

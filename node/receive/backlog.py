@@ -36,7 +36,7 @@ class Backlog:
         registered = intake.registered_per_hour(connection, _begin(min(unsettled)))
         suspicious = []
         for hour, files in self._spool.hours(unsettled).items():
-            if files != registered.get(hour, 0):  # fewer, too: a file that is lost must not hide one that is new
+            if files != registered.get(hour, 0):  # fewer, too: what is lost must not hide what is new
                 suspicious.append(hour)
             elif time.time_ns() - changes[hour] > CLOCK_TICK_S * 1e9:
                 self._settled[hour] = changes[hour]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from node import workflow
 from node.ledger import Database, intake, overview
+from node.metrics.tally import EVALUATIONS, TALLY
+from node.receive.intact import check_intact
 from node.receive.spool import Spool
 from tests.chaos.counts import record
 from tests.integration.test_films import LATERAL, OTHER_LATERAL, STUDY, House
@@ -105,13 +109,33 @@ def test_an_image_that_came_twice_takes_the_place_of_the_damaged_one(ward: Ward)
     ward.receive_only()
     ward.receive_only()
     DAMAGE["a bit of the last pixel"][0](ward.first())
+    before = TALLY.read().get((EVALUATIONS.name, ("postponed",)), 0)
     ward.evaluate()
     assert ward.parked() is None
     assert ward.study()["answers"] == []
+    assert ward.study()["attempts"] == 0, "no fault of the study"
+    assert TALLY.read()[EVALUATIONS.name, ("postponed",)] == before + 1
     ward.evaluate()
     assert len(ward.study()["answers"]) == 2
     assert ward.events() == [{"altered": 1, "without_a_second": 0}]
     assert len(list((ward.spool.folder / "quarantine").iterdir())) == 1
+
+
+def test_images_that_go_by_retention_while_they_are_checked_park_nothing(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward.receive_only()
+
+    def check_late(spool: Spool, rows: Sequence[Mapping[str, Any]]) -> None:
+        with ward.database.transaction() as connection:
+            intake.mark_erased(connection, [rows[0]["id"]])
+        spool.remove(rows[0]["spool_name"])
+        check_intact(spool, rows)
+
+    monkeypatch.setattr(workflow, "check_intact", check_late)
+    ward.evaluate()
+    assert ward.events() == [{"gone": 1, "without_a_second": 0}]
+    assert ward.parked() is None
 
 
 def test_a_file_that_is_put_back_is_taken(ward: Ward) -> None:

@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from inference.runtime import CPU, Models, load_models
 from node import workflow
 from node.keeper import Keeper
 from node.ledger import Database, overview
+from node.metrics.tally import EVALUATIONS, TALLY
 from node.service import Child
-from node.settings import load_settings
-from node.workflow import QUIETER_S, Workflow
+from node.settings import Settings, load_settings
+from node.workflow import FEWEST_DEATHS, QUIETER_S, Workflow
 from tests.chaos.counting import count
 from tests.chaos.deadly_worker import DEADLY_ROWS
 from tests.conftest import wait_until
@@ -161,6 +164,18 @@ def test_too_little_memory_is_tried_again_on_a_quieter_machine_and_then_answered
     assert house.study()["attempts"] == 0
 
 
+def test_a_study_that_waited_in_a_process_without_memory_is_not_begun_there(house: CtHouse) -> None:
+    house.evaluate = lambda: None  # type: ignore[method-assign]
+    other = f"{STUDY}.2"
+    house.receive(LATERAL.dataset(), replace(LATERAL, study_uid=other, series_uid="1.9", sop_uid="1.2.9").dataset())
+    before = TALLY.read().get((EVALUATIONS.name, ("failed",)), 0)
+    dying = Workflow(house.settings, house.database, NO_CT, toy_film_pipeline(without_memory))
+    dying.evaluate_study(STUDY)
+    dying.evaluate_study(other)
+    assert _attempts(house.database) == {STUDY: 1, other: 0}
+    assert TALLY.read()[EVALUATIONS.name, ("failed",)] == before + 1
+
+
 def test_a_study_that_never_finds_enough_memory_is_parked_and_analysed_when_asked_for(house: CtHouse) -> None:
     house.films = toy_film_pipeline(without_memory)
     house.receive(LATERAL.dataset())
@@ -209,15 +224,48 @@ def test_an_error_of_our_own_parks_the_study_with_its_kind_and_without_its_words
     assert house.ended == 0
 
 
-def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_answered(house: CtHouse) -> None:
+def _settings_beside_a_deadly_study(house: CtHouse, **work: Any) -> Settings:
+    """Of a house that has received a study that kills its worker, and another one."""
     deadly = replace(LATERAL, stored=shades(DEADLY_ROWS, 64))
     house.evaluate = lambda: None  # type: ignore[method-assign]  # the worker does that
     house.receive(
         deadly.dataset(), replace(LATERAL, study_uid=f"{STUDY}.2", series_uid="1.9", sop_uid="1.2.9").dataset()
     )
-    settings = load_settings(
-        data_dir=house.settings.data_dir, study={"quiet_s": 0}, site="test", work={"stalled_after_s": 2}
+    return load_settings(
+        data_dir=house.settings.data_dir, study={"quiet_s": 0}, site="test", work={"stalled_after_s": 2, **work}
     )
+
+
+def test_a_study_that_was_in_work_beside_one_that_kills_its_worker_is_not_parked_for_it(house: CtHouse) -> None:
+    # the fewest deaths that there are: the neighbour's attempt beside the deadly study would be one too many
+    settings = _settings_beside_a_deadly_study(house, studies_at_once=2, max_attempts=1)
+    keeper = Keeper(settings, house.database)
+    keeper.round()
+    attempts = []
+    for _ in range(FEWEST_DEATHS):
+        with _working(settings, house.database.dsn) as process:
+            assert process.wait(60) == -signal.SIGKILL
+        attempts.append(_attempts(house.database))
+        wait_until(lambda: _woken(keeper, house.database), 30, "the dead worker's study to be taken over")
+    with _working(settings, house.database.dsn) as process:
+        wait_until(lambda: house.study()["parked"] is not None, 60, "the deadly study to be parked")
+        wait_until(lambda: _answered(house.database, f"{STUDY}.2"), 60, "its neighbour to be answered")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert attempts[0] == {STUDY: 1, f"{STUDY}.2": 1}, "both were in work when the worker died first"
+    assert attempts[1][f"{STUDY}.2"] <= 1, "and never beside each other after that"
+    count("worker killed by a study beside another", kills=FEWEST_DEATHS, parked=1, neighbours_parked=0)
+
+
+def _attempts(database: Database) -> dict[str, int]:
+    with database.transaction() as connection:
+        return {
+            row["study_uid"]: row["attempts"] for row in connection.execute("SELECT study_uid, attempts FROM study")
+        }
+
+
+def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_answered(house: CtHouse) -> None:
+    settings = _settings_beside_a_deadly_study(house, studies_at_once=1)
     keeper = Keeper(settings, house.database)
     most = settings.work.max_attempts
     keeper.round()
@@ -241,12 +289,17 @@ def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_a
     count("worker killed by a study each time", kills=most, parked=1, studies=2, answered=1)
 
 
-def _working(settings: Any, dsn: str) -> Any:
+@contextmanager
+def _working(settings: Settings, dsn: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-m", "tests.chaos.deadly_worker"], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}).encode() + b"\n")
-    process.stdin.flush()
-    return process
+    try:
+        process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}).encode() + b"\n")
+        process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()  # waits, and closes the pipe
 
 
 def _woken(keeper: Keeper, database: Database) -> bool:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from node.deliver import commitment, courier
 from node.ledger import Database, overview
 from tests.chaos.counting import count
-from tests.chaos.town import AE_TITLE, BACKOFF_S, Gate, MoodyPacs, Town
+from tests.chaos.town import AE_TITLE, BACKOFF_S, PATIENCE_S, Gate, MoodyPacs, Town
 from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY
@@ -162,40 +164,91 @@ def _jobs(database: Database) -> list[dict[str, Any]]:
         return connection.execute("SELECT lock FROM procrastinate_jobs WHERE status IN ('todo', 'doing')").fetchall()
 
 
-def test_an_answer_that_kills_its_sender_each_time_is_parked_and_the_others_arrive(
+def test_an_archive_that_kills_its_sender_is_parked_and_its_neighbours_arrive(
     tmp_path: Path, database: Database
 ) -> None:
-    deadly: list[int] = []
-    killed = Counter[int]()
+    slow = Gate()
+    killed: list[int] = []
 
     def kill() -> int:
-        # what else is under way when a sender dies each time is counted with it: let the others arrive first
-        wait_until(lambda: town.states()["fine"] == {"stored": 3}, 30, "what was under way beside it")
-        os.kill(deadly[-1], signal.SIGKILL)
-        killed[deadly[-1]] += 1
+        wait_until(lambda: bool(town.pacs["slow"].requests), PATIENCE_S, "its neighbour to be under way")
+        killed.append(_sender(process, town.pacs["deadly"].port))
+        os.kill(killed[-1], signal.SIGKILL)
         return 0xA700
 
+    def becomes(states: dict[str, int]) -> Callable[[], bool]:
+        def moved() -> bool:
+            town.later(BACKOFF_S[0] + 1)
+            return town.states()["deadly"] == states
+
+        return moved
+
     town = Town(tmp_path, database)
-    with town.open({"deadly": kill, "fine": answers(0x0000)}, answers_each=1):
+    with town.open({"slow": slow, "deadly": kill, "fine": answers(0x0000)}, answers_each=1):
         most = town.settings.work.max_attempts
-        for _ in range(most):
+        with town.delivering() as process:
+            assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        wait_until(lambda: _taken_over(town), PATIENCE_S, "the dead sender's jobs to be taken over")
+        with town.delivering() as process:
+            wait_until(becomes({"parked": 3}), PATIENCE_S, "the deadly answer to be parked")
+            assert f"died {most} times at this delivery" in town.says("deadly")
+            assert [pid == process.pid for pid in killed[1:]] == [False] * (most - 1), "each of its own"
+            wait_until(lambda: town.states()["fine"] == {"stored": 3}, PATIENCE_S, "the neighbour that is well")
+            assert town.states()["slow"] == {"pending": 3}, "under way all the time, and nobody waited for it"
+
+            town.answer("deadly")
+            wait_until(
+                lambda: len(killed) == most + 1,
+                PATIENCE_S,
+                "the next answer to that archive, tried apart from the first",
+            )
+            town.pacs["deadly"].mood = answers(0x0000)
+            slow.open()
+            wait_until(lambda: town.states()["slow"] == {"stored": 3}, PATIENCE_S, "the neighbour that is slow")
+            wait_until(becomes({"parked": 3, "stored": 3}), PATIENCE_S, "the second to arrive")
+            with database.transaction() as connection:
+                assert overview.retry(connection, STUDY, ["deadly"]) == 3
+            town.keeper.round()
+            wait_until(lambda: town.states()["deadly"] == {"stored": 6}, PATIENCE_S, "what was tried again by hand")
+            wait_until(lambda: _deaths(database) == [], PATIENCE_S, "the deaths to be forgotten")
+            assert process.poll() is None, "the sending process died once"
+        requests = [request for pacs in town.pacs.values() for request in pacs.requests]
+        assert len({(request.sop_instance_uid, request.sha256) for request in requests}) == 12
+        assert [row["attempts"] for row in town.rows("slow")] == [1] * 3
+        count("sender killed at each try", kills=len(killed), parked=3, neighbours_parked=0, results=12)
+
+
+def test_a_delivery_that_was_under_way_whenever_a_sender_was_killed_is_not_parked_for_it(
+    tmp_path: Path, database: Database
+) -> None:
+    slow = Gate()
+    town = Town(tmp_path, database)
+    with town.open({"slow": slow}, answers_each=1):
+        for number in range(2):  # among others, and apart from them
             with town.delivering() as process:
-                deadly.append(process.pid)
-                assert process.wait(60) == -signal.SIGKILL
-            wait_until(lambda: _taken_over(town), 30, "the dead sender's job to be taken over")
+                wait_until(lambda: len(town.pacs["slow"].requests) > number, PATIENCE_S, "it to be under way")  # noqa: B023
+                sender = psutil.Process(_sender(process, town.pacs["slow"].port))
+                process.kill()
+                sender.wait(PATIENCE_S)  # a try in a process of its own does not outlive the process that asked for it
+            wait_until(lambda: _taken_over(town), PATIENCE_S, "the dead sender's job to be taken over")
+        assert [(row["among_others"], row["alone"]) for row in _deaths(database)] == [(2, 0)]
+        slow.open()
         with town.delivering():
-            wait_until(lambda: town.states() == {"deadly": {"parked": 3}, "fine": {"stored": 3}}, 60, "both to end")
-        assert f"died {most} times in a row" in town.says("deadly")
-        assert len(killed) == most
-        with database.transaction() as connection:
-            assert overview.retry(connection, STUDY, ["deadly"]) == 3
-        town.pacs["deadly"].mood = answers(0x0000)
-        town.keeper.round()
-        with town.delivering():
-            wait_until(lambda: town.states()["deadly"] == {"stored": 3}, 60, "what was tried again by hand")
-        digests = {(r.sop_instance_uid, r.sha256) for r in town.pacs["deadly"].requests}
-        assert len(digests) == 3
-        count("sender killed at each try", kills=most, results=6, requests=len(town.pacs["deadly"].requests) + 3)
+            wait_until(lambda: town.states()["slow"] == {"stored": 3}, PATIENCE_S, "it to arrive")
+            wait_until(lambda: _deaths(database) == [], PATIENCE_S, "the deaths to be forgotten")
+        count("sender killed beside a delivery", kills=2, parked=0, results=3)
+
+
+def _sender(process: subprocess.Popen[bytes], port: int) -> int:
+    """Which process speaks to a port: the sending one, or one that it started."""
+    started = psutil.Process(process.pid)
+    family = [started, *started.children(recursive=True)]
+    return next(p.pid for p in family for c in p.net_connections("tcp") if c.raddr and c.raddr.port == port)
+
+
+def _deaths(database: Database) -> list[dict[str, Any]]:
+    with database.transaction() as connection:
+        return connection.execute("SELECT * FROM sender_death").fetchall()
 
 
 def _taken_over(town: Town) -> bool:

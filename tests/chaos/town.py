@@ -102,17 +102,19 @@ class Town:
                 work={"stalled_after_s": 2, "drain_s": 10},
             )
             self.keeper = Keeper(self.settings, self.database)
-            queue = Queue(self.database.dsn)
             with self.database.transaction() as connection:
                 connection.execute("DELETE FROM delivery")  # the desk's own, to nowhere
-            ordinals = iter(range(1, 1000))
             for _ in range(answers_each):
                 for name in moods:
-                    answer = self._desk.answer(next(ordinals), name)
-                    self.answers.setdefault(name, []).append(answer)
-                    with self.database.transaction() as connection:
-                        queue.wake_delivery(connection, answer, name)
+                    self.answer(name)
             yield self
+
+    def answer(self, name: str) -> None:
+        """One more answer that is to go to a destination."""
+        answer = self._desk.answer(sum(map(len, self.answers.values())) + 1, name)
+        self.answers.setdefault(name, []).append(answer)
+        with self.database.transaction() as connection:
+            Queue(self.database.dsn).wake_delivery(connection, answer, name)
 
     @contextmanager
     def delivering(self) -> Iterator[subprocess.Popen[bytes]]:

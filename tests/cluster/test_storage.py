@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -12,7 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from node.ledger import Database, answers, intake
+from node.backup import back_up
+from node.erasing import erase_patient
+from node.ledger import Database, DatabaseError, answers, intake
 from node.ledger.intake import InstanceRow
 from node.probe import probe
 from node.process import check_storage
@@ -21,7 +26,7 @@ from node.receive import spool as spool_module
 from node.receive.backlog import Backlog
 from node.receive.registrar import Registrar
 from node.receive.spool import OutOfSpaceError, Spool
-from node.service import run
+from node.service import restore_marker, run
 from node.settings import ConfigurationError, Settings, load_settings
 from tests.conftest import wait_until
 from tests.dicom import SERIES, STUDY
@@ -165,6 +170,15 @@ def test_a_directory_that_is_wholly_registered_is_not_read_again_until_it_change
     assert shared.backlog(Backlog(shared.spool)) == [late], "as by who looks for the first time"
 
 
+def test_files_that_are_lost_do_not_hide_one_that_is_new(tmp_path: Path, database: Database) -> None:
+    shared = Shared(tmp_path, database)
+    Registrar(shared.spool, database, lambda _connection, _study: None).enter_spool()
+    for name in shared.names[:2]:
+        shared.spool.path(name).unlink()
+    late = shared.spool.store(received(encoded_slice(tmp_path) + bytes(64))).spool_name
+    assert shared.backlog(Backlog(shared.spool)) == [late]
+
+
 def row(name: str, study_uid: str = STUDY) -> InstanceRow:
     uid = f"1.2.{int.from_bytes(name.encode(), 'big')}"
     at = datetime.now(UTC)
@@ -238,6 +252,35 @@ def test_a_volume_that_is_not_mounted_is_no_storage(tmp_path: Path) -> None:
     settings.spool_dir.mkdir()
     settings.outbox_dir.mkdir()
     check_storage(settings)
+
+
+def test_nothing_is_done_beside_a_volume_that_went_while_the_node_ran(tmp_path: Path, database: Database) -> None:
+    (tmp_path / "storage").mkdir()
+    settings = shared_settings(tmp_path, database_dsn=database.dsn)
+    with pytest.raises(ConfigurationError, match="is its volume mounted"):
+        back_up(settings, database.dsn, tmp_path / "backup")
+    with pytest.raises(ConfigurationError, match="is its volume mounted"):
+        erase_patient(settings, database, "P")
+    assert not (tmp_path / "backup").exists()
+    order = json.dumps({"settings": settings.model_dump(mode="json"), "dsn": database.dsn}) + "\n"
+    for program in (["node.role", "deliver"], ["node.deliver.apart"]):
+        command = [sys.executable, "-m", *program]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None and process.stderr is not None
+            process.stdin.write(order)
+            process.stdin.flush()
+            assert process.wait(60) > 0, program
+            assert "ConfigurationError" in process.stderr.read()
+    assert list((tmp_path / "storage").iterdir()) == []
+
+
+def test_a_restore_that_was_interrupted_is_seen_by_every_machine_of_the_storage(tmp_path: Path) -> None:
+    settings = shared_settings(tmp_path)
+    for folder in (settings.spool_dir, settings.outbox_dir):
+        folder.mkdir(parents=True)
+    restore_marker(shared_settings(tmp_path, data_dir=tmp_path / "another machine's")).touch()
+    with pytest.raises(DatabaseError, match="was interrupted"):
+        run(settings, threading.Event())
 
 
 def test_a_machine_that_does_not_listen_is_not_asked_for_its_listener(tmp_path: Path) -> None:

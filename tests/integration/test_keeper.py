@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from procrastinate.manager import JobManager
 
 from node.keeper import Keeper
 from node.ledger import Database, answers, deliveries, intake
@@ -97,6 +98,27 @@ def test_the_work_of_a_dead_worker_is_taken_over(house: House) -> None:
     house.keeper.round()
     assert house.value("SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo'") == 1
     assert release_stalled(house.database.dsn, 30) == 0
+
+
+def test_a_job_that_another_keeper_ended_first_holds_up_none_and_is_not_counted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.keeper.wake_outstanding()
+    with house.database.transaction() as connection:
+        Queue(house.database.dsn).wake_evaluation(connection, "1.2.3", 0.0)
+    house.run("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour')")
+    house.run("UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)")
+    listed = JobManager.get_stalled_jobs
+
+    async def while_another_is_at_it(*arguments: Any, **named: Any) -> Any:
+        found = list(await listed(*arguments, **named))
+        house.run(f"DELETE FROM procrastinate_jobs WHERE id = {found[0].id}")
+        return found
+
+    monkeypatch.setattr(JobManager, "get_stalled_jobs", while_another_is_at_it)
+    assert release_stalled(house.database.dsn, 30) == 1
+    assert house.value("SELECT count(*) FROM event WHERE kind = 'worker_died'") == 1
+    assert house.value("SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'") == 0
 
 
 def test_outstanding_deliveries_are_woken(house: House) -> None:

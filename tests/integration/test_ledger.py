@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from node.ledger import Database, DatabaseError, answers, deliveries, intake, migrate, overview
 from tests import ledger
@@ -45,6 +46,37 @@ def test_a_repeat_is_a_duplicate_and_a_correction_taken_back_is_not(database: Da
         found = connection.execute("SELECT duplicate_of FROM instance ORDER BY id").fetchall()
     assert [row["duplicate_of"] for row in found] == [None, 1, 1, None, None, 5]
     assert names(database) == ["1", "4", "5"]
+
+
+def test_the_duplicates_of_a_lost_image_have_one_heir(database: Database) -> None:
+    with database.transaction() as connection:
+        for name in ("1", "2", "3"):
+            intake.register(connection, [instance(name, "1.2.3", "a")])
+        assert intake.replace_lost(connection, [1]) == {1}
+        found = connection.execute("SELECT id, duplicate_of FROM instance WHERE erased_at IS NULL ORDER BY id")
+        assert [(row["id"], row["duplicate_of"]) for row in found] == [(2, None), (3, 2)]
+        assert intake.replace_lost(connection, [2]) == {2}, "the third is still there to take its place"
+    assert names(database) == ["3"]
+
+
+def test_outstanding_studies_come_in_the_order_of_the_registrars_whatever_the_server_s_language(
+    database: Database,
+) -> None:
+    studies = ["1.2.3", "B", "a", "1.23"]
+    with database.transaction() as connection:
+        for number, study_uid in enumerate(studies):
+            intake.register(connection, [replace(instance(str(number), f"1.2.{number}", "x"), study_uid=study_uid)])
+    with database.transaction() as connection:
+        language = connection.execute(
+            "SELECT collname FROM pg_collation WHERE collprovider = 'c' AND collname ~ '^[a-z]{2}_[A-Z]{2}' LIMIT 1"
+        ).fetchone()
+        if language is None:
+            pytest.skip("this server's system has no language besides C (Debian: locales)")
+        collation = sql.Identifier(language["collname"])
+        connection.execute(sql.SQL("ALTER TABLE study ALTER study_uid TYPE text COLLATE {}").format(collation))
+        by_language = [row["study_uid"] for row in connection.execute("SELECT study_uid FROM study ORDER BY study_uid")]
+        assert by_language != sorted(studies)
+        assert answers.outstanding_studies(connection) == sorted(studies)
 
 
 def test_only_series_that_lost_images_are_fragments(database: Database) -> None:

@@ -114,6 +114,11 @@ def test_a_listener_that_is_missing_is_told(tmp_path: Path, dsn: str) -> None:
         assert "1 of 2 addresses are listened on" in [check["sentence"] for check in told["checks"]]
 
 
+def test_a_machine_that_does_not_listen_is_ready_without_a_listener(tmp_path: Path, dsn: str) -> None:
+    with monitoring(tmp_path, dsn, [Child("evaluate", Tally())], database_dsn=dsn, roles=["evaluate"]) as monitor:
+        assert ask(monitor.port, "/readyz")[0] == 200
+
+
 def test_a_disk_below_its_reserve_is_told(tmp_path: Path, dsn: str) -> None:
     with monitoring(tmp_path, dsn, [receiver()], receive={"free_space_reserve_mb": 10**9}) as monitor:
         status, told = ask(monitor.port, "/readyz")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -231,6 +234,37 @@ def test_a_file_that_went_is_an_event_unless_it_was_erased(desk: Desk) -> None:
         desk.spool.path(reception.spool_name).unlink()
     desk.arrive(erased, gone)
     assert desk.events() == [("vanished", {"spool_name": gone.spool_name})]
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_taken_for_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = desk.store()
+    desk.registrar.enter_spool()
+    looked: Callable[..., Any] = os.stat
+
+    def stale(path: Any, *arguments: Any, **named: Any) -> Any:
+        if path == desk.spool.path(first.spool_name):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))  # which Path.exists takes for "no"
+        return looked(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", stale)
+    again = desk.store()
+    desk.arrive(again)
+    with desk.database.transaction() as connection:
+        found = connection.execute("SELECT duplicate_of, erased_at FROM instance ORDER BY id").fetchall()
+    assert [(row["duplicate_of"], row["erased_at"]) for row in found] == [(None, None), (1, None)]
+
+
+def test_where_images_never_cease_what_a_dead_listener_left_is_still_looked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ADOPT_PERIOD_S", 0.05)
+    adopted = threading.Event()
+    monkeypatch.setattr(desk.registrar, "_adopt", adopted.set)
+    monkeypatch.setattr(desk.registrar, "_batch", lambda: time.sleep(0.01) or [("hello", "", {})])
+    desk.registrar._adopt_at = time.monotonic()
+    desk.registrar.start()
+    assert adopted.wait(20)
+    desk.registrar.stop()
 
 
 def test_a_file_that_the_disk_cannot_read_blocks_nothing_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from node.turns import Turns
+import pytest
+
+from node.turns import ClosedError, Turns
 from tests.conftest import wait_until
 
 
@@ -61,6 +63,33 @@ def test_two_that_failed_are_alone_one_after_the_other() -> None:
     second.end()
     with turns.place(alone=False):
         assert turns.analysis.acquire(blocking=False)
+
+
+def test_nobody_is_let_in_after_the_end_not_even_who_waits() -> None:
+    turns = Turns()
+    turned_away: list[bool] = []
+
+    def wait(alone: bool) -> None:
+        try:
+            with turns.place(alone=alone):
+                pass
+        except ClosedError:
+            turned_away.append(alone)
+
+    first = Study(turns)
+    wait_until(in_work(first), what="the first")
+    waiting = [threading.Thread(target=wait, args=(True,))]
+    waiting[0].start()
+    wait_until(lambda: turns._wanting_alone == 1, what="the one that failed to wait")
+    waiting.append(threading.Thread(target=wait, args=(False,)))
+    waiting[1].start()
+    turns.close()
+    for thread in waiting:
+        thread.join(20)
+    assert sorted(turned_away) == [False, True]
+    first.end()
+    with pytest.raises(ClosedError), turns.place(alone=False):
+        pass
 
 
 def test_an_error_gives_the_place_back() -> None:
