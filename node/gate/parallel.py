@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVarTuple
 
 MOST_THREADS = 8
+TURNS = 8
+"""Of each thread, where there are so many items: handing over costs more than reading a small image."""
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -23,8 +25,16 @@ def in_parallel(work: Callable[[*Arguments], None], items: Iterable[tuple[*Argum
     Exception
         That of the first item, in their order, for which ``work`` raised; what was not begun then is not begun.
     """
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_THREADS), "images") as pool:
-        pending = [pool.submit(work, *item) for item in items]
+    each = list(items)
+    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    together = max(1, len(each) // (threads * TURNS))
+
+    def several(start: int) -> None:
+        for item in each[start : start + together]:
+            work(*item)
+
+    with ThreadPoolExecutor(threads, "images") as pool:
+        pending = [pool.submit(several, start) for start in range(0, len(each), together)]
         try:
             for future in pending:
                 future.result()

@@ -184,14 +184,15 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
 
     def read(header: InstanceHeader, indices: list[int]) -> None:
         done = 0
+        into = hu[indices[0]] if hu.dtype == np.int16 else None
         for index, stored in zip(
-            indices, stored_values(header, [slices[i].image.frame for i in indices]), strict=False
+            indices, stored_values(header, [slices[i].image.frame for i in indices], into), strict=False
         ):
             if stored.shape != (rows, columns):
                 raise PixelError("The decoded image has another size than the header says")
             digests[slices[index].name] = pixel_digest(stored)
-            _rescale(stored, slices[index], hu[index])
             padded = _padding(stored, slices[index])
+            _rescale(stored, slices[index], hu[index])  # perhaps the same memory: what is stored is gone then
             if padded is not None and padded.any():
                 outside[index] = padded
                 hu[index][padded] = AIR_HU
