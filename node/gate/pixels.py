@@ -267,7 +267,7 @@ def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     signed = integer(dataset, "PixelRepresentation") == 1
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(kind)
-    if not unused or (not signed and not unused_above and not bits.max() >> stored):
+    if not unused or (not signed and unused_above == unused and not bits.max() >> stored):
         return bits
     moved: NDArray[np.integer] = np.left_shift(bits, unused_above, out=bits if bits.flags.writeable else None)
     np.right_shift(moved, unused, out=moved)
