@@ -1,6 +1,7 @@
 """Work on many images by as many threads as there are cores.
 
-Reading, hashing and arithmetic on arrays let other threads run; decoders of compressed images do not.
+Reading, hashing and arithmetic on arrays let other threads run; decoders of compressed images do not: there each thread
+has a process that decodes for it (:mod:`node.gate.decoding`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ TURNS = 8
 Arguments = TypeVarTuple("Arguments")
 
 
-def in_parallel(work: Callable[[*Arguments], None], items: Iterable[tuple[*Arguments]]) -> None:
-    """Call ``work`` with each of the items.
+def in_parallel(
+    work: Callable[[*Arguments], None], items: Iterable[tuple[*Arguments]], threads: int | None = None
+) -> None:
+    """Call ``work`` with each of the items, in so many threads; ``None``: one for each core, `MOST_THREADS` at most.
 
     Raises
     ------
@@ -26,7 +29,7 @@ def in_parallel(work: Callable[[*Arguments], None], items: Iterable[tuple[*Argum
         That of the first item, in their order, for which ``work`` raised; what was not begun then is not begun.
     """
     each = list(items)
-    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
     together = max(1, len(each) // (threads * TURNS))
 
     def several(start: int) -> None:

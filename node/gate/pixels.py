@@ -89,8 +89,8 @@ def stored_values(
     frames
         Frame numbers counted from 1, or ``(None,)`` for a single-frame instance.
     into
-        Contiguous (rows, columns) where the values of a single-frame instance may be put, whatever their sign: what is
-        yielded is then perhaps a view of it.
+        Contiguous (rows, columns) where the values of a single image may be put, whatever their sign: what is yielded
+        is then perhaps a view of it.
 
     Raises
     ------

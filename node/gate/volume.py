@@ -7,7 +7,7 @@ slope or intercept is no whole number.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
 from node.gate.acquisition import acquisition
 from node.gate.assessment import Assessment, assess
+from node.gate.decoding import StoredValues, decoding, processes_for
 from node.gate.geometry import Grid, Slice
 from node.gate.headers import InstanceHeader
 from node.gate.identity import input_sha256, pixel_digest
@@ -113,12 +114,16 @@ def load_volume(headers: Sequence[InstanceHeader], policy: GatePolicy) -> Loaded
     OSError
         A file cannot be read (gone, disk or network failing). That may pass and says nothing about the patient's
         images, so it is never turned into an answer.
+    DecoderDiedError
+        A process that decoded images died.
     """
     found = assess(headers, policy)
     if found.refusal is not None or found.grid is None:
         return _unevaluable(found, found.refusal or Refusal(RefusalCode.NOT_AN_IMAGE))
     try:
-        volume, digests = _read(found.grid)
+        processes = processes_for(found.grid.slices, policy.decoding_processes)
+        with decoding(processes) as values_of:
+            volume, digests = _read(found.grid, values_of, processes)
         _compare_repeated(found)
     except PixelError as error:
         return _unevaluable(
@@ -170,7 +175,17 @@ def _by_instance(slices: Sequence[Slice]) -> list[tuple[InstanceHeader, list[int
     return [(slices[indices[0]].header, indices) for indices in places.values()]
 
 
-def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
+def _parts(slices: Sequence[Slice], processes: int) -> Iterator[tuple[InstanceHeader, list[int]]]:
+    """As `_by_instance`, with the frames of one instance shared out where several processes decode them."""
+    for header, indices in _by_instance(slices):
+        step = len(indices) if processes == 1 else max(1, len(indices) // (2 * processes))
+        for start in range(0, len(indices), step):
+            yield header, indices[start : start + step]
+
+
+def _read(
+    grid: Grid, values_of: StoredValues = stored_values, processes: int = 1
+) -> tuple[Volume, dict[tuple[str, int], str]]:
     """Decode a grid's images into one volume; also the digest of each image by :attr:`Slice.name`."""
     slices = grid.slices
     rows, columns = slices[0].image.rows or 0, slices[0].image.columns or 0
@@ -184,9 +199,9 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
 
     def read(header: InstanceHeader, indices: list[int]) -> None:
         done = 0
-        into = hu[indices[0]] if hu.dtype == np.int16 else None
+        into = hu[indices[0]] if hu.dtype == np.int16 and len(indices) == 1 else None
         for index, stored in zip(
-            indices, stored_values(header, [slices[i].image.frame for i in indices], into), strict=False
+            indices, values_of(header, [slices[i].image.frame for i in indices], into), strict=False
         ):
             if stored.shape != (rows, columns):
                 raise PixelError("The decoded image has another size than the header says")
@@ -200,7 +215,7 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
         if done != len(indices):
             raise PixelError(f"{done} of {len(indices)} frames could be decoded")
 
-    in_parallel(read, _by_instance(slices))
+    in_parallel(read, _parts(slices, processes), processes if processes > 1 else None)
     if outside:
         padding = np.zeros(hu.shape, np.bool_)
         for index, padded in outside.items():
