@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import answering, lengths, receiving, sending
+from tests.benchmarks import answering, lengths, reading, receiving, sending
 from tests.benchmarks.rows import Row
 
 BUILD = Path("build")
@@ -40,7 +40,8 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        rows = [*receiving.measure(), *sending.measure(), *answering.measure(scratch), *by_length(scratch)]
+        rows = [*receiving.measure(), *sending.measure(), *reading.measure(scratch)]
+        rows += [*answering.measure(scratch), *by_length(scratch)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table("what", "ours", "unit", "peer", "peer's", "ratio", "runs")

@@ -145,3 +145,30 @@ def test_very_many_instances_over_many_studies_are_received_registered_and_decid
         rows_read=reads,
         milliseconds=milliseconds,
     )
+
+
+def test_looking_for_what_is_not_registered_takes_no_more_than_a_share_of_the_time(
+    house: CtHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, looks, names = [100.0], [0], [list[str]()]
+
+    class SlowBacklog:
+        def names(self, *_: object) -> list[str]:
+            looks[0] += 1
+            clock[0] += 0.2
+            return names[0]
+
+    flow = workflow.Workflow(house.settings, house.database, house.models)
+    monkeypatch.setattr(flow, "_backlog", SlowBacklog())
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with house.database.transaction() as connection:
+        for wait_s in (0.0, 1.9, 0.2):
+            clock[0] += wait_s
+            assert not flow._unregistered_files(connection)
+        assert looks == [2]
+        clock[0] += 2.1
+        names[0] = ["2026010203/acknowledged.dcm"]
+        monkeypatch.setattr(flow._spool, "is_being_written", lambda _name: False)
+        assert flow._unregistered_files(connection)
+        assert flow._unregistered_files(connection), "what was found is looked for again until it is registered"
+        assert looks == [4]
