@@ -94,6 +94,7 @@ class _Decoders:
 
     def __init__(self) -> None:
         self._idle: SimpleQueue[_Decoder] = SimpleQueue()
+        self._died: DecoderDiedError | None = None
 
     def stored_values(
         self, header: InstanceHeader, frames: Sequence[int | None], into: NDArray[np.int16] | None = None
@@ -101,12 +102,17 @@ class _Decoders:
         if not _nanoseconds(header.transfer_syntax_uid):
             yield from stored_values(header, frames, into)
             return
+        if self._died is not None:  # the series is lost: no others for the images that are left
+            raise self._died
         try:
             decoder = self._idle.get_nowait()
         except Empty:
             decoder = _Decoder()
         try:
             yield from decoder.stored_values(header, frames, into)
+        except DecoderDiedError as error:
+            self._died = error
+            raise
         finally:
             if decoder.at_rest:
                 self._idle.put(decoder)

@@ -227,8 +227,10 @@ def _read(
 def _rescale(stored: NDArray[np.integer], part: Slice, out: NDArray[np.int16] | NDArray[np.float32]) -> None:
     """Stored values to HU in place (C.11.1.1.2); what int16 cannot hold is cut off at its ends."""
     slope, intercept = part.image.slope or 0.0, part.image.intercept or 0.0
-    low, high = (float(v) * slope + intercept for v in (stored.min(), stored.max()))
-    fits = min(low, high) >= -32768 and max(low, high) <= 32767
+    fits = any(
+        -32768 <= v * slope + intercept <= 32767 and -32768 <= w * slope + intercept <= 32767
+        for v, w in _limits(stored, integer(part.header.dataset, "BitsStored"))
+    )
     if out.dtype == np.int16 and fits and slope == 1:
         # modulo 65,536, so exact where the sum fits; three times as fast as by way of 32 bits
         np.add(stored.view(np.int16), np.int64(intercept).astype(np.int16), out=out)
@@ -237,6 +239,14 @@ def _rescale(stored: NDArray[np.integer], part: Slice, out: NDArray[np.int16] | 
         out[...] = np.clip(values, -32768, 32767, out=values)
     else:
         out[...] = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def _limits(stored: NDArray[np.integer], bits: int | None) -> Iterator[tuple[float, float]]:
+    """Values between which all others lie: those that so many bits hold, then, looked at, the lowest and highest."""
+    bits = bits or 8 * stored.itemsize
+    signed = stored.dtype.kind == "i"
+    yield -(2.0 ** (bits - 1)) * signed, 2.0 ** (bits - signed) - 1
+    yield float(stored.min()), float(stored.max())
 
 
 def _padding(stored: NDArray[np.integer], part: Slice) -> NDArray[np.bool_] | None:
