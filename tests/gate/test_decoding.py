@@ -179,6 +179,7 @@ def test_processes_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch, t
     assert processes(RLELossless, 3000) == 4
     assert processes(DeflatedExplicitVRLittleEndian, 1200) == 4
     assert processes(ExplicitVRLittleEndian, 20_000) == 1
+    assert processes("1.2.840.10008.1.2.1\0Doe^Jane" * 20, 20) == 1, "what is no UID is not quoted in a warning"
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert processes(JPEG2000Lossless, 3000) == 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
