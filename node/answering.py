@@ -214,6 +214,7 @@ def gate_policy(settings: Settings, films: FilmPipeline | None = None) -> GatePo
         films=films is not None,
         lateral_chest=settings.study.lateral_chest,
         for_processing=settings.study.for_processing,
+        decoding_processes=settings.work.decoding_processes,
     )
 
 

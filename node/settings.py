@@ -238,6 +238,8 @@ class Work(_Section):
     drain_s: float = Field(30.0, ge=0)
     studies_at_once: int = Field(2, ge=1, le=16)
     """One is analysed while others are read or encoded; each of them holds its images in memory."""
+    decoding_processes: int = Field(0, ge=0, le=64)
+    """How many decode compressed images where there are many; 0: one per core, at most 8; 1: none but the worker."""
 
 
 class Metrics(_Section):

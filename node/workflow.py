@@ -82,6 +82,7 @@ class Workflow:
         self._policy = gate_policy(settings, films)
         self._spool = Spool(settings.spool_dir)
         self._backlog = Backlog(self._spool)
+        self._all_registered_until = 0.0
         self._queue = Queue(database.dsn)
         self._turns = Turns()
 
@@ -219,9 +220,20 @@ class Workflow:
             return evaluation
 
     def _unregistered_files(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
-        """Whether acknowledged files wait for the registrar; younger ones are late images like any other."""
+        """Whether acknowledged files wait for the registrar; younger ones are late images like any other.
+
+        While images arrive, each look reads this hour's directory, ever longer: that there are none holds for ten times
+        as long as the look took, so that very many studies do not make it the worker's main work.
+        """
+        begun = time.monotonic()
+        if begun < self._all_registered_until:
+            return False
         names = self._backlog.names(connection, REGISTERED_WITHIN_S)
-        return any(not self._spool.is_being_written(name) for name in names)
+        if any(not self._spool.is_being_written(name) for name in names):
+            return True
+        looked = time.monotonic()
+        self._all_registered_until = looked + min(10 * (looked - begun), REGISTERED_WITHIN_S)
+        return False
 
     def _record_outcomes(self, study_uid: str, decisions: Sequence[SeriesDecision], unreadable: int) -> None:
         with self._database.transaction() as connection:

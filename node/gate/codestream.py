@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID, RLELossless
 
 JPEG_2000 = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)})
@@ -48,7 +49,7 @@ def too_long_for_rle(length: int, expected: int) -> bool:
 
 def is_compressed(transfer_syntax_uid: str) -> bool:
     """Whether pixel data of that syntax are encapsulated, as far as it is known here."""
-    syntax = UID(transfer_syntax_uid)
+    syntax = UID(transfer_syntax_uid, IGNORE)  # else pydicom would quote what stands in its place
     return bool(transfer_syntax_uid) and syntax.is_transfer_syntax and not syntax.is_private and syntax.is_encapsulated
 
 

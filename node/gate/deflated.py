@@ -25,7 +25,7 @@ def inflates_too_far(path: Path, limit: int = MAX_INFLATED_BYTES) -> bool:
         start = file.read(_META_LIMIT)
         if start[128:132] != b"DICM" or DEFLATED_SYNTAX not in start:
             return False
-        file.seek(_end_of_meta(start))
+        file.seek(end_of_meta(start))
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         total = 0
         try:
@@ -40,7 +40,7 @@ def inflates_too_far(path: Path, limit: int = MAX_INFLATED_BYTES) -> bool:
     return False
 
 
-def _end_of_meta(start: bytes) -> int:
+def end_of_meta(start: bytes) -> int:
     """Offset of the first byte behind the file meta information, which is Explicit VR Little Endian (PS3.10, 7.1)."""
     offset = 132
     while start[offset : offset + 2] == b"\x02\x00":

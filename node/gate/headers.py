@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 
 from node.gate.deflated import inflates_too_far
+from node.gate.plain import PlainReader
 from node.gate.tags import FILM_SEQUENCES, HEADER_KEYWORDS
 from node.gate.values import integer, is_uid, item, items, number, numbers, permissive, text, texts, tidy, uid
 
@@ -115,11 +116,12 @@ class HeaderReading(NamedTuple):
 def read_headers(paths: Iterable[Path]) -> HeaderReading:
     """Read the headers of many files, in the order given. Nothing in a file makes this raise.
 
-    Costs about one millisecond per instance; pixel data are never read.
+    Pixel data are never read.
     """
     reading = HeaderReading([], [])
+    reader = PlainReader(_HEADER_TAGS)
     for path in paths:
-        found = read_header(path)
+        found = read_header(path, reader)
         if isinstance(found, InstanceHeader):
             reading.headers.append(found)
         else:
@@ -127,13 +129,18 @@ def read_headers(paths: Iterable[Path]) -> HeaderReading:
     return reading
 
 
-def read_header(path: Path) -> InstanceHeader | Unreadable:
-    """Read one file's header; a file without file meta information is read as well."""
+def read_header(path: Path, reader: PlainReader | None = None) -> InstanceHeader | Unreadable:
+    """Read one file's header; a file without file meta information is read as well.
+
+    ``reader`` is that of the files beside it, which most often say the same.
+    """
     with permissive():
         try:
-            if inflates_too_far(path):
-                return Unreadable(path, "the deflated data set is larger than this node takes")
-            dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
+            dataset = (reader or PlainReader(_HEADER_TAGS)).read(path)
+            if dataset is None:
+                if inflates_too_far(path):
+                    return Unreadable(path, "the deflated data set is larger than this node takes")
+                dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
             if _may_be_film(dataset):
                 dataset.update(dcmread(path, stop_before_pixels=True, force=True, specific_tags=_FILM_TAGS))
             tidy(dataset)

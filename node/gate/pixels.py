@@ -79,13 +79,18 @@ def is_lossy(header: InstanceHeader) -> bool:
     return declared == "01" or syntax in ALWAYS_LOSSY or (syntax in PERHAPS_LOSSY and declared != "00")
 
 
-def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
+def stored_values(
+    header: InstanceHeader, frames: Sequence[int | None], into: NDArray[np.int16] | None = None
+) -> Iterator[NDArray[np.integer]]:
     """Stored values of some images of one instance, each (rows, columns), int16 or uint16; of 8-bit ones int8 or uint8.
 
     Parameters
     ----------
     frames
         Frame numbers counted from 1, or ``(None,)`` for a single-frame instance.
+    into
+        Contiguous (rows, columns) where the values of a single image may be put, whatever their sign: what is yielded
+        is then perhaps a view of it.
 
     Raises
     ------
@@ -96,7 +101,7 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
     MemoryError
         The machine has not enough memory for the decoded image: may pass.
     """
-    arrays = _arrays(header, frames)
+    arrays = _arrays(header, frames, into)
     while True:
         try:
             with permissive():
@@ -115,10 +120,13 @@ def stored_values(header: InstanceHeader, frames: Sequence[int | None]) -> Itera
         yield values
 
 
-def _arrays(header: InstanceHeader, frames: Sequence[int | None]) -> Iterator[NDArray[np.integer]]:
+def _arrays(
+    header: InstanceHeader, frames: Sequence[int | None], into: NDArray[np.int16] | None
+) -> Iterator[NDArray[np.integer]]:
     indices = [f - 1 for f in frames if f is not None]
     if not indices:
-        yield _single(header)
+        at_end = _at_end(header, into)
+        yield _single(header) if at_end is None else at_end
         return
     if is_compressed(header.transfer_syntax_uid):
         _check_frames(dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS)), header, indices)
@@ -140,9 +148,6 @@ def _is_wide_jpeg(header: InstanceHeader) -> bool:
 
 
 def _single(header: InstanceHeader) -> NDArray[np.integer]:
-    at_end = _at_end(header)
-    if at_end is not None:
-        return at_end
     dataset: FileDataset = dcmread(header.path, force=True, specific_tags=list(_PIXEL_TAGS))
     rows, columns = integer(header.dataset, "Rows") or 0, integer(header.dataset, "Columns") or 0
     if "PixelData" not in dataset:
@@ -167,7 +172,7 @@ def _single(header: InstanceHeader) -> NDArray[np.integer]:
     return array
 
 
-def _at_end(header: InstanceHeader) -> NDArray[np.integer] | None:
+def _at_end(header: InstanceHeader, into: NDArray[np.int16] | None = None) -> NDArray[np.uint16] | None:
     """Uncompressed 16-bit pixels where nothing follows them, read from their place without parsing what is before.
 
     ``None`` where the last bytes of the file are no such Pixel Data of the size that the header says: then they are
@@ -178,21 +183,24 @@ def _at_end(header: InstanceHeader) -> NDArray[np.integer] | None:
     wanted = rows * columns * 2
     if element is None or not 0 < wanted < 2**31 or integer(header.dataset, "BitsAllocated") != WIDE:
         return None
-    expected = [start + wanted.to_bytes(4, "little") for start in element]
-    with header.path.open("rb", buffering=0) as file:
-        start = os.fstat(file.fileno()).st_size - wanted
-        before = max(map(len, expected))
-        if start <= before or not os.pread(file.fileno(), before, start - before).endswith(tuple(expected)):
+    expected = tuple(start + wanted.to_bytes(4, "little") for start in element)
+    before = max(map(len, expected))
+    descriptor = os.open(header.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start = os.fstat(descriptor).st_size - wanted
+        if start <= before or not os.pread(descriptor, before, start - before).endswith(expected):
             return None
-        array = np.empty((rows, columns), "<u2")
-        content = array.data.cast("B")
-        file.seek(start)
+        if into is None or into.shape != (rows, columns):
+            into = np.empty((rows, columns), np.int16)
+        content = into.data.cast("B")
         while content:
-            got = file.readinto(content)
+            got = os.preadv(descriptor, [content], start)
             if not got:
                 return None
-            content = content[got:]
-    return array
+            content, start = content[got:], start + got
+    finally:
+        os.close(descriptor)
+    return into.view("<u2")
 
 
 def _check_frames(dataset: FileDataset, header: InstanceHeader, indices: Sequence[int]) -> None:
@@ -259,8 +267,8 @@ def _clean(array: NDArray[np.integer], dataset: Dataset) -> NDArray[np.integer]:
     signed = integer(dataset, "PixelRepresentation") == 1
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     bits = array.astype(array.dtype.newbyteorder("="), copy=False).view(kind)
-    if not unused:
+    if not unused or (not signed and unused_above == unused and not bits.max() >> stored):
         return bits
-    moved: NDArray[np.integer] = np.left_shift(bits, unused_above)
+    moved: NDArray[np.integer] = np.left_shift(bits, unused_above, out=bits if bits.flags.writeable else None)
     np.right_shift(moved, unused, out=moved)
     return moved

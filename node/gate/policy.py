@@ -68,6 +68,8 @@ class GatePolicy:
         Largest angle between the slices' normal and the patient's long axis.
     max_matrix, max_voxels, max_film_pixels
         Larger images, volumes or radiographs are refused before anything is allocated.
+    decoding_processes
+        How many decode compressed images where that pays; 0: one for each core.
     films
         Whether radiographs can be analysed here; else they are not eligible.
     lateral_chest
@@ -103,6 +105,7 @@ class GatePolicy:
     max_matrix: int = 4096
     max_voxels: int = 2_000_000_000
     max_film_pixels: int = 40_000_000
+    decoding_processes: int = 0
     films: bool = True
     lateral_chest: bool = False
     for_processing: bool = False

@@ -7,7 +7,7 @@ slope or intercept is no whole number.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from inference.geometry import Volume
 from inference.refusal import Refusal, RefusalCode
 from node.gate.acquisition import acquisition
 from node.gate.assessment import Assessment, assess
+from node.gate.decoding import StoredValues, decoding, processes_for
 from node.gate.geometry import Grid, Slice
 from node.gate.headers import InstanceHeader
 from node.gate.identity import input_sha256, pixel_digest
@@ -113,12 +114,16 @@ def load_volume(headers: Sequence[InstanceHeader], policy: GatePolicy) -> Loaded
     OSError
         A file cannot be read (gone, disk or network failing). That may pass and says nothing about the patient's
         images, so it is never turned into an answer.
+    DecoderDiedError
+        A process that decoded images died.
     """
     found = assess(headers, policy)
     if found.refusal is not None or found.grid is None:
         return _unevaluable(found, found.refusal or Refusal(RefusalCode.NOT_AN_IMAGE))
     try:
-        volume, digests = _read(found.grid)
+        processes = processes_for(found.grid.slices, policy.decoding_processes)
+        with decoding(processes) as values_of:
+            volume, digests = _read(found.grid, values_of, processes)
         _compare_repeated(found)
     except PixelError as error:
         return _unevaluable(
@@ -170,7 +175,17 @@ def _by_instance(slices: Sequence[Slice]) -> list[tuple[InstanceHeader, list[int
     return [(slices[indices[0]].header, indices) for indices in places.values()]
 
 
-def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
+def _parts(slices: Sequence[Slice], processes: int) -> Iterator[tuple[InstanceHeader, list[int]]]:
+    """As `_by_instance`, with the frames of one instance shared out where several processes decode them."""
+    for header, indices in _by_instance(slices):
+        step = len(indices) if processes == 1 else max(1, len(indices) // (2 * processes))
+        for start in range(0, len(indices), step):
+            yield header, indices[start : start + step]
+
+
+def _read(
+    grid: Grid, values_of: StoredValues = stored_values, processes: int = 1
+) -> tuple[Volume, dict[tuple[str, int], str]]:
     """Decode a grid's images into one volume; also the digest of each image by :attr:`Slice.name`."""
     slices = grid.slices
     rows, columns = slices[0].image.rows or 0, slices[0].image.columns or 0
@@ -184,14 +199,15 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
 
     def read(header: InstanceHeader, indices: list[int]) -> None:
         done = 0
+        into = hu[indices[0]] if hu.dtype == np.int16 and len(indices) == 1 else None
         for index, stored in zip(
-            indices, stored_values(header, [slices[i].image.frame for i in indices]), strict=False
+            indices, values_of(header, [slices[i].image.frame for i in indices], into), strict=False
         ):
             if stored.shape != (rows, columns):
                 raise PixelError("The decoded image has another size than the header says")
             digests[slices[index].name] = pixel_digest(stored)
-            _rescale(stored, slices[index], hu[index])
             padded = _padding(stored, slices[index])
+            _rescale(stored, slices[index], hu[index])  # perhaps the same memory: what is stored is gone then
             if padded is not None and padded.any():
                 outside[index] = padded
                 hu[index][padded] = AIR_HU
@@ -199,7 +215,7 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
         if done != len(indices):
             raise PixelError(f"{done} of {len(indices)} frames could be decoded")
 
-    in_parallel(read, _by_instance(slices))
+    in_parallel(read, _parts(slices, processes), processes if processes > 1 else None)
     if outside:
         padding = np.zeros(hu.shape, np.bool_)
         for index, padded in outside.items():
@@ -211,8 +227,10 @@ def _read(grid: Grid) -> tuple[Volume, dict[tuple[str, int], str]]:
 def _rescale(stored: NDArray[np.integer], part: Slice, out: NDArray[np.int16] | NDArray[np.float32]) -> None:
     """Stored values to HU in place (C.11.1.1.2); what int16 cannot hold is cut off at its ends."""
     slope, intercept = part.image.slope or 0.0, part.image.intercept or 0.0
-    low, high = (float(v) * slope + intercept for v in (stored.min(), stored.max()))
-    fits = min(low, high) >= -32768 and max(low, high) <= 32767
+    fits = any(
+        -32768 <= v * slope + intercept <= 32767 and -32768 <= w * slope + intercept <= 32767
+        for v, w in _limits(stored, integer(part.header.dataset, "BitsStored"))
+    )
     if out.dtype == np.int16 and fits and slope == 1:
         # modulo 65,536, so exact where the sum fits; three times as fast as by way of 32 bits
         np.add(stored.view(np.int16), np.int64(intercept).astype(np.int16), out=out)
@@ -221,6 +239,14 @@ def _rescale(stored: NDArray[np.integer], part: Slice, out: NDArray[np.int16] | 
         out[...] = np.clip(values, -32768, 32767, out=values)
     else:
         out[...] = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def _limits(stored: NDArray[np.integer], bits: int | None) -> Iterator[tuple[float, float]]:
+    """Values between which all others lie: those that so many bits hold, then, looked at, the lowest and highest."""
+    bits = bits or 8 * stored.itemsize
+    signed = stored.dtype.kind == "i"
+    yield -(2.0 ** (bits - 1)) * signed, 2.0 ** (bits - signed) - 1
+    yield float(stored.min()), float(stored.max())
 
 
 def _padding(stored: NDArray[np.integer], part: Slice) -> NDArray[np.bool_] | None:

@@ -20,6 +20,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.gate.deflated import inflates_too_far
+from node.gate.elements import UNDEFINED, NotPlainError, after_sequence, element
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +37,6 @@ _LAST = max(_WANTED)
 _PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(rb"\~")
 """Characters that mean the same in every Specific Character Set, and do not part values (PS3.5 6.1)."""
 _PLAIN_BYTES = bytes(sorted(_PLAIN))
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-"""VRs with a length of 32 bits (PS3.5 7.1.2)."""
-_SHORT = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
-    | {b"ST", b"TM", b"UI", b"UL", b"US"}
-)
-_UNDEFINED = 0xFFFF_FFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
-_DEEPEST = 16
-_EXPLICIT = struct.Struct("<HH2sH")
-_IMPLICIT = struct.Struct("<HHI")
-_LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -115,12 +104,8 @@ def plain_keys(data_set: memoryview, transfer_syntax: str) -> dict[str, str] | N
     """
     try:
         return _plain_keys(data_set, transfer_syntax)
-    except (_NotPlainError, struct.error):
+    except (NotPlainError, struct.error):
         return None
-
-
-class _NotPlainError(Exception):
-    """Something for pydicom."""
 
 
 def _plain_keys(data: memoryview, transfer_syntax: str) -> dict[str, str]:
@@ -129,64 +114,25 @@ def _plain_keys(data: memoryview, transfer_syntax: str) -> dict[str, str]:
     elif transfer_syntax == ExplicitVRLittleEndian or transfer_syntax.startswith("1.2.840.10008.1.2.4."):
         explicit = True
     else:
-        raise _NotPlainError
+        raise NotPlainError
     keys: dict[str, str] = {}
     position, before = 0, 0x0008_0000
     while len(keys) < len(_WANTED):
-        tag, vr, length, position = _element(data, position, explicit)
+        tag, vr, length, position = element(data, position, explicit)
         if tag <= before or tag > _LAST:
-            raise _NotPlainError
+            raise NotPlainError
         before = tag
         wanted = _WANTED.get(tag)
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             if wanted is not None:
-                raise _NotPlainError
-            position = _after_sequence(data, position, explicit, _DEEPEST)
+                raise NotPlainError
+            position = after_sequence(data, position, explicit)
             continue
         if wanted is not None:
             keyword, usual_vr = wanted
             value = bytes(data[position : position + length]).rstrip(b"\0 ")
             if length > len(data) - position or (explicit and vr != usual_vr) or value.translate(None, _PLAIN_BYTES):
-                raise _NotPlainError
+                raise NotPlainError
             keys[keyword] = value.decode("ascii").strip()
         position += length
     return keys
-
-
-def _element(data: memoryview, position: int, explicit: bool) -> tuple[int, bytes, int, int]:
-    """Tag, VR (empty where implicit), length, and position of the value."""
-    if not explicit:
-        group, number, length = _IMPLICIT.unpack_from(data, position)
-        return group << 16 | number, b"", length, position + 8
-    group, number, vr, length = _EXPLICIT.unpack_from(data, position)
-    if vr in _SHORT:
-        return group << 16 | number, vr, length, position + 8
-    if group == 0xFFFE:  # items have no VR
-        (length,) = _LENGTH.unpack_from(data, position + 4)
-        return group << 16 | number, b"", length, position + 8
-    if vr not in _LONG:
-        raise _NotPlainError
-    (length,) = _LENGTH.unpack_from(data, position + 8)
-    if length == _UNDEFINED and vr != b"SQ":  # unknown and of undefined length: in another encoding (PS3.5 6.2.2)
-        raise _NotPlainError
-    return group << 16 | number, vr, length, position + 12
-
-
-def _after_sequence(data: memoryview, position: int, explicit: bool, depth: int) -> int:
-    """Position behind a sequence of undefined length (PS3.5 7.5.2)."""
-    if not depth:
-        raise _NotPlainError
-    while True:
-        tag, _, length, position = _element(data, position, explicit)
-        if tag == _SEQUENCE_END:
-            return position
-        if tag != _ITEM:
-            raise _NotPlainError
-        if length != _UNDEFINED:
-            position += length
-            continue
-        while tag != _ITEM_END:
-            tag, _, length, position = _element(data, position, explicit)
-            position = (
-                _after_sequence(data, position, explicit, depth - 1) if length == _UNDEFINED else position + length
-            )

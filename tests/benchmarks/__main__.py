@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import answering, history, lengths, receiving, sending
+from tests.benchmarks import answering, history, lengths, reading, receiving, sending
 from tests.benchmarks.rows import Row
 
 BUILD = Path("build")
@@ -41,9 +41,10 @@ def main() -> None:
     """Measure, print, write."""
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        measured = chain(receiving.measure(), sending.measure(), answering.measure(scratch), by_length(scratch))
+        receiving_and_sending = chain(receiving.measure(), sending.measure())
+        analysis = chain(reading.measure(scratch), answering.measure(scratch), by_length(scratch))
         rows = []
-        for row in measured:
+        for row in chain(receiving_and_sending, analysis):
             print(row.line(), file=sys.stderr, flush=True)  # the table takes a quarter of an hour
             rows.append(row)
     finally:
