@@ -39,7 +39,7 @@ class NameSettings:
     """
 
     lumbar: dict[int, float] = field(default_factory=lambda: NumberingSettings().lumbar)
-    sure_sacrum: float = 0.9
+    sure_sacrum: float = 0.94
     sure_body: float = 0.9
     regular: tuple[float, float] = (0.7, 1.4)
     known: float = 0.5

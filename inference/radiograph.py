@@ -71,7 +71,7 @@ class RadiographSettings:
     points
         The network that sees each body alone. Its points are told then, and the outline's heights stand beside them.
     names
-        Names where the sacrum is seen. Off: of the names that the present network gives six in ten are right.
+        Names from the sacrum upwards, where it is seen.
     rule
         Cut-offs of losses and of G.
     lateral, lateral_by_header
@@ -97,13 +97,13 @@ class RadiographSettings:
     mirrored_too: bool = True
     bodies: BodySettings = field(default_factory=BodySettings)
     points: PointSettings | None = None
-    names: NameSettings | None = None
+    names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
-    lateral: float = 0.7
+    lateral: float = 0.8
     lateral_by_header: float = 0.2
     chest_films: bool = False
     least_vertebrae: int = 3
-    sure_body: float = 0.97
+    sure_body: float = 0.96
     worst_misfit: float = 0.15
     sure_front: float = 0.75
     upright: float = 0.7

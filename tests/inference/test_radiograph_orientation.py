@@ -16,6 +16,8 @@ from inference.findings import Level
 SHAPE = (200, 200)
 GROWING = [(h, 0.95 * h, h) for h in (10.0, 10.4, 10.8, 11.2, 11.6, 12.0)]
 EVEN = np.ones(SHAPE, np.float32)
+DRAWN = NameSettings(sure_sacrum=0.8)
+"""The edges of a small drawn S1 are less sure than a network's."""
 
 
 def found(bodies: list[Body], sacrum: Body | None = None) -> tuple[FilmBodies, np.ndarray, np.ndarray]:
@@ -142,17 +144,17 @@ def test_names_are_counted_from_the_sacrum_as_far_as_the_count_is_sure() -> None
     row, column = bodies[-1].centre
     s1 = Body((row + 15.0, column), (12.0,) * 3, 16.0)
     seen, _, _ = found(bodies, s1)
-    names = named(seen, NameSettings())
+    names = named(seen, DRAWN)
     assert names.levels == (Level.T12, Level.L1, Level.L2, Level.L3, Level.L4, Level.L5)
     assert names.numbering is not None and names.numbering.known
     assert [words[:17] for words in names.numbering.alternatives] == ["the lowest is L6 ", "the lowest is L4 "]
     above = (None, None, None, Level.L3, Level.L4, Level.L5)
     gap, _, _ = found(bodies[:2] + bodies[3:], s1)
-    assert named(gap, NameSettings()).levels == above[1:]
+    assert named(gap, DRAWN).levels == above[1:]
     third = seen.bodies[2]
     for doubtful in (replace(third, probability=0.8), replace(third, seeded=False)):
         doubted = replace(seen, bodies=(*seen.bodies[:2], doubtful, *seen.bodies[3:]))
-        assert named(doubted, NameSettings()).levels == above
+        assert named(doubted, DRAWN).levels == above
 
 
 def test_a_vertebra_seen_as_two_ends_the_names() -> None:
@@ -162,7 +164,7 @@ def test_a_vertebra_seen_as_two_ends_the_names() -> None:
     s1 = Body((bodies[-1].centre[0] + 15.0, bodies[-1].centre[1]), (12.0,) * 3, 16.0)
     seen, _, _ = found(bodies[:2] + halves + bodies[3:], s1)
     assert len(seen.bodies) == 7
-    named_upwards = [level for level in reversed(named(seen, NameSettings()).levels) if level is not None]
+    named_upwards = [level for level in reversed(named(seen, DRAWN).levels) if level is not None]
     assert named_upwards[:3] == [Level.L5, Level.L4, Level.L3]
     assert len(named_upwards) <= 4  # the lower half may pass for L2, nothing above it may
 
@@ -179,16 +181,16 @@ def test_two_pieces_of_a_sacrum_are_no_anchor() -> None:
 def test_names_need_a_sure_sacrum() -> None:
     bodies = spine(GROWING, top=(20, 100), depth=16.0)
     seen, _, _ = found(bodies)
-    assert named(seen, NameSettings()).levels == (None,) * 6
+    assert named(seen, DRAWN).levels == (None,) * 6
     s1 = Body((bodies[-1].centre[0] + 15.0, bodies[-1].centre[1]), (12.0,) * 3, 16.0)
     sure, _, _ = found(bodies, s1)
     assert named(sure, NameSettings(sure_sacrum=1.1)).numbering is None
-    assert named(sure, NameSettings(known=0.95)).levels == (None,) * 6
+    assert named(sure, replace(DRAWN, known=0.95)).levels == (None,) * 6
 
 
 def test_a_spine_longer_than_the_ladder_of_names_ends_unnamed() -> None:
     bodies = spine([(5.0, 4.8, 5.0)] * 26, top=(2, 100), depth=9.0, disc=2.0)
     s1 = Body((bodies[-1].centre[0] + 7.0, 100.0), (5.0,) * 3, 9.0)
     seen, _, _ = found(bodies, s1)
-    levels = named(seen, NameSettings(sure_sacrum=0.8)).levels
+    levels = named(seen, DRAWN).levels
     assert len(levels) == 26 and levels[-1] is Level.L5 and levels[0] is None
