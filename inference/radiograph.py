@@ -40,12 +40,14 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.0.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.1.0"
 ADULT_YEARS = 18.0
 SIZE = 256
 """Rows and columns of the grid on which the network sees the whole film."""
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
+UNGRADED = frozenset({Quality.LOW_CONFIDENCE})
+"""A body that the network is unsure of has no grade: of healthy ones, more than a third would be called fractured."""
 AS_SENT = 0.3
 """Evidence for the way that a film was sent, or that its header says: most films are sent upright."""
 MAPS = ("body", "centre", "sacrum", "front", "head")
@@ -426,7 +428,7 @@ class _Run:
         places = [m.body.place for m in measured]
         coarsest = max((s for s, h in zip(spacing, heights, strict=True) if h is not None), default=0.0)
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
-        return screening.safely_graded(said), compressed
+        return screening.safely_graded(said, UNGRADED), compressed
 
     def _spacing_mm(self, seen: _Seen, measured: list[_Measured]) -> list[float]:
         """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""

@@ -130,12 +130,15 @@ def measured(
     )
 
 
-def safely_graded(vertebrae: tuple[VertebraFinding, ...]) -> tuple[VertebraFinding, ...]:
+def safely_graded(
+    vertebrae: tuple[VertebraFinding, ...],
+    doubtful: frozenset[Quality] = frozenset({Quality.G_ONLY, Quality.LOW_CONFIDENCE}),
+) -> tuple[VertebraFinding, ...]:
     """No grade where it would rest on nothing but heights that the network itself is unsure of.
 
-    That is a vertebra with both ``G_ONLY`` (no neighbours to compare with) and ``LOW_CONFIDENCE``; its heights stay.
+    That is a vertebra with all flags of ``doubtful``: by default both ``G_ONLY`` (no neighbours to compare with) and
+    ``LOW_CONFIDENCE``. Its heights stay.
     """
-    doubtful = {Quality.G_ONLY, Quality.LOW_CONFIDENCE}
     return tuple(replace(v, grade=None, rule=None) if doubtful <= set(v.quality) else v for v in vertebrae)
 
 

@@ -256,7 +256,7 @@ def _places(true: list[Record], answer: RadiographAnswer) -> list[int | None]:
 
 def _found(v: VertebraFinding, true: Record) -> Record:
     points = None
-    if v.keypoints_px is not None:
+    if v.keypoints_px is not None and all(k in v.keypoints_px for k in KEYPOINTS):  # else its front is unknown
         points = [[v.keypoints_px[k][1] - 0.5, v.keypoints_px[k][0] - 0.5] for k in KEYPOINTS]
     error = None
     if points is not None and "points" in true:

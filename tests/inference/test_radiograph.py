@@ -180,6 +180,20 @@ def test_names_need_the_sacrum(film: ToyFilm) -> None:
     assert all(v.level is None for v in off.vertebrae)
 
 
+def test_a_body_that_the_network_is_unsure_of_has_no_grade_and_flags_nobody(film: ToyFilm) -> None:
+    sure = answered(film).findings
+    assert sure.vertebrae[2].grade is Grade.MODERATE and sure.patient.flag is True
+    body = film.body.copy()
+    rows = film.points[2][:, 0]
+    body[int(rows.min()) - 4 : int(rows.max()) + 5] *= 0.85  # the third one, the wedge
+    unsure = answered(replace(film, body=body)).findings
+    third = unsure.vertebrae[2]
+    assert Quality.LOW_CONFIDENCE in third.quality
+    assert third.grade is None and third.rule is None and third.compression_ratio_percent is None
+    assert third.heights_mm is not None and third.keypoints_px is not None
+    assert unsure.patient.flag is False
+
+
 def test_a_body_cut_by_the_collimator_is_marked_and_not_measured(film: ToyFilm) -> None:
     pixels, body = film.pixels.copy(), film.body.copy()
     edge = int(film.points[0, :, 0].mean())
