@@ -65,10 +65,10 @@ class Careful:
             self._courier.deliver(answer_id, destination)
             return
         exit_code = self._run(answer_id, destination)
-        if exit_code == 0:
-            with self._database.transaction() as connection:
+        with self._database.transaction() as connection:
+            if exit_code == 0 or not deaths.is_outstanding(connection, answer_id, destination):
                 deaths.ended(connection, answer_id, destination)
-            return
+                return
         if exit_code != PASSING:
             self._died(answer_id, destination, exit_code)
         self._courier.wake_again(answer_id, destination, self._settings.deliver.backoff_s[0])

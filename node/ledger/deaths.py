@@ -13,6 +13,11 @@ import psycopg
 
 Connection = psycopg.Connection[dict[str, Any]]
 
+_OUTSTANDING = """EXISTS (
+    SELECT 1 FROM delivery d JOIN result r ON r.id = d.result_id
+     WHERE r.answer_id = {} AND d.destination = {}
+       AND (d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))"""
+
 
 def is_tried_apart(connection: Connection, answer_id: int, destination: str) -> bool:
     """Whether a sender died at this delivery, at another one to the destination, or at another one of the answer."""
@@ -22,8 +27,21 @@ def is_tried_apart(connection: Connection, answer_id: int, destination: str) -> 
     return row is not None
 
 
+def is_outstanding(connection: Connection, answer_id: int, destination: str) -> bool:
+    """Whether anything of a delivery is left to be sent or proven."""
+    row = connection.execute(
+        f"SELECT 1 FROM answer a WHERE a.id = %s AND {_OUTSTANDING.format('a.id', '%s')}", (answer_id, destination)
+    ).fetchone()
+    return row is not None
+
+
 def died_among_others(connection: Connection, answer_id: int, destination: str) -> None:
-    """A process died with this delivery under way, and perhaps with others: it is not known of which."""
+    """A process died with this delivery under way, and perhaps with others: it is not known of which.
+
+    Where nothing was left of it no try will ever end, and it stands for nothing.
+    """
+    if not is_outstanding(connection, answer_id, destination):
+        return
     connection.execute(
         """
         INSERT INTO sender_death AS d (answer_id, destination, among_others)
@@ -63,13 +81,9 @@ def gave_up(connection: Connection, answer_id: int, destination: str) -> None:
 def ended(connection: Connection, answer_id: int, destination: str) -> None:
     """A try apart from others came to its end: no process dies of this delivery, nor of its destination."""
     connection.execute(
-        """
+        f"""
         DELETE FROM sender_death s
-         WHERE destination = %s
-           AND (answer_id = %s OR NOT EXISTS (
-                SELECT 1 FROM delivery d JOIN result r ON r.id = d.result_id
-                 WHERE r.answer_id = s.answer_id AND d.destination = s.destination
-                   AND (d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)))
+         WHERE destination = %s AND (answer_id = %s OR NOT {_OUTSTANDING.format("s.answer_id", "s.destination")})
         """,
         (destination, answer_id),
     )

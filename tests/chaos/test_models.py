@@ -200,7 +200,7 @@ def test_too_little_memory_while_reading_pixels_is_no_fault_of_the_pixels(
     house: CtHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as full:
-        full.setattr("node.gate.pixels._single", without_memory)
+        full.setattr("node.gate.pixels._at_end", without_memory)
         house.receive(LATERAL.dataset(), *ct_series())
     assert [e["error"] for e in house.events("evaluation_failed")] == ["MemoryError"]
     assert house.answers() in ([], [("radiograph", LATERAL.sop_uid, 1, None, None)])

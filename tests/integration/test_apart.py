@@ -175,3 +175,20 @@ def test_the_jobs_of_a_dead_sender_are_tried_apart(night: Night, dsn: str) -> No
         )
     assert release_stalled(dsn, 30.0) == 2
     assert night.rows() == [(night.desk.answer_id, 1, 0)]
+
+
+def test_a_process_that_died_when_all_was_delivered_leaves_no_death_behind(night: Night) -> None:
+    def arrive() -> None:
+        with night.desk.database.transaction() as connection:
+            connection.execute("UPDATE delivery SET state = 'stored'")
+
+    def killed_too_late(*_: object) -> int:
+        arrive()
+        return KILLED
+
+    night.killed_among_others()
+    night.careful._run = killed_too_late  # type: ignore[method-assign]
+    assert night.deliver() == {"stored"}
+    assert night.rows() == []
+    night.killed_among_others()
+    assert night.rows() == [], "no try of it will ever end"
