@@ -1,4 +1,4 @@
-"""Films rendered from a real CT, with projected silver masks. For evaluation only: nothing is trained or tuned on them.
+"""Films rendered from a real CT, with projected silver masks. For evaluation only: nothing is trained on them.
 
 They are the only look at real anatomy in projection that there is: the voxels are 3 mm wide, so end plates are soft.
 """

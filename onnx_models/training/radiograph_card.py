@@ -101,7 +101,7 @@ def _real_lines(told: Record, ways: Sequence[str]) -> list[str]:
     return [
         "",
         f"Films rendered from the one real CT (healthy lumbar spine, 3 mm voxels, silver masks), {real['films']} poses "
-        "and formations, none of them trained or tuned on:",
+        "and formations; no training sees them, and they are a development case (see above):",
         "",
         "| | goal | |",
         "|---|---|---|",
