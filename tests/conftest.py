@@ -94,6 +94,15 @@ def database(dsn: str) -> Iterator[Database]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def umask_as_it_was() -> Iterator[None]:
+    """A node that is run within a test keeps its files to itself: that must not last beyond the test."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 def wait_until(condition: Callable[[], bool], patience_s: float = 20.0, what: str = "") -> None:
     """Wait for something that happens in another thread or process; fails saying what did not happen."""
     deadline = time.monotonic() + patience_s
