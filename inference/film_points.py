@@ -1,12 +1,14 @@
-"""Six points of every vertebral body from a network that sees each of them alone: the second way of measuring.
+"""Six points of every vertebral body from a network that looks at each of them again, nearer: the second way.
 
 Each body is cut out turned upright with the front towards column 0, so that a network need know one pose only; its
-points come back the same way. The first way, the outline's corners, gives the cut; where both agree a height is sure.
+points come back the same way. Beside the film it is shown what was seen on the whole film: the map of all bodies, and
+this body's share of it. It sees the film twice to three times as fine as the first network did. The first way, the
+outline's corners, gives the cut; where both agree a height is sure.
 
-Contract of the network: input "crops" float32 (bodies, 1, 64, 64), the film as `PreparedFilm.on` gives it on
-`crop_grid`; output "points" float32 (bodies, 6, 2), (row, column) index in the crop, in the order of ``KEYPOINTS``;
-and, of a network that tells it, "spread" float32 (bodies, 3): expected absolute error of the anterior, middle and
-posterior height, in pixels of the crop.
+Contract of the network: input "crops" float32 (bodies, 3, 64, 64): the film as `PreparedFilm.on` gives it on
+`crop_grid`, the probability of bodies, and that of this body alone; output "points" float32 (bodies, 6, 2), (row,
+column) index in the crop, in the order of ``KEYPOINTS``; and "spread" float32 (bodies, 3): expected absolute error of
+the anterior, middle and posterior height, in pixels of the crop.
 """
 
 from __future__ import annotations
@@ -15,15 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from inference.film_contour import SixPoints
 from inference.film_grid import FilmGrid
 from inference.film_preparation import PreparedFilm
 from inference.runtime import Models
 
+Map = NDArray[np.float32]
 SIZE = 64
 """Rows and columns of a crop."""
-REACH = 1.8
+CHANNELS = 3
+REACH = 2.0
 """Side of a crop in depths of the body, or in its heights where they are larger."""
 
 
@@ -31,23 +37,62 @@ REACH = 1.8
 class PointSettings:
     """The second way of measuring.
 
-    Both limits were chosen before any network was trained; ``onnx_models.training.film_points_evaluation`` tells what
-    they flag on held-out films.
+    Limits are parts of the posterior height.
 
     Attributes
     ----------
     network
         Name in the manifest.
     agreement
-        Heights of both ways that differ by more than this part of the posterior height: ``MASK_DISAGREES``.
+        Heights of both ways that differ by more than this: ``MASK_DISAGREES``.
     unsure
-        A body with a height that is expected to be off by more than this part of its posterior height keeps the
-        outline's points, flagged likewise.
+        A body with a height that is expected to be off by more than this keeps the outline's points, flagged likewise.
+    sure
+        Above this expected error of its worst height: ``LOW_CONFIDENCE``.
     """
 
     network: str = "film_points"
     agreement: float = 0.1
     unsure: float = 0.15
+    sure: float = 0.06
+
+
+@dataclass(frozen=True)
+class OutlinedBody:
+    """A body as the first way sees it.
+
+    Attributes
+    ----------
+    six
+        Its points on the grid of the whole film.
+    alone
+        (rows, columns) of that grid: probability of this body, 0 where others are.
+    """
+
+    six: SixPoints
+    alone: Map
+
+
+@dataclass(frozen=True)
+class NetworkPoints:
+    """A body as the second way sees it.
+
+    Attributes
+    ----------
+    six
+        Its points on the grid of the whole film.
+    spread
+        Largest expected error of a height, as a part of the posterior one; infinite where it is no upright body.
+    step
+        Of the crop, in the film's units.
+    inside
+        Whether all points lie in the crop.
+    """
+
+    six: SixPoints
+    spread: float
+    step: float
+    inside: bool
 
 
 def crop_grid(grid: FilmGrid, six: SixPoints) -> FilmGrid:
@@ -62,10 +107,31 @@ def crop_grid(grid: FilmGrid, six: SixPoints) -> FilmGrid:
     return FilmGrid((SIZE, SIZE), grid.film_shape, matrix, grid.step * scale)
 
 
-def network_points(
-    film: PreparedFilm, grid: FilmGrid, outlined: Sequence[SixPoints], models: Models, settings: PointSettings
-) -> list[SixPoints | None]:
-    """Six points on ``grid`` of each body; ``None`` where they have no height, lie outside the crop, or are unsure.
+def shown(film: PreparedFilm, grid: FilmGrid, maps: Sequence[Map], crop: FilmGrid) -> Map:
+    """(1 + maps, rows, columns) of a crop: the film, and what maps on ``grid`` show there."""
+    origin, *ends = grid.to_grid(crop.to_film(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])))
+    linear = np.column_stack([end - origin for end in ends])
+    seen = [ndimage.affine_transform(m, linear, origin, crop.shape, np.float32, order=1) for m in maps]
+    return np.stack([film.on(crop), *seen])
+
+
+def looked_at_again(
+    film: PreparedFilm,
+    grid: FilmGrid,
+    body: Map,
+    outlined: Sequence[OutlinedBody],
+    models: Models,
+    network: str = PointSettings.network,
+) -> list[NetworkPoints]:
+    """What the network tells of each body, whatever it is worth.
+
+    A second crop, placed by the network's own points, was tried and is not taken: shapes of bodies that are clearly
+    seen became a little better by it, heights of all others worse.
+
+    Parameters
+    ----------
+    body
+        Probability of vertebral bodies on ``grid``.
 
     Raises
     ------
@@ -74,15 +140,30 @@ def network_points(
     """
     if not outlined:
         return []
-    crops = [crop_grid(grid, six) for six in outlined]
-    seen = np.stack([film.on(crop) for crop in crops])[:, None]
-    said = models.run(settings.network, {"crops": seen})
-    found: list[SixPoints | None] = []
-    for n, (points, crop, six) in enumerate(zip(said["points"], crops, outlined, strict=True)):
-        inside = (points > -0.5).all() and (points < SIZE - 0.5).all()
-        heights = points[1::2, 0] - points[0::2, 0]
-        upright = heights.min() > 0  # each lower point lies below its upper one
-        sure = "spread" not in said or said["spread"][n].max() <= settings.unsure * heights[2]
-        good = inside and upright and sure
-        found.append(SixPoints(grid.to_grid(crop.to_film(points)), six.axes) if good else None)
+    crops = [crop_grid(grid, one.six) for one in outlined]
+    seen = np.stack([shown(film, grid, (body, one.alone), c) for one, c in zip(outlined, crops, strict=True)])
+    said = models.run(network, {"crops": seen})
+    found = []
+    for points, spread, crop, one in zip(said["points"], said["spread"], crops, outlined, strict=True):
+        heights = points[1::2, 0] - points[0::2, 0]  # each lower point lies below its upper one
+        part = float(spread.max() / heights[2]) if heights.min() > 0 else np.inf
+        inside = bool((points > -0.5).all() and (points < SIZE - 0.5).all())
+        six = SixPoints(grid.to_grid(crop.to_film(points)), one.six.axes, one.six.misfit)
+        found.append(NetworkPoints(six, part, crop.step, inside))
     return found
+
+
+def network_points(
+    film: PreparedFilm,
+    grid: FilmGrid,
+    body: Map,
+    outlined: Sequence[OutlinedBody],
+    models: Models,
+    settings: PointSettings,
+) -> list[NetworkPoints | None]:
+    """Six points of each body; ``None`` where they have no height, lie outside the crop, or are unsure.
+
+    Parameters and errors as of `looked_at_again`.
+    """
+    found = looked_at_again(film, grid, body, outlined, models, settings.network)
+    return [one if one.inside and one.spread <= settings.unsure else None for one in found]

@@ -228,7 +228,8 @@ class VertebraFinding:
     height_loss
         1 - measured / expected from the neighbours, per part (rule ``height-loss/1`` of `inference.grading`).
     height_uncertainty_mm
-        Stated error (one standard deviation) of each height at this spacing.
+        Stated error (one standard deviation) of each height: by the spacing and, of a radiograph, by what the network
+        expects.
     grade, rule
         The grade and the rule that gave it; grade ``None`` where nothing may be said.
     compression_ratio_percent, compared_with

@@ -1,9 +1,9 @@
 """The radiograph pipeline: every vertebral body of a lateral film outlined, measured and compared with its neighbours.
 
     exposed field -> CLAHE -> Gaussian -> shrink, zero padding    (`film_field`, `film_preparation`, `film_grid`)
-                  -> network on the whole film                    (bodies, centres, S1, front, view)
-                  -> head up, front to the left or right          (`film_orientation`)
+                  -> network on the whole film                    (`film_sight`: bodies, centres, S1, front, view)
                   -> small ones out, voids filled, parted, chain  (`film_bodies`)
+                  -> head up, front to the left or right          (`film_orientation`)
                   -> six points from the outline                  (`film_contour`, `film_checks`)
                   -> six points from a network on each body       (`film_points`; their disagreement is a flag)
                   -> names, compression ratios, grades            (`film_names`, `film_ratios`, `grading`)
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +24,16 @@ from skimage.draw import polygon
 from skimage.measure import find_contours
 
 from inference import grading, screening
-from inference.film_bodies import BodySettings, FilmBodies, FilmBody, find_bodies
+from inference.film_bodies import BodySettings, FilmBodies, FilmBody
 from inference.film_checks import disagreement, has_double_contour
 from inference.film_contour import SixPoints, six_points
-from inference.film_grid import TURNS, FilmGrid, whole_film
+from inference.film_grid import TURNS, FilmGrid
 from inference.film_names import FilmNames, NameSettings, named
-from inference.film_orientation import FilmOrientation, front_side, head_is_up, header_turn
-from inference.film_points import PointSettings, crop_grid, network_points
+from inference.film_orientation import FilmOrientation, front_side, header_turn
+from inference.film_points import OutlinedBody, PointSettings, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
+from inference.film_sight import VIEWS, FilmSight, Look
 from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality, WithoutSide
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Radiograph
@@ -40,19 +42,16 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.1.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.2.0"
 ADULT_YEARS = 18.0
-SIZE = 256
-"""Rows and columns of the grid on which the network sees the whole film."""
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
 UNGRADED = frozenset({Quality.LOW_CONFIDENCE})
 """A body that the network is unsure of has no grade: of healthy ones, more than a third would be called fractured."""
+SD_OF_MEAN_ERROR = float(np.sqrt(np.pi / 2))
+"""A normal distribution's standard deviation over its mean absolute error."""
 AS_SENT = 0.3
 """Evidence for the way that a film was sent, or that its header says: most films are sent upright."""
-MAPS = ("body", "centre", "sacrum", "front", "head")
-VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
-"""What the network's output "view" tells, in its order."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class RadiographSettings:
     bodies
         From its maps to bodies.
     points
-        The network that sees each body alone. Its points are told then, and the outline's heights stand beside them.
+        The network that looks at each body again. Its points are told then, the outline's heights stand beside them,
+        and it says itself which bodies it is sure of.
     names
         Names from the sacrum upwards, where it is seen.
     rule
@@ -98,7 +98,7 @@ class RadiographSettings:
     body_network: str | None = None
     mirrored_too: bool = True
     bodies: BodySettings = field(default_factory=BodySettings)
-    points: PointSettings | None = None
+    points: PointSettings | None = field(default_factory=PointSettings)
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
     lateral: float = 0.8
@@ -194,40 +194,11 @@ class _RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the network sees on the film after some quarter turns."""
-
-    turn: int
-    grid: FilmGrid
-    maps: dict[str, NDArray[np.float32]]
-    found: FilmBodies
-    view: dict[str, float]
-    head_up: float
-
-    @property
-    def whole(self) -> tuple[FilmBody, ...]:
-        return tuple(b for b in self.found.bodies if not b.partial)
-
-    @property
-    def upright(self) -> float:
-        """Cosine of the angle between the chain of bodies and the direction of rows."""
-        if len(self.found.bodies) < 2:
-            return 0.0
-        along = self.found.bodies[-1].centre - self.found.bodies[0].centre
-        return float(along[0] / np.linalg.norm(along))
-
-    @property
-    def evidence(self) -> float:
-        """How much of an upright spine this is."""
-        sure = sum(b.probability for b in self.whole[:6]) / 6
-        return (self.view[VIEWS[0]] + self.view[VIEWS[2]] + sure) * max(self.upright, 0.0) + 0.5 * self.head_up
-
-
-@dataclass(frozen=True)
 class _Measured:
     """One body with its six points: those that are told, and those of the outline where both were measured.
 
-    ``step`` is that of the grid on which they were measured, in the film's units.
+    ``step`` is that of the grid on which they were measured, in the film's units; ``spread`` the expected error of the
+    worst height as a part of the posterior one, where a network tells it.
     """
 
     body: FilmBody
@@ -236,6 +207,7 @@ class _Measured:
     step: float
     outlined: SixPoints | None = None
     disagrees: bool = False
+    spread: float | None = None
 
 
 @dataclass
@@ -251,6 +223,11 @@ class _Run:
     numbering: Numbering | None = None
     orientation: FilmOrientation | None = None
     view: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def look(self) -> Look:
+        s = self.settings
+        return Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies)
 
     def evaluate(self, age_years: float | None) -> RadiographAnswer:
         self._look_at_headers(age_years)
@@ -319,44 +296,23 @@ class _Run:
         if self.film.spacing_mm is None:
             self.quality += (Quality.UNCALIBRATED,)
 
-    def _upright(self, film: PreparedFilm) -> _Seen:
+    def _upright(self, film: PreparedFilm) -> FilmSight:
         """The film with its head up: as the header says where that looks right, else the turn that looks best."""
-        first = self._seen(film, header_turn(self.film.orientation) or 0)
+        first = self.look(film, header_turn(self.film.orientation) or 0)
         if self._stands(first):
             return first
-        others = [self._seen(film, turn) for turn in range(TURNS) if turn != first.turn]
+        others = [self.look(film, turn) for turn in range(TURNS) if turn != first.turn]
         return max([first, *others], key=lambda seen: seen.evidence + AS_SENT * (seen is first))
 
-    def _stands(self, seen: _Seen) -> bool:
+    def _stands(self, seen: FilmSight) -> bool:
         enough = len(seen.whole) >= self.settings.least_vertebrae
         return enough and seen.upright >= self.settings.upright and seen.head_up >= -AS_SENT and self._is_lateral(seen)
 
-    def _seen(self, film: PreparedFilm, turn: int) -> _Seen:
-        grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
-        maps, views = self._told(film.on(grid))
-        if self.settings.mirrored_too:
-            mirrored, others = self._told(np.ascontiguousarray(film.on(grid)[:, ::-1]))
-            mirrored["front"] = 1 - mirrored["front"]
-            maps = {name: _mean(maps[name], mirrored[name][:, ::-1]) for name in maps}
-            views = _mean(views, others)
-        measured = film.measured_on(grid)
-        found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.settings.bodies)
-        view = {name: float(p) for name, p in zip(VIEWS, views, strict=True)}
-        return _Seen(turn, grid, maps, found, view, head_is_up(found, maps))
-
-    def _told(self, shown: NDArray[np.float32]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """(maps by name, each (256, 256), probabilities of `VIEWS`) that the networks tell of a prepared film."""
-        inputs = {"film": shown[None, None]}
-        outputs = self.models.run(self.settings.network, inputs)
-        if self.settings.body_network is not None:
-            outputs = outputs | self.models.run(self.settings.body_network, inputs)
-        return {name: outputs[name][0, 0] for name in MAPS}, outputs["view"][0]
-
-    def _is_lateral(self, seen: _Seen) -> bool:
+    def _is_lateral(self, seen: FilmSight) -> bool:
         said = seen.view[VIEWS[0]] + (seen.view[VIEWS[2]] if self.settings.chest_films else 0.0)
         return said >= (self.settings.lateral_by_header if self.film.lateral else self.settings.lateral)
 
-    def _need_lateral_spine(self, seen: _Seen) -> None:
+    def _need_lateral_spine(self, seen: FilmSight) -> None:
         """The view, told from the pixels and the header; then bodies enough in a chain that stands upright."""
         likeliest = max(seen.view, key=lambda name: seen.view[name])
         told = f"(It looks like: {likeliest}, {seen.view[likeliest]:.2f}.)"
@@ -374,7 +330,7 @@ class _Run:
             code = RefusalCode.TOO_LITTLE_SPINE if seen.whole else RefusalCode.NO_VERTEBRA_FOUND
             raise _RefusedError(code, f"({len(seen.whole)} whole vertebral bodies were seen in a row.)")
 
-    def _measured(self, seen: _Seen, n: int) -> _Measured:
+    def _measured(self, seen: FilmSight, n: int) -> _Measured:
         """One body with its six points; none where it is cut."""
         body = seen.found.bodies[n]
         alone = seen.found.alone(body.label, seen.maps["body"])
@@ -383,22 +339,24 @@ class _Run:
         return _Measured(body, alone, six, seen.grid.step)
 
     def _measured_again(
-        self, film: PreparedFilm, seen: _Seen, measured: list[_Measured], settings: PointSettings
+        self, film: PreparedFilm, seen: FilmSight, measured: list[_Measured], settings: PointSettings
     ) -> list[_Measured]:
         """Bodies with the network's points in place of the outline's, which stay beside them."""
-        outlined = [m.six for m in measured if m.six is not None]
-        said = iter(network_points(film, seen.grid, outlined, self.models, settings))
+        outlined = [OutlinedBody(m.six, m.alone) for m in measured if m.six is not None]
+        said = iter(network_points(film, seen.grid, seen.maps["body"], outlined, self.models, settings))
         again = []
         for m in measured:
-            second = _on_film(next(said), seen) if m.six is not None else None
+            second = next(said) if m.six is not None else None
+            points = _on_film(second.six, seen) if second is not None else None
             if m.six is None:
                 again.append(m)
-            elif second is None:
+            elif second is None or points is None:
                 again.append(replace(m, disagrees=True))
             else:
-                apart = disagreement(m.six, second) > settings.agreement
-                step = crop_grid(seen.grid, m.six).step
-                again.append(replace(m, six=second, step=step, outlined=m.six, disagrees=apart))
+                apart = disagreement(m.six, points) > settings.agreement
+                again.append(
+                    replace(m, six=points, step=second.step, outlined=m.six, disagrees=apart, spread=second.spread)
+                )
         return again
 
     def _named(self, found: FilmBodies) -> FilmNames:
@@ -408,7 +366,7 @@ class _Run:
         return named(found, self.settings.names)
 
     def _graded(
-        self, seen: _Seen, measured: list[_Measured], names: FilmNames
+        self, seen: FilmSight, measured: list[_Measured], names: FilmNames
     ) -> tuple[tuple[Vertebra, ...], list[Compression | None]]:
         """Vertebrae with heights, ratios and grades, and how each was compared."""
         vertebrae = [self._vertebra(seen.grid, m) for m in measured]
@@ -430,7 +388,7 @@ class _Run:
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
         return screening.safely_graded(said, UNGRADED), compressed
 
-    def _spacing_mm(self, seen: _Seen, measured: list[_Measured]) -> list[float]:
+    def _spacing_mm(self, seen: FilmSight, measured: list[_Measured]) -> list[float]:
         """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""
         posterior = [float(m.six.heights[2]) * seen.grid.step for m in measured if m.six is not None]
         unknown = self.film.spacing_mm is None and posterior
@@ -451,10 +409,8 @@ class _Run:
             return replace(vertebra, quality=(Quality.NO_END_PLATES,))
         points = grid.image_points(measured.six.points)
         outlined = measured.outlined or measured.six
-        unsure = measured.body.probability < self.settings.sure_body or not measured.body.seeded
-        unsure = unsure or outlined.misfit > self.settings.worst_misfit
         flags = (
-            (Quality.LOW_CONFIDENCE, unsure),
+            (Quality.LOW_CONFIDENCE, not measured.body.seeded or not self._is_sure(measured, outlined)),
             (Quality.MASK_DISAGREES, measured.disagrees),
             (Quality.FRONT_UNSURE, self._front_is_unsure),
         )
@@ -464,10 +420,16 @@ class _Run:
             vertebra,
             keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
             heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
-            height_uncertainty_mm=height_uncertainty_mm(measured.step) if calibrated else None,
+            height_uncertainty_mm=_uncertainty_mm(measured, grid.step) if calibrated else None,
             mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
             quality=tuple(flag for flag, so in flags if so),
         )
+
+    def _is_sure(self, measured: _Measured, outlined: SixPoints) -> bool:
+        """By what the second network expects of its own heights, else by how surely and how well the body was seen."""
+        if measured.spread is not None and self.settings.points is not None:
+            return measured.spread <= self.settings.points.sure
+        return measured.body.probability >= self.settings.sure_body and outlined.misfit <= self.settings.worst_misfit
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
         known = self.numbering is not None and self.numbering.known
@@ -486,8 +448,11 @@ class _Run:
         )
 
 
-def _mean(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray((a + b) / 2, np.float32)
+def _uncertainty_mm(measured: _Measured, step: float) -> float:
+    """Of a height, one standard deviation: by the fineness of its grid or, where that is more, as the network expects
+    it; ``step`` is the grid's on which the points are told."""
+    posterior = float(measured.six.heights[2]) * step if measured.six is not None else 0.0
+    return max(height_uncertainty_mm(measured.step), SD_OF_MEAN_ERROR * (measured.spread or 0.0) * posterior)
 
 
 def _without_side(vertebra: Vertebra) -> Vertebra:
@@ -526,7 +491,7 @@ def _untold(vertebra: Vertebra) -> Vertebra:
     )
 
 
-def _on_film(six: SixPoints | None, seen: _Seen) -> SixPoints | None:
+def _on_film(six: SixPoints | None, seen: FilmSight) -> SixPoints | None:
     """The six points; ``None`` where one of them lies outside the image: nothing could be drawn along them."""
     if six is None:
         return None

@@ -112,16 +112,16 @@ WRONG_OBJECT = frozenset({RefusalCode.NOT_A_LATERAL_SPINE, RefusalCode.CHEST_FIL
 
 
 def film_pipeline(settings: Settings) -> FilmPipeline | None:
-    """The pipeline of radiographs; ``None`` where its networks are not installed: then they are not eligible.
+    """The pipeline of radiographs; ``None`` where its network is not installed: then they are not eligible.
 
     Raises
     ------
     ModelError
-        As `inference.runtime.load_models`.
+        As `inference.runtime.load_models`; of a network, too, that was asked for and is not there.
     """
     chosen = radiograph_settings(settings)
     folder = models_folder(settings)
-    if not set(chosen.networks) <= set(read_manifest(folder)):
+    if chosen.network not in read_manifest(folder):
         return None
     models = load_models(
         folder, settings.models.provider, threads=settings.models.threads or None, names=chosen.networks
@@ -136,7 +136,9 @@ def film_pipeline(settings: Settings) -> FilmPipeline | None:
 
 def radiograph_settings(settings: Settings) -> RadiographSettings:
     """The thresholds of the radiograph pipeline, with what the site chose."""
+    bodies = settings.models.film_bodies
     return RadiographSettings(
+        body_network=bodies if bodies != RadiographSettings.network else None,
         rule=grading_rule(settings),
         chest_films=settings.study.lateral_chest,
         screening_age_years=settings.study.screening_age,

@@ -170,6 +170,8 @@ class Models(_Section):
     provider: Literal["auto", "cuda", "cpu"] = "auto"
     threads: int = Field(0, ge=0)
     """Threads of one inference on the CPU; 0: one per core."""
+    film_bodies: Literal["film", "film_mdr2unet"] = "film"
+    """Whose map of vertebral bodies is measured on radiographs; the latter is the published method's own network."""
 
 
 class Destination(_Section):

@@ -98,7 +98,8 @@ def _heights(findings: Findings) -> str:
     if not wording.measured(findings):
         heights = film_notes.without_side_text(findings)
     if uncertain:
-        heights += f" (+/- {max(uncertain):.1f} mm, one SD)"
+        least, most = f"{min(uncertain):.1f}", f"{max(uncertain):.1f}"
+        heights += f" (+/- {least if least == most else f'{least} to {most}'} mm, one SD)"
     flag = wording.flag_text(findings.patient, coarse=Quality.COARSE_SPACING in findings.quality)
     return (
         f"{heights}; loss against neighbours, rule {findings.patient.rule}; {flag}. "

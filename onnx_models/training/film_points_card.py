@@ -22,21 +22,16 @@ COLUMNS = {
     "VCR: r": ("vcr_r", 3),
     "limits": ("vcr_limits", 1),
 }
-PAIRS = ("true outline and points", "outline and both")
-WORDS = {
-    "true outline and points": (
-        "**On true masks.** Contour on the true masks of the 256 x 256 grid (no network comes nearer), and this "
-        "network on crops placed by it:"
-    ),
-    "outline and both": (
-        "**In the pipeline.** Contour on the masks of the network for whole films, and this network on crops placed by "
-        "it; bodies that both measure. Sure: without `LOW_CONFIDENCE`."
-    ),
-    "real": (
-        "**On films rendered from the one real CT** ({films} poses, {bodies} whole bodies, no fracture), against the "
-        "contour of the projected silver masks, whose voxels are 3 mm wide: likeness, not exactness."
-    ),
-}
+WAYS = (
+    "**Every way on the same bodies**, those that the network for whole films sees. True outline: contour on the true "
+    "masks of the 256 x 256 grid (no network comes nearer with an outline); outline: on what is seen; points: this "
+    "network on crops placed by it."
+)
+SURE = "**Bodies that the pipeline is sure of** (without `LOW_CONFIDENCE`), with each way alone:"
+REAL = (
+    "**On films rendered from the one real CT** ({films} poses, {bodies} whole bodies that are seen, no fracture), "
+    "against the contour of the projected silver masks, whose voxels are 3 mm wide: likeness, not exactness."
+)
 
 
 def section(told: dict[str, Any]) -> str:
@@ -45,16 +40,14 @@ def section(told: dict[str, Any]) -> str:
     models = ", ".join(f"{name} `{sha}`" for name, sha in told["models"].items())
     lines = [
         f"`python -m onnx_models.training.film_points_evaluation --card`; {models}.",
-        f"{told['bodies']} whole bodies on {told['films']} held-out rendered films; end plates {strata}.",
+        f"{told['bodies']} whole bodies that are seen on {told['films']} held-out rendered films; end plates {strata}.",
         "Loss columns: mean absolute error of h_a / h_p and h_m / h_p; slope: of told on true h_a / h_p; VCR: against",
         "the next neighbours, limits of agreement ± points. Errors are absolute.",
     ]
-    for pair in PAIRS:
-        if pair in told:
-            lines += ["", WORDS[pair], "", *_table(told[pair])]
+    lines += ["", WAYS, "", *_table(told["ways"]), "", SURE, "", *_table({"sure": told["sure"]})]
     if told.get("real"):
         real = told["real"]
-        lines += ["", WORDS["real"].format(**real), "", *_table({"real CT": real["ways"]})]
+        lines += ["", REAL.format(**real), "", *_table({"real CT": real["ways"]})]
     if told.get("spread"):
         lines += ["", *_spreads(told["spread"])]
     if told.get("agreement"):
@@ -91,7 +84,19 @@ def _spreads(spread: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
         "| expected | " + " | ".join(f"{v:.1f}" for v in said) + " |",
         "| real | " + " | ".join(f"{v:.1f}" for v in real) + " |",
+        "",
+        "By limit of the spread, a part of the posterior height:",
+        "",
+        "| limit | bodies within | badly measured among them | compression ratios | r | limits of agreement ± |",
+        "|---|---|---|---|---|---|",
+        *(_kept(limit, cut) for limit, cut in spread["cut"].items()),
     ]
+
+
+def _kept(limit: str, cut: dict[str, Any]) -> str:
+    cells = [f"{1 - cut['flagged']:.2f}", f"{cut['bad_among_others']:.3f}", str(cut.get("vcr", ""))]
+    cells += [_cell(cut.get("vcr_r"), 3), _cell(cut.get("vcr_limits"), 1)]
+    return f"| {limit} | " + " | ".join(cells) + " |"
 
 
 def _agreements(told: dict[str, Any]) -> list[str]:

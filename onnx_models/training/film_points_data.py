@@ -1,25 +1,31 @@
 """Crops around single bodies of films, cut as the pipeline cuts them, with the true points in them.
 
-The pipeline places a crop by the points of an outline. Here the true points take that part, moved, turned and scaled at
-random as a bad outline's would be. Prepared films are kept in a pool from which every batch draws bodies, so that a
-batch holds many films although a film costs more than a step can wait for.
+The pipeline places a crop by the points of an outline, which it gets from the network for whole films; so does this,
+with the network that is shipped, and moves the points a little at random. So the second network learns from the very
+mistakes that the first one makes. Films are kept in a pool from which every batch draws bodies, so that a batch holds
+many films although a film costs more than a step can wait for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.film_contour import SixPoints
-from inference.film_grid import FilmGrid, pixel_centres, whole_film
-from inference.film_points import SIZE, crop_grid
+from inference.film_contour import SixPoints, six_points
+from inference.film_grid import FilmGrid, pixel_centres
+from inference.film_points import CHANNELS, SIZE, OutlinedBody, crop_grid
+from inference.film_points import shown as crop_shown
 from inference.film_preparation import PreparedFilm, prepare
+from inference.film_sight import FilmSight, Look
 from inference.geometry import Radiograph
-from inference.radiograph import SIZE as GRID
+from inference.runtime import load_models
+from onnx_models import MODELS
 from onnx_models.training.film_data import (
     LATERAL_VIEWS,
     WHOLE,
@@ -35,8 +41,10 @@ from onnx_models.training.radiograph_data import FilmSource
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-SHIFT, SCALE, TURN_DEG, POINT_NOISE = 0.1, 0.2, 12.0, 0.03
-"""How wrong the points are that place a crop: parts of the depth, a factor, degrees; and each point by itself."""
+SHIFT, SCALE, TURN_DEG, POINT_NOISE = 0.05, 0.1, 8.0, 0.015
+"""How far the points that place a crop are moved: parts of the depth, a factor, degrees; and each point by itself."""
+NEAR = 0.4
+"""A seen body is the true one whose centre is nearer than this part of its depth."""
 MIRRORED = 0.05
 """So often the front lies on the other side: what lies towards column 0 is the front then, as the pipeline thinks."""
 WARPED = 0.5
@@ -48,9 +56,9 @@ FRACTURED = 0.08
 """Loss of the part that loses most, from which on a body counts as deformed."""
 FRACTURED_SHARE = 0.4
 """Part of a batch."""
-POOL = 60
+POOL = 96
 FIRST_FILL = 24
-RICH_SHARE = 0.5
+RICH_SHARE = 0.6
 """Part of the films that are drawn from the folder rich in fractures."""
 CLINICAL_SHARE = 0.6
 """Part of the films that are formed as a department would pass them."""
@@ -59,9 +67,19 @@ SEEN_FROM, HIDDEN_WEIGHT = 0.8, 0.05
 the pipeline hardly ever asks for a body that cannot be seen, and such a one teaches the mean shape."""
 
 
+Sight = Callable[[PreparedFilm], FilmSight]
+"""What is seen on a whole film that stands upright."""
+
+
+@cache
+def shipped_sight(folder: Path = MODELS) -> Sight:
+    """That of the network for whole films in a folder of exported models, on one core."""
+    return Look(load_models(folder, "cpu", threads=1, names=["film"]))
+
+
 @dataclass(frozen=True)
 class SeenFilm:
-    """A prepared film with its whole bodies.
+    """A prepared film with those of its whole bodies that are seen on it.
 
     Attributes
     ----------
@@ -69,14 +87,23 @@ class SeenFilm:
         As the pipeline prepares it.
     grid
         On which the pipeline has its outlines; here it stands as the film does.
+    body
+        On that grid: probability of bodies.
+    outlined
+        V bodies as the pipeline outlines them.
+    probability
+        (V,): mean of each body's pixels; 0 for one without a centre of its own.
     truth
-        Whole bodies but S1, in film index.
+        The same bodies, in film index.
     visibility
         (V,): mean of both end plates (`film_data.end_plate_visibility`).
     """
 
     film: PreparedFilm
     grid: FilmGrid
+    body: F32
+    outlined: tuple[OutlinedBody, ...]
+    probability: F64
     truth: FilmTruth
     visibility: F64
 
@@ -85,16 +112,43 @@ class SeenFilm:
         """(V,)."""
         return np.asarray(self.truth.loss.max(axis=1, initial=0.0) >= FRACTURED)
 
+    def shown(self, body: int, crop: FilmGrid) -> F32:
+        """(`CHANNELS`, rows, columns) of a crop, as the pipeline shows it to its network."""
+        return crop_shown(self.film, self.grid, (self.body, self.outlined[body].alone), crop)
 
-def seen_film(shown: FormedFilm) -> SeenFilm | None:
-    """A formed film as the pipeline sees it; ``None`` where no whole body is on it."""
+
+def seen_film(shown: FormedFilm, sight: Sight) -> SeenFilm | None:
+    """A formed film as the pipeline sees it; ``None`` where no whole body of it is seen."""
     depth = np.linalg.norm(shown.truth.points[:, :2].mean(1) - shown.truth.points[:, 4:].mean(1), axis=1)
-    whole = (shown.seen >= WHOLE) & ~shown.truth.sacral & (depth >= SMALLEST)
-    if not whole.any():
+    whole = np.flatnonzero((shown.seen >= WHOLE) & ~shown.truth.sacral & (depth >= SMALLEST))
+    if not len(whole):
         return None
     film = prepare(Radiograph(np.asarray(shown.image, np.float32)))
-    visibility = end_plate_visibility(shown).mean(axis=1)[whole]
-    return SeenFilm(film, whole_film(film.film_shape, film.pixel, GRID), shown.truth.chosen(whole), visibility)
+    seen = sight(film)
+    centres = shown.truth.points[whole].mean(axis=1)
+    found: dict[int, tuple[OutlinedBody, float]] = {}
+    for n, body in enumerate(seen.found.bodies):
+        distance = np.linalg.norm(centres - seen.grid.to_film(body.centre), axis=1)
+        k = int(distance.argmin())
+        if body.partial or distance[k] >= NEAR * depth[whole[k]]:
+            continue
+        alone = seen.found.alone(body.label, seen.maps["body"])
+        six = six_points(alone, seen.found.up(n), _front(seen.grid.to_grid(shown.truth.points[whole[k]])))
+        if six is not None:
+            found[int(whole[k])] = OutlinedBody(six, alone), body.probability * body.seeded
+    if not found:
+        return None
+    chosen = np.isin(np.arange(len(depth)), list(found))
+    outlined, probability = zip(*(found[n] for n in sorted(found)), strict=True)
+    visibility = end_plate_visibility(shown).mean(axis=1)[chosen]
+    truth = shown.truth.chosen(chosen)
+    return SeenFilm(film, seen.grid, seen.maps["body"], outlined, np.array(probability), truth, visibility)
+
+
+def _front(points: F64) -> int:
+    """On which side of points (6, 2) the front lies, as `six_points` takes it."""
+    back, up = axes_of(points)
+    return 1 if back @ np.array([-up[1], up[0]]) > 0 else -1
 
 
 def axes_of(points: F64) -> F64:
@@ -118,12 +172,12 @@ def jittered(points: F64, rng: np.random.Generator) -> F64:
 
 
 def placed(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[FilmGrid, F64]:
-    """(crop, true points (6, 2) in it) of a body, wrong at random."""
+    """(crop, true points (6, 2) in it) of a body, moved at random."""
     true = seen.grid.to_grid(seen.truth.points[body])
-    wrong = jittered(true, rng)
+    outlined = jittered(seen.outlined[body].six.points, rng)
     if rng.random() < MIRRORED:
-        true, wrong = true[[4, 5, 2, 3, 0, 1]], wrong[[4, 5, 2, 3, 0, 1]]
-    crop = crop_grid(seen.grid, SixPoints(wrong, axes_of(wrong)))
+        true, outlined = true[[4, 5, 2, 3, 0, 1]], outlined[[4, 5, 2, 3, 0, 1]]
+    crop = crop_grid(seen.grid, SixPoints(outlined, axes_of(outlined)))
     return crop, crop.to_grid(seen.grid.to_film(true))
 
 
@@ -149,17 +203,19 @@ class Warp:
         rows = middle + (points[..., 0] - middle) / self.factor(points[..., 1])
         return np.stack([rows, points[..., 1]], axis=-1)
 
-    def shown(self, film: PreparedFilm, crop: FilmGrid) -> F32:
-        """The new crop."""
+    def shown(self, draw: Callable[[FilmGrid], F32], crop: FilmGrid) -> F32:
+        """The new crop (channels, rows, columns); ``draw`` gives that of a grid."""
         index = pixel_centres((SIZE, SIZE))
         middle = (SIZE - 1) / 2
         index[..., 0] = middle + (index[..., 0] - middle) * self.factor(index[..., 1])
         margin = int(np.ceil(max(0.0, -index[..., 0].min(), index[..., 0].max() - SIZE + 1))) + 1
         matrix = crop.matrix.copy()
         matrix[:, 2] -= margin * matrix[:, 0]
-        tall = film.on(FilmGrid((SIZE + 2 * margin, SIZE), crop.film_shape, matrix, crop.step))
+        tall = draw(FilmGrid((SIZE + 2 * margin, SIZE), crop.film_shape, matrix, crop.step))
         index[..., 0] += margin
-        return ndimage.map_coordinates(tall, index.reshape(-1, 2).T, np.float32, order=1).reshape(SIZE, SIZE)
+        at = index.reshape(-1, 2).T
+        warped = [ndimage.map_coordinates(channel, at, np.float32, order=1) for channel in tall]
+        return np.stack(warped).reshape(-1, SIZE, SIZE)
 
 
 def sample_warp(rng: np.random.Generator) -> Warp:
@@ -169,30 +225,29 @@ def sample_warp(rng: np.random.Generator) -> Warp:
     return Warp(*(float(rng.uniform(-a, a)) for a in (STRETCH, WEDGE, BEND)))
 
 
-def crop_of(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[F32, F64]:
-    """(crop (`SIZE`, `SIZE`), true points (6, 2) in it); no point lies outside it."""
-    for _ in range(8):
+def crop_of(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[F32, F64] | None:
+    """(crop (`CHANNELS`, `SIZE`, `SIZE`), true points (6, 2) in it); ``None`` where a point lies outside it."""
+    for _ in range(4):
         crop, points = placed(seen, body, rng)
         warp = sample_warp(rng)
         points = warp.points(points)
         if points.min() > 1 and points.max() < SIZE - 2:
             break
-    else:
-        warp, crop = Warp(), crop_grid(seen.grid, _exact(seen, body))
-        points = crop.to_grid(seen.truth.points[body])
-    return (seen.film.on(crop) if warp == Warp() else warp.shown(seen.film, crop)), points
+    else:  # an outline that is far off
+        return None
 
+    def draw(grid: FilmGrid) -> F32:
+        return seen.shown(body, grid)
 
-def _exact(seen: SeenFilm, body: int) -> SixPoints:
-    true = seen.grid.to_grid(seen.truth.points[body])
-    return SixPoints(true, axes_of(true))
+    return (draw(crop) if warp == Warp() else warp.shown(draw, crop)), points
 
 
 class BodyPool:
     """Films that bodies are drawn from; it changes a little with every batch."""
 
-    def __init__(self, sources: tuple[FilmSource, ...], size: int = POOL) -> None:
+    def __init__(self, sources: tuple[FilmSource, ...], sight: Sight, size: int = POOL) -> None:
         self._sources = [s for s in sources if len(s)]
+        self._sight = sight
         self._size = size
         self._films: list[SeenFilm] = []
         self._next = 0
@@ -218,7 +273,7 @@ class BodyPool:
             if len(self._sources) > 1 and rng.random() < RICH_SHARE:
                 source = self._sources[1]
             look = clinical_look(rng) if rng.random() < CLINICAL_SHARE else None
-            new = seen_film(formed(source.draw(rng, LATERAL_VIEWS), rng, look))
+            new = seen_film(formed(source.draw(rng, LATERAL_VIEWS), rng, look), self._sight)
             if new is None:
                 continue
             wanted -= 1
@@ -229,17 +284,21 @@ class BodyPool:
                 self._next += 1
 
     def batch(self, rng: np.random.Generator, count: int) -> tuple[F32, F32]:
-        """(crops (count, 1, `SIZE`, `SIZE`), true points (count, 6, 2))."""
+        """(crops (count, `CHANNELS`, `SIZE`, `SIZE`), true points (count, 6, 2))."""
         bodies = [(film, n) for film in self._films for n in range(len(film.truth.levels))]
         bad = np.concatenate([film.fractured for film in self._films])
         seen = np.concatenate([film.visibility for film in self._films])
         weight = np.clip(seen / SEEN_FROM, HIDDEN_WEIGHT, 1.0)
         for group, share in ((bad, FRACTURED_SHARE), (~bad, 1 - FRACTURED_SHARE)):
             weight[group] *= share / max(float(weight[group].sum()), 1e-9)
-        chosen = rng.choice(len(bodies), count, p=weight / weight.sum())
-        drawn = [crop_of(bodies[i][0], bodies[i][1], rng) for i in chosen]
-        crops = np.stack([c for c, _ in drawn])[:, None]
-        return crops, np.stack([p for _, p in drawn]).astype(np.float32)
+        weight /= weight.sum()
+        drawn: list[tuple[F32, F64]] = []
+        while len(drawn) < count:
+            film, n = bodies[int(rng.choice(len(bodies), p=weight))]
+            crop = crop_of(film, n, rng)
+            if crop is not None:
+                drawn.append(crop)
+        return np.stack([c for c, _ in drawn]), np.stack([p for _, p in drawn]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -249,7 +308,7 @@ class HeldOutBodies:
     Attributes
     ----------
     crops
-        (n, 1, `SIZE`, `SIZE`) float32.
+        (n, `CHANNELS`, `SIZE`, `SIZE`) float32.
     points
         (n, 6, 2): true points in the crop.
     step
@@ -271,22 +330,23 @@ class HeldOutBodies:
         return HeldOutBodies(*(getattr(self, f.name)[which] for f in fields(self)))
 
 
-def held_out_bodies(paths: list[Path], seed: int = 19) -> HeldOutBodies:
-    """Every whole body of the lateral films of a list, crops misplaced but not warped; the same ones every time."""
+def held_out_bodies(paths: list[Path], sight: Sight, seed: int = 19) -> HeldOutBodies:
+    """Every body that is seen on the lateral films of a list, cut as the pipeline does; the same ones every time."""
     crops, points, step, loss, visibility = [], [], [], [], []
     for n, path in enumerate(paths):
         stored = StoredFilm.load(path)
         rng = np.random.default_rng([seed, n])
-        seen = seen_film(formed(stored, rng)) if stored.view in LATERAL_VIEWS else None
+        look = clinical_look(rng) if n % 2 else None
+        seen = seen_film(formed(stored, rng, look), sight) if stored.view in LATERAL_VIEWS else None
         for body in range(0 if seen is None else len(seen.truth.levels)):
             assert seen is not None
-            crop, at = placed(seen, body, rng)
-            crops.append(seen.film.on(crop)[None])
-            points.append(at)
+            crop = crop_grid(seen.grid, seen.outlined[body].six)
+            crops.append(seen.shown(body, crop))
+            points.append(crop.to_grid(seen.truth.points[body]))
             step.append(crop.step)
             loss.append(seen.truth.loss[body].max())
             visibility.append(seen.visibility[body])
     return HeldOutBodies(
-        np.array(crops, np.float32).reshape(-1, 1, SIZE, SIZE), np.array(points).reshape(-1, 6, 2), np.array(step),
-        np.array(loss), np.array(visibility),
+        np.array(crops, np.float32).reshape(-1, CHANNELS, SIZE, SIZE), np.array(points).reshape(-1, 6, 2),
+        np.array(step), np.array(loss), np.array(visibility),
     )  # fmt: skip

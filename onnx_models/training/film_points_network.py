@@ -1,4 +1,4 @@
-"""The network that sees one vertebral body of a film, upright and alone, and tells its six points.
+"""The network that sees one vertebral body of a film, upright and near, and tells its six points.
 
 A small U-Net at half the crop's fineness draws one heat map for each point; the point is the mean of its map (soft
 argmax), so that it lies between pixels, and its loss reaches the map (Nibali et al. 2018). A further head, which
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, softplus
 
-from inference.film_points import SIZE
+from inference.film_points import CHANNELS, SIZE
 
 WIDTHS = (16, 32, 64, 96)
 """Channels at 2, 4, 8 and 16 pixels of the crop."""
@@ -56,12 +56,12 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class BodyPointsNetwork(nn.Module):
-    """(batch, 1, `SIZE`, `SIZE`) crops to points (batch, 6, 2) and spreads (batch, 3)."""
+    """(batch, `CHANNELS`, `SIZE`, `SIZE`) crops to points (batch, 6, 2) and spreads (batch, 3)."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         # each cell lies in the middle of four pixels
-        self.stem = nn.Sequential(_conv(1, widths[0], 4, STRIDE, padding=1), _conv(widths[0], widths[0]))
+        self.stem = nn.Sequential(_conv(CHANNELS, widths[0], 4, STRIDE, padding=1), _conv(widths[0], widths[0]))
         self.down = nn.ModuleList(_double(a, b) for a, b in pairwise(widths))
         self.bottom = _conv(widths[-1], widths[-1])
         self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
@@ -75,10 +75,10 @@ class BodyPointsNetwork(nn.Module):
 
     def features(self, crops: Tensor) -> BodyPoints:
         """Everything that is taught."""
-        mean = crops.mean(dim=(2, 3), keepdim=True)
-        x = crops - mean
-        x = x / (x.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.02)
-        x = self.stem(x)
+        film, maps = crops[:, :1], crops[:, 1:]
+        film = film - film.mean(dim=(2, 3), keepdim=True)
+        film = film / (film.square().mean(dim=(2, 3), keepdim=True).sqrt() + 0.02)
+        x = self.stem(torch.cat([film, 2 * maps - 1], dim=1))
         levels = [x]
         for block in self.down:
             x = block(nn.functional.max_pool2d(x, 2))

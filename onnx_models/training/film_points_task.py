@@ -1,4 +1,4 @@
-"""How the network that sees each body of a film alone is trained, judged on held-out films, and exported.
+"""How the network that looks at each body of a film again is trained, judged on held-out films, and exported.
 
 Loss: error of the points, of the three heights and of their ratios, where fractured bodies weigh more (the published
 loss on points alone keeps to the mean shape), and, fading, cross entropy of the heat maps against a peak at the point.
@@ -15,11 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from inference.film_points import SIZE
+from inference.film_points import CHANNELS, SIZE
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
 from onnx_models.training.film_data import FOLDER
-from onnx_models.training.film_points_data import F64, SEEN_FROM, BodyPool, HeldOutBodies, held_out_bodies
+from onnx_models.training.film_points_data import (
+    F64,
+    SEEN_FROM,
+    BodyPool,
+    HeldOutBodies,
+    Sight,
+    held_out_bodies,
+    shipped_sight,
+)
 from onnx_models.training.film_points_films import FOLDER as RICH_FOLDER
 from onnx_models.training.film_points_network import CELLS, STRIDE, BodyPoints, BodyPointsNetwork
 from onnx_models.training.phantom.scene import F32
@@ -27,9 +35,9 @@ from onnx_models.training.radiograph_data import FilmSource
 from onnx_models.training.train import averaged_network
 
 VERSION = "1.0.0"
-RENEW_EVERY = 3
+RENEW_EVERY = 6
 """Steps after which a film of the pool is replaced; the pool is filled first."""
-FILL = 60
+FILL = 96
 RELOAD_STEPS = 50
 ALONG = 0.3
 """Weight of the middle points' error along the plate: where it is deepest is hard to say and matters little."""
@@ -42,7 +50,7 @@ FARTHEST = 8.0
 """Pixels of the crop: larger errors teach the spread no more than this one."""
 LEAST_HEIGHT = 2.0
 """Pixels of the crop, for ratios."""
-SHOWN = 6
+SHOWN = 12
 """So many held-out films of each folder are looked at during the training."""
 
 
@@ -94,10 +102,11 @@ class FilmPointsTask:
     learning_rate = 2e-3
     batch = 32
 
-    def __init__(self, folders: tuple[Path, ...] = (FOLDER, RICH_FOLDER)) -> None:
+    def __init__(self, folders: tuple[Path, ...] = (FOLDER, RICH_FOLDER), sight: Sight | None = None) -> None:
         self._folders = folders
+        self._sight = sight or shipped_sight()
         self._sources = tuple(FilmSource(f / "train") for f in folders)
-        self._pool = BodyPool(self._sources, FILL)
+        self._pool = BodyPool(self._sources, self._sight, FILL)
         self._steps = 0
         self._held_out: HeldOutBodies | None = None
 
@@ -122,13 +131,13 @@ class FilmPointsTask:
         """Errors on held-out bodies."""
         if self._held_out is None:
             paths = [p for f in self._folders for p in sorted((f / "held_out").glob("*.npz"))[:SHOWN]]
-            self._held_out = held_out_bodies(paths)
+            self._held_out = held_out_bodies(paths, self._sight)
         return judged(network, self._held_out)
 
 
 @torch.no_grad()
 def told_of(network: nn.Module, crops: F32, batch: int = 64) -> tuple[F64, F64]:
-    """(points (n, 6, 2), spreads (n, 3)) of crops (n, 1, `SIZE`, `SIZE`), in pixels of the crop."""
+    """(points (n, 6, 2), spreads (n, 3)) of crops (n, `CHANNELS`, `SIZE`, `SIZE`), in pixels of the crop."""
     said = [network(torch.from_numpy(crops[i : i + batch])) for i in range(0, len(crops), batch)]
     points, spread = (np.concatenate([s[k].numpy().astype(np.float64) for s in said]) for k in (0, 1))
     return points, spread
@@ -161,9 +170,10 @@ def judged(network: nn.Module, bodies: HeldOutBodies) -> dict[str, float]:
 
 
 PREPROCESSING = (
-    "One crop for each body of the prepared film (contrast as for the network film): SIZE x SIZE pixels, 1.8 depths of "
-    "the body wide (or 1.8 heights, where they are larger), in the middle of the outline's corners, turned so that the "
-    "head is up and the front towards column 0; Gaussian filter of half a crop pixel; 0 outside the field and the film."
+    "One crop for each body of the prepared film (contrast as for the network film): SIZE x SIZE pixels, 2 depths of "
+    "the body wide (or 2 heights, where they are larger), in the middle of the outline's corners, turned so that the "
+    "head is up and the front towards column 0; Gaussian filter of half a crop pixel; 0 outside the field and film. "
+    "Then that network's map of bodies there, and the body's own share of it, linear between pixels."
 )
 
 
@@ -178,7 +188,13 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> E
     contract = Contract(
         name="film_points",
         version=VERSION,
-        inputs={"crops": {"dtype": "float32", "shape": ["bodies", 1, SIZE, SIZE], "meaning": "one body each, 0 to 1"}},
+        inputs={
+            "crops": {
+                "dtype": "float32",
+                "shape": ["bodies", CHANNELS, SIZE, SIZE],
+                "meaning": "one body each: film, bodies, this body; 0 to 1",
+            }
+        },
         outputs={
             "points": {
                 "dtype": "float32",
@@ -205,10 +221,10 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> E
 
 
 def _example(seed: int, bodies: int) -> Tensor:
-    """Bright blocks in noise, (bodies, 1, `SIZE`, `SIZE`)."""
+    """Bright blocks in noise, (bodies, `CHANNELS`, `SIZE`, `SIZE`)."""
     rng = np.random.default_rng(seed)
-    crops = rng.uniform(0.2, 0.4, (bodies, 1, SIZE, SIZE)).astype(np.float32)
+    crops = rng.uniform(0.2, 0.4, (bodies, CHANNELS, SIZE, SIZE)).astype(np.float32)
     for n in range(bodies):
         top, left = rng.integers(SIZE // 5, SIZE // 3, 2)
-        crops[n, 0, top : SIZE - top, left : SIZE - left] += 0.4
+        crops[n, :, top : SIZE - top, left : SIZE - left] += 0.4
     return torch.from_numpy(crops)

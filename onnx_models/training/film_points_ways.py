@@ -1,42 +1,41 @@
 """Every way of measuring the bodies of one film, side by side, against the projected true points.
 
-"true outline" is the contour method on the true masks of the network's 256 x 256 grid: the best that an outline can
-give there. "points" is the network, its crops placed by such an outline. Where a network for whole films is at hand,
-"outline" and "both" are what the pipeline tells without and with the second network.
+"outline" is the contour method on what the network for whole films sees, "points" the network that looks at each body
+again; "true outline" is the contour method on the true masks of the 256 x 256 grid: the best that an outline can give
+there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inference.film_checks import disagreement
 from inference.film_contour import SixPoints, six_points
-from inference.film_grid import FilmGrid, whole_film
-from inference.film_points import PointSettings, crop_grid
+from inference.film_grid import FilmGrid
+from inference.film_points import OutlinedBody, PointSettings, looked_at_again
 from inference.film_preparation import PreparedFilm, prepare
-from inference.findings import KEYPOINTS, Quality
 from inference.geometry import Radiograph
-from inference.radiograph import SIZE as GRID
-from inference.radiograph import RadiographSettings, evaluate
+from inference.radiograph import RadiographSettings
 from inference.runtime import Models
 from onnx_models.training.film_data import FormedFilm
-from onnx_models.training.film_points_data import SeenFilm, axes_of, seen_film
+from onnx_models.training.film_points_data import NEAR, SeenFilm, Sight, axes_of, seen_film
 from onnx_models.training.film_real import RealFilm
 from onnx_models.training.film_truth import coverage
 
 F64 = NDArray[np.float64]
-TRUE_OUTLINE, POINTS, OUTLINE, BOTH = "true outline", "points", "outline", "both"
-ANY = 1e9
+Map = NDArray[np.float32]
+TRUE_OUTLINE, OUTLINE, POINTS = "true outline", "outline", "points"
+PIPELINE, LIMITS = RadiographSettings(), PointSettings()
 SOFT = 0.7
 """Pixels by which the edge of a silver mask is softened."""
 LEAST_SPAN = 0.05
 """Ratios that differ by less have no slope."""
-NEAR = 0.4
-"""A told body is the true one whose centre is nearer than this part of its depth."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Told:
     """Six points (6, 2) in film index as one way tells them.
 
     ``spread`` is the largest expected error of a height and ``apart`` the largest difference of one to the outline's,
-    both as parts of the posterior height; ``sure`` whether the pipeline has no doubt apart from that difference.
+    both as parts of the posterior height; ``sure`` whether the pipeline, with this way alone, would have no doubt.
     """
 
     points: F64
@@ -90,53 +89,51 @@ def heights_of(points: F64) -> F64:
     return np.asarray(np.linalg.norm(points[..., 0::2, :] - points[..., 1::2, :], axis=-1))
 
 
-def bodies_of(shown: FormedFilm, number: int, models: Models, name: str = "film_points") -> list[Body]:
-    """The whole bodies of a film with what each way tells of them; empty where there is none.
-
-    ``models`` holds the network ``name``, and "film" where the pipeline is to be run too.
-    """
-    seen = seen_film(shown)
+def bodies_of(shown: FormedFilm, number: int, sight: Sight, models: Models, name: str = "film_points") -> list[Body]:
+    """The whole bodies that are seen on a film with what each way tells of them; ``models`` holds the network."""
+    seen = seen_film(shown, sight)
     if seen is None:
         return []
     truth = seen.truth
-    bodies = [
-        Body(
-            number, n, truth.levels[n], truth.points[n], shown.pitch_mm / float(truth.magnification[n]),
-            float(truth.loss[n].max()), float(seen.visibility[n]), {},
-        )
-        for n in range(len(truth.levels))
-    ]  # fmt: skip
-    outlined = {n: six for n in range(len(bodies)) if (six := true_outline(seen, n)) is not None}
-    _cropped(seen.film, seen.grid, outlined, bodies, models, name)
-    if "film" in models.sessions:
-        mm = float(np.median([b.mm for b in bodies]))
-        _piped(Radiograph(np.asarray(shown.image, np.float32), (mm, mm)), bodies, models, name)
+    bodies = []
+    for n, level in enumerate(truth.levels):
+        mm = shown.pitch_mm / float(truth.magnification[n])
+        loss, visibility = float(truth.loss[n].max()), float(seen.visibility[n])
+        bodies.append(Body(number, n, level, truth.points[n], mm, loss, visibility))
+        exact = true_outline(seen, n)
+        if exact is not None:
+            bodies[-1].told[TRUE_OUTLINE] = Told(seen.grid.to_film(exact.points))
+    _measure(seen.film, seen.grid, seen.body, seen.outlined, seen.probability, bodies, models, name)
     return bodies
 
 
-def real_bodies(film: RealFilm, number: int, models: Models, name: str = "film_points") -> list[Body]:
-    """The whole bodies of a film of the real CT; the contour of the silver mask on the film stands for the truth.
+def real_bodies(film: RealFilm, number: int, sight: Sight, models: Models, name: str = "film_points") -> list[Body]:
+    """The whole bodies that are seen on a film of the real CT; the silver mask's contour stands for the truth.
 
     Its voxels are 3 mm wide, so this tells whether the network answers alike on real anatomy, not how exact it is.
     """
     mm = film.pitch_mm / film.magnification
-    seen = Radiograph(np.asarray(film.image, np.float32), (mm, mm))
-    prepared = prepare(Radiograph(seen.pixels))
-    grid = whole_film(prepared.film_shape, prepared.pixel, GRID)
+    prepared = prepare(Radiograph(np.asarray(film.image, np.float32)))
+    seen = sight(prepared)
     centres = np.array([np.argwhere(mask).mean(axis=0) if mask.any() else np.full(2, np.nan) for mask in film.sections])
-    bodies, outlined = [], {}
-    for n in np.flatnonzero(film.whole):
-        up = centres[max(n - 1, 0)] - centres[min(n + 1, len(centres) - 1)]
-        if film.levels[n] == "S1" or not np.isfinite(up).all():
+    bodies, outlined, probability = [], [], []
+    front = 1 if film.mirrored else -1
+    for k, found in enumerate(seen.found.bodies):
+        distance = np.linalg.norm(centres - seen.grid.to_film(found.centre), axis=1)
+        n = int(np.nanargmin(distance))
+        if found.partial or not film.whole[n] or film.levels[n] == "S1":
             continue
-        mask = ndimage.gaussian_filter(film.sections[n].astype(np.float32), SOFT)
-        six = six_points(mask, up, 1 if film.mirrored else -1)
-        if six is not None:
-            outlined[len(bodies)] = SixPoints(grid.to_grid(six.points), six.axes)
-            bodies.append(Body(number, int(n), film.levels[n], six.points, mm, 0.0, float("nan"), {}))
-    _cropped(prepared, grid, outlined, bodies, models, name)
-    if "film" in models.sessions and bodies:
-        _piped(seen, bodies, models, name)
+        up = centres[max(n - 1, 0)] - centres[min(n + 1, len(centres) - 1)]
+        true = six_points(ndimage.gaussian_filter(film.sections[n].astype(np.float32), SOFT), up, front)
+        alone = seen.found.alone(found.label, seen.maps["body"])
+        six = six_points(alone, seen.found.up(k), front)
+        if true is None or six is None or distance[n] >= NEAR * true.heights[2]:
+            continue
+        bodies.append(Body(number, n, film.levels[n], true.points, mm, 0.0, float("nan")))
+        outlined.append(OutlinedBody(six, alone))
+        probability.append(found.probability * found.seeded)
+    if bodies:
+        _measure(prepared, seen.grid, seen.maps["body"], outlined, np.array(probability), bodies, models, name)
     return bodies
 
 
@@ -150,49 +147,24 @@ def true_outline(seen: SeenFilm, body: int) -> SixPoints | None:
     return six_points(np.asarray(mask, np.float32), up, front)
 
 
-def _cropped(
-    film: PreparedFilm, grid: FilmGrid, outlined: dict[int, SixPoints], bodies: list[Body], models: Models, name: str
+def _measure(
+    film: PreparedFilm,
+    grid: FilmGrid,
+    body: Map,
+    outlined: Sequence[OutlinedBody],
+    probability: F64,
+    bodies: list[Body],
+    models: Models,
+    name: str,
 ) -> None:
-    """Entries of outlines on ``grid``, and of the network on crops placed by them."""
-    if not outlined:
-        return
-    crops = [crop_grid(grid, six) for six in outlined.values()]
-    said = models.run(name, {"crops": np.stack([film.on(c) for c in crops])[:, None]})
-    for k, (n, six) in enumerate(outlined.items()):
-        bodies[n].told[TRUE_OUTLINE] = Told(grid.to_film(six.points))
-        points = np.asarray(said["points"][k], np.float64)
-        spread = float(said["spread"][k].max() / heights_of(points)[2])
-        bodies[n].told[POINTS] = Told(crops[k].to_film(points), spread)
-
-
-def _piped(film: Radiograph, bodies: list[Body], models: Models, name: str) -> None:
-    """Entries of the pipeline, without and with the network."""
-    without = RadiographSettings(names=None, chest_films=True)
-    within = replace(without, points=PointSettings(network=name, agreement=ANY, unsure=ANY))
-    for way, settings in ((OUTLINE, without), (BOTH, within)):
-        answer = evaluate(film, models, settings, age_years=70.0)
-        for vertebra in answer.findings.vertebrae:
-            if vertebra.keypoints_px is None:
-                continue
-            points = np.array([vertebra.keypoints_px[n] for n in KEYPOINTS])[:, ::-1] - 0.5
-            found = _owner(points, bodies)
-            if found is not None:
-                sure = Quality.LOW_CONFIDENCE not in vertebra.quality
-                found.told[way] = Told(points, apart=_apart(found, points, way), sure=sure)
-
-
-def _apart(body: Body, points: F64, way: str) -> float:
-    if way == OUTLINE or OUTLINE not in body.told:
-        return 0.0
-    first, second = heights_of(body.told[OUTLINE].points), heights_of(points)
-    return float(np.abs(first - second).max() / ((first[2] + second[2]) / 2))
-
-
-def _owner(points: F64, bodies: list[Body]) -> Body | None:
-    distance = [float(np.linalg.norm(points.mean(axis=0) - b.points.mean(axis=0))) for b in bodies]
-    nearest = bodies[int(np.argmin(distance))]
-    depth = float(np.linalg.norm(nearest.points[:2].mean(axis=0) - nearest.points[4:].mean(axis=0)))
-    return nearest if min(distance) < NEAR * depth else None
+    """Entries of the outlines, and of the network on crops placed by them."""
+    again = looked_at_again(film, grid, body, outlined, models, name)
+    for n, (one, second) in enumerate(zip(outlined, again, strict=True)):
+        sure = bool(probability[n] >= PIPELINE.sure_body and one.six.misfit <= PIPELINE.worst_misfit)
+        bodies[n].told[OUTLINE] = Told(grid.to_film(one.six.points), sure=sure)
+        apart = disagreement(one.six, second.six)
+        sure = second.inside and second.spread <= LIMITS.sure and probability[n] > 0
+        bodies[n].told[POINTS] = Told(grid.to_film(second.six.points), second.spread, apart, bool(sure))
 
 
 def ratios(bodies: list[Body], way: str | None) -> list[tuple[float, float]]:

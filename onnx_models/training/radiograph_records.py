@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from inference.film_grid import whole_film
 from inference.film_preparation import prepare
+from inference.film_sight import SIZE
 from inference.findings import KEYPOINTS, VertebraFinding
 from inference.geometry import Radiograph
-from inference.radiograph import SIZE, RadiographAnswer, RadiographSettings, evaluate
+from inference.radiograph import RadiographAnswer, RadiographSettings, evaluate
 from inference.runtime import Models, load_models
 from onnx_models import MODELS
 from onnx_models.training.evaluation_records import pipeline_source, source_hash

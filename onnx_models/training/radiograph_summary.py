@@ -213,8 +213,13 @@ def estimates(records: Records) -> dict[str, Estimate]:
         "VCR measured": vcr_measured,
     }
     for stratum in STRATA:
-        figures[f"Dice, {stratum}"] = lambda r, s=stratum: mean_dice([one for one in r if one["stratum"] == s])  # type: ignore[misc]
+        figures[f"Dice, {stratum}"] = lambda r, s=stratum: mean_dice(_of(r, s))  # type: ignore[misc]
+        figures[f"found, T11 to L5, {stratum}"] = lambda r, s=stratum: found_part(_of(r, s), LOWER)  # type: ignore[misc]
     return {name: bootstrapped(records, over) for name, over in figures.items()}
+
+
+def _of(records: Records, stratum: str) -> list[Record]:
+    return [one for one in records if one["stratum"] == stratum]
 
 
 def vcr_measured(records: Records) -> float:

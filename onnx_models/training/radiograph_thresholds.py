@@ -2,8 +2,9 @@
 ``python -m onnx_models.training.radiograph_thresholds --looks 3``.
 
 Each held-out film (``film_generator --held-out``) is formed some times anew, every second time with a readable look. It
-prints, for each ``lateral``, how many lateral and other films pass; for each ``sure_body``, how many compression ratios
-are told and how far off they are. The evaluation set and the films of the real CT take no part in the choice.
+prints, for each ``lateral``, how many lateral and other films pass; for each ``sure_body`` (outlines alone) and each
+``PointSettings.sure`` (with the network that looks at each body again), how many compression ratios are told and how
+far off they are. The evaluation set and the films of the real CT take no part in the choice.
 """
 
 from __future__ import annotations
@@ -16,27 +17,31 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.film_points import PointSettings
 from inference.geometry import Radiograph
 from inference.radiograph import RadiographSettings, evaluate
 from onnx_models.training.export import MODELS
 from onnx_models.training.film_data import FOLDER, VIEWS, StoredFilm, formed
 from onnx_models.training.film_look import clinical_look
 from onnx_models.training.metrics import agreement
-from onnx_models.training.radiograph_evaluation import ways
+from onnx_models.training.radiograph_evaluation import OUTLINE, POINTS, ways
 from onnx_models.training.radiograph_records import Record, load_film_runner, said_of
-from onnx_models.training.radiograph_summary import LOWER, compressions
+from onnx_models.training.radiograph_summary import LOWER, compressions, flags
 
 LATERAL = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SURE_POINTS = (0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
 SURE_BODY = (0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98)
 
 
-def records(settings: RadiographSettings, models: Path, folder: Path, looks: int) -> tuple[list[Record], list[Record]]:
-    """(lateral films of the spine, others) with the two thresholds out of force."""
+def records(
+    settings: RadiographSettings, models: Path, folder: Path, looks: int, views: Sequence[str] = VIEWS
+) -> tuple[list[Record], list[Record]]:
+    """(lateral films of the spine, others) of ``views`` with the thresholds of `main` out of force."""
     runner = load_film_runner(replace(settings, lateral=0.0, lateral_by_header=0.0, sure_body=0.0), models)
     lateral, others = [], []
     for n, path in enumerate(sorted(folder.glob("*.npz"))):
         film = StoredFilm.load(path)
-        for k in range(looks):
+        for k in range(looks if film.view in views else 0):
             rng = np.random.default_rng([41, n, k])
             shown = formed(film, rng, clinical_look(rng) if k % 2 == 0 else None)
             if film.view == VIEWS[0]:
@@ -69,6 +74,23 @@ def by_body(lateral: Sequence[Record]) -> dict[str, list[float]]:
     return out
 
 
+def by_points(
+    settings: RadiographSettings, points: PointSettings, models: Path, folder: Path, looks: int
+) -> dict[str, list[float]]:
+    """``PointSettings.sure`` -> as `by_body`, then sensitivity and specificity of grades (moderate or worse) a body."""
+    out = {}
+    for most in SURE_POINTS:
+        lateral, _ = records(
+            replace(settings, points=replace(points, sure=most)), models, folder, looks, views=(VIEWS[0],)
+        )
+        true, said, possible = compressions(lateral, LOWER)
+        found = agreement(true, said)
+        told = [len(said) / max(possible, 1), found.correlation, found.low, found.high]
+        told += [flags(lateral, True), flags(lateral, False)]
+        out[str(most)] = [round(value, 3) for value in told]
+    return out
+
+
 def _doubted(vertebra: Record, record: Record, least: float) -> Record:
     """The vertebra without its compression ratio where it, or one that it was compared with, is not sure."""
     found = vertebra["found"]
@@ -86,9 +108,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER / "held_out")
     parser.add_argument("--looks", type=int, default=3)
     options = parser.parse_args(arguments)
-    settings = list(ways(options.models).values())[-1]  # the outline's points
+    there = ways(options.models)
+    settings = there[OUTLINE]
     lateral, others = records(settings, options.models, options.folder, options.looks)
-    told = {"films": [len(lateral), len(others)], "lateral": by_view(lateral, others), "sure_body": by_body(lateral)}
+    told: dict[str, object] = {
+        "films": [len(lateral), len(others)],
+        "lateral": by_view(lateral, others),
+        "sure_body": by_body(lateral),
+    }
+    again = there.get(POINTS, settings).points
+    if again is not None:
+        told["sure_points"] = by_points(settings, again, options.models, options.folder, options.looks)
     print(json.dumps(told, indent=1))
     return 0
 

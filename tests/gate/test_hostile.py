@@ -139,6 +139,7 @@ def changed(edits: list[tuple[str, str | None, bytes, int | None]]) -> list[Inst
                 if only in (None, index):
                     raw(ds, keyword, vr or KEYWORDS[keyword], value)
             tidy(ds)
+            tidy(ds.file_meta)
             header = instance_header(path, ds)
         if isinstance(header, InstanceHeader):
             headers.append(header)

@@ -87,6 +87,7 @@ def spoilt(edits: list[tuple[str, str, bytes]], luts: dict[str, Dataset] | None 
         for keyword, item in (luts or {}).items():
             setattr(ds, keyword, Sequence([item]))
         tidy(ds)
+        tidy(ds.file_meta)
         header = instance_header(path, ds)
     return [header] if isinstance(header, InstanceHeader) else []
 

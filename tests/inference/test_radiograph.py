@@ -13,7 +13,7 @@ from toy_spine import ToySession
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import whole_film
 from inference.film_names import NameSettings
-from inference.film_points import SIZE, PointSettings, crop_grid
+from inference.film_points import CHANNELS, SIZE, PointSettings, crop_grid
 from inference.findings import KEYPOINTS, Grade, Level, Quality
 from inference.geometry import Radiograph
 from inference.grading import height_uncertainty_mm
@@ -40,8 +40,9 @@ def film() -> ToyFilm:
 
 
 def chosen(**settings: Any) -> RadiographSettings:
-    """Settings with names; the drawn bodies are a little less sure than those that are told of a real film."""
-    return RadiographSettings(**{"names": NameSettings(sure_sacrum=0.8), "sure_body": 0.9} | settings)
+    """Settings with names and outlines alone; the drawn bodies are a little less sure than those that are told of a
+    real film."""
+    return RadiographSettings(**{"points": None, "names": NameSettings(sure_sacrum=0.8), "sure_body": 0.9} | settings)
 
 
 def answered(
@@ -149,7 +150,7 @@ def test_pixels_that_are_no_squares_do_not_bend_ratios(film: ToyFilm) -> None:
     session = ToySession(
         {n: (lambda inputs, n=n: known.run([n], inputs)[0]) for n in MAPS},
     )
-    answer = evaluate(Radiograph(flat.pixels, aspect=2.0), models(session), age_years=70)
+    answer = evaluate(Radiograph(flat.pixels, aspect=2.0), models(session), chosen(), 70)
     square = answered(film, spacing=None)
     for a, b in zip(answer.findings.vertebrae, square.findings.vertebrae, strict=True):
         assert a.height_ratio == pytest.approx(b.height_ratio, abs=0.03)
@@ -208,13 +209,16 @@ def test_a_body_cut_by_the_collimator_is_marked_and_not_measured(film: ToyFilm) 
 
 def points_network(film: ToyFilm, off_px: float = 0.0) -> ToySession:
     """A network that knows the film's points in every crop; the upper front point is ``off_px`` of the film too low."""
-    found = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), models(network(film)), age_years=70).findings
+    found = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), models(network(film)), chosen(), 70).findings
 
     def answer(inputs):
         seen = [n for n, v in enumerate(found.vertebrae) if v.keypoints_px is not None]
-        assert inputs["crops"].shape == (len(seen), 1, SIZE, SIZE)
+        assert inputs["crops"].shape == (len(seen), CHANNELS, SIZE, SIZE)
         middle = slice(3 * SIZE // 8, 5 * SIZE // 8)
-        assert inputs["crops"][:, 0, middle, middle].mean() > inputs["crops"].mean()  # the body is in the middle
+        shown, bodies, alone = inputs["crops"].swapaxes(0, 1)
+        assert shown[:, middle, middle].mean() > shown.mean()  # the body is in the middle
+        assert bodies[:, middle, middle].mean() > 0.85 and alone[:, middle, middle].mean() > 0.85
+        assert bodies[:, :3].max() > 0.5 and alone[:, :3].max() == 0  # neighbours are seen, and are not this body
         out = []
         for n in seen:
             grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
@@ -224,7 +228,7 @@ def points_network(film: ToyFilm, off_px: float = 0.0) -> ToySession:
             out.append(points)
         return np.array(out, np.float32)
 
-    return ToySession({"points": answer})
+    return ToySession({"points": answer, "spread": lambda inputs: np.ones((len(inputs["crops"]), 3), np.float32)})
 
 
 def axes_of(points: np.ndarray) -> np.ndarray:
@@ -268,8 +272,35 @@ def test_points_of_which_the_network_is_not_sure_leave_those_of_the_outline(film
     assert all(Quality.MASK_DISAGREES in v.quality for v in answer.findings.vertebrae)
 
 
+def test_the_second_network_says_which_bodies_are_sure(film: ToyFilm) -> None:
+    known = points_network(film)
+    session = ToySession(
+        {
+            "points": lambda inputs: known.run(["points"], inputs)[0],
+            "spread": lambda inputs: np.array([[1.0, 1.0, 1.0]] * 3 + [[1.0, 3.0, 1.0]] * 2, np.float32),
+        }
+    )
+    dim = replace(film, body=0.9 * film.body)  # the first one is sure of none
+    first, both = models(network(dim)), models(network(dim))
+    both = replace(both, sessions={**both.sessions, "film_points": session})
+    alone = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), first, chosen(), 70).findings.vertebrae
+    told = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
+    assert all(Quality.LOW_CONFIDENCE in v.quality and v.grade is None for v in alone)
+    doubted = [Quality.LOW_CONFIDENCE in v.quality for v in told.findings.vertebrae]
+    assert doubted == [False, False, False, True, True]
+    assert [v.grade is None for v in told.findings.vertebrae] == doubted
+    sure, unsure = (told.findings.vertebrae[n].height_uncertainty_mm for n in (0, 4))
+    assert sure == pytest.approx(unsure / 3, rel=0.1) and sure > height_uncertainty_mm(SPACING)
+    assert unsure == pytest.approx(1.25 * 3.0 * 2 * 50 * SPACING / SIZE, rel=0.1)  # 3 pixels of a crop of 2 depths
+
+
 def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> None:
-    nonsense = ToySession({"points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32)})
+    nonsense = ToySession(
+        {
+            "points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32),
+            "spread": lambda inputs: np.ones((len(inputs["crops"]), 3), np.float32),
+        }
+    )
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": nonsense})
     answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
@@ -405,7 +436,7 @@ def test_a_network_that_fails_is_an_answer(film: ToyFilm) -> None:
     def fails(inputs):
         raise RuntimeError("a broken node")
 
-    answer = evaluate(Radiograph(film.pixels), models(ToySession({"body": fails})), age_years=70)
+    answer = evaluate(Radiograph(film.pixels), models(ToySession({"body": fails})), chosen(), 70)
     assert answer.findings.refusal.code is RefusalCode.MODEL_FAILED
     assert "a broken node" in answer.findings.refusal.sentence
 
@@ -421,5 +452,5 @@ def test_no_image_and_no_map_raises_anything(shape: tuple[int, int], level: floa
     view = np.eye(6, dtype=np.float32)[:1]
     everywhere = ToySession(dict.fromkeys(MAPS[:-1], even) | {"view": lambda inputs: view})
     for given in (pixels, np.full(shape, level, np.float32)):
-        answer = evaluate(Radiograph(given), models(everywhere), age_years=70)
+        answer = evaluate(Radiograph(given), models(everywhere), chosen(), 70)
         assert answer.findings.refusal is not None

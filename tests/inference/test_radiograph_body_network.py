@@ -19,8 +19,8 @@ def test_bodies_of_another_network_take_the_place_of_the_first_ones() -> None:
     """The method's own network tells bodies alone; what it does not see is not there, everything else is as before."""
     film = filmed(spine(HEIGHTS, top=(60, 170), depth=50.0, bend=0.08, tilt=-0.2, disc=11, waist=0.05))
     shown = Radiograph(film.pixels, (SPACING, SPACING))
-    alone = evaluate(shown, models(network(film)), None, 70).findings
-    settings = RadiographSettings(body_network="film_mdr2unet")
+    alone = evaluate(shown, models(network(film)), RadiographSettings(points=None), 70).findings
+    settings = RadiographSettings(body_network="film_mdr2unet", points=None)
     assert settings.networks == ("film", "film_mdr2unet")
     lowest = film.points[-1].mean(axis=0)
     grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)

@@ -15,9 +15,9 @@ from toy_spine import ToySession
 
 from inference.film_grid import whole_film
 from inference.film_preparation import prepare
+from inference.film_sight import SIZE
 from inference.findings import ModelIdentity
 from inference.geometry import Radiograph
-from inference.radiograph import SIZE
 from inference.runtime import Models
 
 FINE = 5
