@@ -56,7 +56,7 @@ def answer(asked: dict[str, Any], replies: BinaryIO) -> None:
 
     told = 0
     try:
-        for values in stored_values(_header(asked), asked["frames"]):
+        for values in stored_values(_header(asked), asked["frames"], one_thread=True):
             told += 1
             tell(dtype=values.dtype.str, shape=values.shape)
             replies.write(np.ascontiguousarray(values).data)

@@ -141,9 +141,12 @@ def read_header(path: Path, reader: PlainReader | None = None) -> InstanceHeader
                 if inflates_too_far(path):
                     return Unreadable(path, "the deflated data set is larger than this node takes")
                 dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
+                tidy(dataset)
+                tidy(dataset.file_meta)
             if _may_be_film(dataset):
-                dataset.update(dcmread(path, stop_before_pixels=True, force=True, specific_tags=_FILM_TAGS))
-            tidy(dataset)
+                more = dcmread(path, stop_before_pixels=True, force=True, specific_tags=_FILM_TAGS)
+                tidy(more)
+                dataset.update(more)
             return instance_header(path, dataset)
         except OSError as error:
             return Unreadable(
@@ -159,9 +162,8 @@ def _may_be_film(dataset: Dataset) -> bool:
 
 
 def instance_header(path: Path, dataset: FileDataset) -> InstanceHeader | Unreadable:
-    """The record of one dataset, which must be tidy (:func:`node.gate.values.tidy`)."""
+    """The record of one dataset, which must be tidy, and its meta information too (:func:`node.gate.values.tidy`)."""
     meta = dataset.file_meta
-    tidy(meta)
     sop_class = uid(dataset, "SOPClassUID") or uid(meta, "MediaStorageSOPClassUID")
     if sop_class == MEDIA_DIRECTORY:
         return Unreadable(path, "a directory of a medium (DICOMDIR), not an instance")

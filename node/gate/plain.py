@@ -89,7 +89,7 @@ class PlainReader:
         file_meta = FileMetaDataset(elements_of_meta)
         self._convert(file_meta, new_of_meta)
         new, elements = self._elements(found, context)
-        dataset = FileDataset(path, Dataset(elements), data[:128], file_meta, not explicit, is_little_endian=True)
+        dataset = FileDataset(path, elements, data[:128], file_meta, not explicit, is_little_endian=True)
         charset = dataset.get(BaseTag(_CHARACTER_SET))
         dataset.set_original_encoding(
             not explicit, True, default_encoding if charset is None else convert_encodings(charset.value)

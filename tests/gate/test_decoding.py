@@ -11,20 +11,23 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
 from inference.refusal import RefusalCode
 from node.answering import gate_policy
-from node.gate import GatePolicy, LoadedSeries, Unevaluable, decoding, load_volume, read_headers
+from node.gate import GatePolicy, LoadedSeries, Unevaluable, decoding, load_volume, pixels, read_headers
 from node.gate.assessment import assess
 from node.gate.decoding import DecoderDiedError, processes_for
 from node.gate.geometry import Slice
 from node.settings import load_settings
+from tests.dicom import ct_slice
 from tests.gate.conftest import POLICY, Ct, save
 from tests.gate.test_enhanced import enhanced
 from tests.gate.test_pixels import LOSSLESS, compressed
@@ -172,6 +175,7 @@ def test_processes_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch, t
     assert processes(JPEG2000Lossless, 300) == 4
     assert processes(JPEG2000Lossless, 300, most=2) == 2
     assert processes(JPEG2000Lossless, 300, most=1) == 1
+    assert processes(JPEG2000Lossless, 150, most=2) == 1, "the threads of one process do nearly as well"
     assert processes(JPEG2000Lossless, 30) == 1
     assert processes(JPEG2000Lossless, 300, size=128) == 1
     assert processes(JPEGLSLossless, 600) == 4
@@ -197,3 +201,71 @@ def test_nothing_about_a_patient_goes_to_the_process(tmp_path: Path) -> None:
     asked = decoding.request(header, [None])
     assert asked.count(b"\n") == 1
     assert not any(word in asked for word in (b"Doe", b"P1", b"1950", dcmread(header.path).StudyInstanceUID.encode()))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize(
+    ("syntax", "loss"),
+    [
+        (JPEG2000Lossless, {}),
+        (JPEG2000, {"j2k_cr": [8]}),
+        (JPEGLSLossless, {}),
+        (JPEGLSNearLossless, {"jls_error": 2}),
+    ],
+    ids=["JPEG 2000", "JPEG 2000 with loss", "JPEG-LS", "JPEG-LS with loss"],
+)
+def test_whichever_decoder_is_asked_first_the_values_are_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    syntax: str,
+    loss: dict[str, object],
+    bits: int,
+    signed: bool,
+) -> None:
+    """With loss, too: an answer's identity rests on the decoded values, wherever they were decoded."""
+    ds = ct_slice(0, size=64)
+    noise = np.random.default_rng(3).normal(0, 20, (64, 64))
+    values = 300 * np.sin(np.arange(64) / 7) + noise + (-200 if signed else 1000)
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, int(signed)
+    ds.PixelData = np.rint(values).astype("<i2" if signed else "<u2").tobytes()
+    ds.compress(syntax, generate_instance_uid=False, **loss)
+    save(ds, tmp_path / "one.dcm")
+    (header,), _ = read_headers([tmp_path / "one.dcm"])
+    (several,) = pixels.stored_values(header, [None], one_thread=True)
+    (alone,) = pixels.stored_values(header, [None])
+    monkeypatch.setattr(pixels, "_FASTEST", {})
+    (by_pydicom,) = pixels.stored_values(header, [None])
+    assert np.array_equal(several, by_pydicom)
+    assert np.array_equal(alone, by_pydicom)
+    assert several.dtype == alone.dtype == by_pydicom.dtype
+    assert int(several.max()) > 1000 - 1300 * signed
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_where_the_first_decoder_fails_another_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    """From the image on at which it failed."""
+    asked: list[str] = []
+    real = pixels.iter_pixels
+
+    def failing(source: object, *, indices: list[int], raw: bool, decoding_plugin: str = "") -> Iterator[object]:
+        asked.append(f"{decoding_plugin or 'any'} for {len(indices)}")
+        for done, array in enumerate(real(source, indices=indices, raw=raw, decoding_plugin=decoding_plugin), start=1):
+            if decoding_plugin and done == 3 - 2 * (frames == 1):
+                raise RuntimeError("this decoder cannot")
+            yield array
+
+    ds = ct_slice(0, size=64)
+    if frames > 1:
+        ds = enhanced(Ct(rows=64, columns=48), list(range(12)))
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    save(ds, tmp_path / "one.dcm")
+    (header,), _ = read_headers([tmp_path / "one.dcm"])
+    wanted = [None] if frames == 1 else [2, 5, 6, 9]
+    expected = list(pixels.stored_values(header, wanted))
+    monkeypatch.setattr(pixels, "iter_pixels", failing)
+    found = list(pixels.stored_values(header, wanted))
+    assert asked == (["pyjpegls for 1", "any for 1"] if frames == 1 else ["pyjpegls for 4", "any for 2"])
+    assert np.array_equal(found, expected)
