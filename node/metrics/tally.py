@@ -72,7 +72,7 @@ class Tally:
             self._counts[key] = self._counts.get(key, 0) + by
 
     def add(self, counts: Counts) -> None:
-        """Count what another process counted that nobody asks."""
+        """Count several at once: of one event, or what another process counted that nobody asks."""
         with self._lock:
             for key, value in counts.items():
                 self._counts[key] = self._counts.get(key, 0) + value

@@ -7,7 +7,8 @@ is left to pynetdicom.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001
@@ -22,7 +23,8 @@ PDU_HEADER_BYTES = 6
 PDV_HEADER_BYTES = 6
 """Length of the item, presentation context, message control header (PS3.8 9.3.5.1)."""
 _LONGEST_ECHOED_UID = 64
-_ELEMENT = struct.Struct("<HHI")
+_ELEMENT, _GROUP_LENGTH = struct.Struct("<HHI"), struct.Struct("<HHII")
+_DATA_PDU = struct.Struct(">BBIIBB")
 _RESPONSE = _REQUEST = struct.Struct("<" + 4 * "HHIH")
 
 
@@ -30,8 +32,7 @@ class CommandError(Exception):
     """A command set that cannot be understood; the message says why, in words of ours only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What stands in a command set, as far as it is looked at."""
 
     field: int
@@ -125,7 +126,7 @@ def store_request(
         *(0, 0x0800, 2, DATA_SET),
     )
     rest = _uid_element(0x0002, sop_class_uid) + short_values + _uid_element(0x1000, sop_instance_uid)
-    return command_pdus(struct.pack("<HHII", 0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
+    return command_pdus(_GROUP_LENGTH.pack(0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
 
 
 def store_response(request: Command, status: int, context_id: int, largest_pdu: int) -> bytes:
@@ -136,7 +137,7 @@ def store_response(request: Command, status: int, context_id: int, largest_pdu: 
     largest_pdu
         Bytes that the peer takes in one PDU; 0: any number (PS3.8 D.1).
     """
-    sop_class = _echoed(0x0002, request.sop_class_uid)
+    sop_class = _echoed_class(request.sop_class_uid)
     sop_instance = _echoed(0x1000, request.sop_instance_uid)
     short_values = _RESPONSE.pack(
         *(0, 0x0100, 2, C_STORE_RSP),
@@ -145,7 +146,7 @@ def store_response(request: Command, status: int, context_id: int, largest_pdu: 
         *(0, 0x0900, 2, status),
     )
     rest = sop_class + short_values + sop_instance
-    return command_pdus(struct.pack("<HHII", 0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
+    return command_pdus(_GROUP_LENGTH.pack(0, 0, 4, len(rest)) + rest, context_id, largest_pdu)
 
 
 def _echoed(number: int, uid: str) -> bytes:
@@ -153,6 +154,11 @@ def _echoed(number: int, uid: str) -> bytes:
     if not 0 < len(uid) <= _LONGEST_ECHOED_UID:
         return b""
     return _uid_element(number, uid)
+
+
+@lru_cache(maxsize=256)
+def _echoed_class(uid: str) -> bytes:
+    return _echoed(0x0002, uid)
 
 
 def _uid_element(number: int, uid: str) -> bytes:
@@ -165,6 +171,8 @@ def command_pdus(encoded: bytes, context_id: int, largest_pdu: int) -> bytes:
     """A whole command set in as few P-DATA-TF PDUs as the peer takes."""
     room = largest_pdu - PDV_HEADER_BYTES if largest_pdu else len(encoded)
     room = max(room - room % 2, 2)
+    if len(encoded) <= room:
+        return data_pdu(context_id, COMMAND | LAST, encoded)
     pdus = b""
     for start in range(0, len(encoded), room):
         part = encoded[start : start + room]
@@ -175,5 +183,4 @@ def command_pdus(encoded: bytes, context_id: int, largest_pdu: int) -> bytes:
 
 def data_pdu(context_id: int, control: int, content: bytes | bytearray) -> bytes:
     """A P-DATA-TF PDU with one fragment (PS3.8 9.3.5)."""
-    header = struct.pack(">BBIIBB", P_DATA_TF, 0, len(content) + 6, len(content) + 2, context_id, control)
-    return header + bytes(content)
+    return _DATA_PDU.pack(P_DATA_TF, 0, len(content) + 6, len(content) + 2, context_id, control) + content

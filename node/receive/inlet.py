@@ -87,11 +87,13 @@ class Inlet:
         self._client = client
         self._tls = isinstance(client, ssl.SSLSocket)
         self._timeout_s = timeout_s
-        self._largest_pdu = largest_pdu
+        self.largest_pdu = largest_pdu
         self._largest_other_pdu = largest_other_pdu
         self._interrupted = interrupted
         self.before_reuse: Callable[[], None] = lambda: None
         """Called before bytes that were handed out are overwritten."""
+        self.before_waiting: Callable[[], None] = lambda: None
+        """Called before the peer is waited for."""
         self.wake = Wake()
         self._poll = select.poll()
         self._poll.register(client, select.POLLIN)
@@ -118,6 +120,7 @@ class Inlet:
         return self._wait(patience_s)
 
     def _wait(self, patience_s: float) -> bool:
+        self.before_waiting()
         readable = False
         for descriptor, _ in self._poll.poll(max(patience_s, SMALLEST_PATIENCE_S) * 1000):
             if descriptor == self.wake.descriptor:
@@ -167,7 +170,7 @@ class Inlet:
         self._deadline = time.monotonic() + self._timeout_s
         self._need(PDU_HEADER_BYTES)
         kind, _, length = _PDU_HEADER.unpack_from(self._view, self._start)
-        if length > (self._largest_pdu if kind == P_DATA_TF else self._largest_other_pdu):
+        if length > (self.largest_pdu if kind == P_DATA_TF else self._largest_other_pdu):
             raise ProtocolError(f"a PDU of {length} bytes")
         self._start += PDU_HEADER_BYTES
         return kind, length
@@ -216,7 +219,7 @@ class Inlet:
         OSError
             The peer is too slow, or the association is to end.
         """
-        if count > max(self._largest_pdu, self._largest_other_pdu):
+        if count > max(self.largest_pdu, self._largest_other_pdu):
             raise OSError(f"the peer announced a PDU of {count} bytes")
         self._deadline = time.monotonic() + self._timeout_s
         taken = bytearray()

@@ -19,6 +19,8 @@ LARGEST_OTHER_DATA_SET = 1 << 20
 """Bytes of the data set of a message that is no C-STORE request; no service that is offered has one."""
 MOST_PIECES = 512
 """Pieces of the buffer that wait to be written."""
+WORTH_WRITING = 1 << 16
+"""Bytes that are written while the peer is waited for; fewer wait for more."""
 _FRAGMENT_HEADER = struct.Struct(">IBB")
 _PDU_AND_FRAGMENT_HEADER = struct.Struct(">BxIIBB")
 
@@ -68,6 +70,7 @@ class MessageStream:
     ) -> None:
         self._inlet = inlet
         inlet.before_reuse = self._flush
+        inlet.before_waiting = self._use_the_time
         self._is_storage = is_storage
         self._begin = begin
         self._answer = answer
@@ -93,7 +96,7 @@ class MessageStream:
         """
         try:
             while self._inlet.next_kind() == P_DATA_TF:
-                if self._storing is None or not self._take_whole_pdus():
+                if not self._take_whole_pdus():
                     self._read_pdu()
                 if not self._may_go_on():
                     return
@@ -115,40 +118,44 @@ class MessageStream:
         self._command = bytearray()
         self._bytes = 0
 
-    def _take_whole_pdus(self) -> int:
-        """Take PDUs that are here as a whole and hold one fragment of the instance, but its last: nearly all of them.
+    def _take_whole_pdus(self) -> bool:
+        """Take PDUs that are here as a whole and hold one fragment: a command set, or what is here of an instance.
 
         Returns
         -------
-        int
-            Number of PDUs taken; what is not taken here, for whatever reason, is for `_read_pdu` to look at.
+        bool
+            Whether any was taken; what is not taken here, for whatever reason, is for `_read_pdu` to look at.
         """
-        view, start, end = self._inlet.window()
-        most = self._largest_message - self._bytes
+        inlet = self._inlet
+        view, start, end = inlet.window()
         begun = start
-        taken: list[memoryview] = []
-        while end - start >= _PDU_AND_FRAGMENT_HEADER.size and len(taken) < MOST_PIECES:
+        while end - start >= _PDU_AND_FRAGMENT_HEADER.size:
             kind, length, inner, context_id, control = _PDU_AND_FRAGMENT_HEADER.unpack_from(view, start)
             after = start + command.PDU_HEADER_BYTES + length
-            if (
-                kind != P_DATA_TF
-                or after > end
-                or after - begun > most
-                or inner != length - 4
-                or inner < 2
-                or context_id != self._context_id
-                or control & (COMMAND | LAST)
-            ):
+            if kind != P_DATA_TF or after > end or inner != length - 4 or inner < 2 or length > inlet.largest_pdu:
                 break
-            taken.append(view[start + _PDU_AND_FRAGMENT_HEADER.size : after])
-            start = after
-        if taken:
-            self._bytes += start - begun - len(taken) * _PDU_AND_FRAGMENT_HEADER.size
-            self._pieces += taken
-            self._inlet.skip_to(start)
-            if len(self._pieces) >= MOST_PIECES:
-                self._flush()
-        return len(taken)
+            content = view[start + _PDU_AND_FRAGMENT_HEADER.size : after]
+            if self._storing is not None:
+                if context_id != self._context_id or control & COMMAND or self._bytes + inner > self._largest_message:
+                    break
+                self._bytes += inner - 2
+                self._pieces.append(content)
+                start = after
+                if control & LAST:
+                    inlet.skip_to(start)
+                    self._finish()
+                    return True
+                if len(self._pieces) >= MOST_PIECES:
+                    self._flush()
+            elif self._context_id is None and control == COMMAND | LAST and inner <= command.LARGEST_COMMAND:
+                inlet.skip_to(after)
+                self._context_id = context_id
+                self._begin_message(bytes(content), context_id)
+                return True
+            else:
+                break
+        inlet.skip_to(start)
+        return start > begun
 
     def _read_pdu(self) -> None:
         _, left = self._inlet.begin_pdu()
@@ -183,10 +190,12 @@ class MessageStream:
         if len(self._command) + length > command.LARGEST_COMMAND:
             raise ProtocolError("a command set without end")
         self._command += self._gathered(length)
-        if not control & LAST:
-            return
+        if control & LAST:
+            self._begin_message(self._command, context_id)
+
+    def _begin_message(self, encoded: bytes | bytearray, context_id: int) -> None:
         try:
-            request = command.decode(self._command)
+            request = command.decode(encoded)
         except command.CommandError as error:
             raise ProtocolError(str(error)) from error
         is_storage = self._is_storage(context_id, request.sop_class_uid)
@@ -195,7 +204,7 @@ class MessageStream:
                 raise ProtocolError("a C-STORE request that is incomplete, or in a context of another service")
             self._storing = self._begin(request, context_id)
         else:
-            self._pass_on(command.data_pdu(context_id, COMMAND | LAST, self._command))
+            self._pass_on(command.data_pdu(context_id, COMMAND | LAST, encoded))
             if not request.has_data_set:
                 self._reset()
                 return
@@ -210,14 +219,19 @@ class MessageStream:
             if len(self._pieces) >= MOST_PIECES:
                 self._flush()
         if control & LAST:
-            storing, request = self._storing, self._request
-            assert storing is not None
-            assert request is not None
-            status = storing.finish(self._pieces)
-            self._pieces.clear()
-            self._reset()
-            self._inlet.rewind()
-            self._answer(request, context_id, status)
+            self._finish()
+
+    def _finish(self) -> None:
+        """The instance is here as a whole."""
+        storing, request, context_id = self._storing, self._request, self._context_id
+        assert storing is not None
+        assert request is not None
+        assert context_id is not None
+        status = storing.finish(self._pieces)
+        self._pieces.clear()
+        self._reset()
+        self._inlet.rewind()
+        self._answer(request, context_id, status)
 
     def _read_other_data(self, length: int, context_id: int, control: int) -> None:
         if self._bytes > LARGEST_OTHER_DATA_SET:
@@ -236,6 +250,12 @@ class MessageStream:
         if self._pieces and self._storing is not None:
             self._storing.write(self._pieces)
         self._pieces.clear()
+
+    def _use_the_time(self) -> None:
+        """The peer is waited for: what is here is written meanwhile, unless it is too little."""
+        if self._pieces and sum(map(len, self._pieces)) >= WORTH_WRITING:
+            self._flush()
+            self._inlet.rewind()
 
 
 class TooLargeError(ProtocolError):

@@ -55,6 +55,8 @@ class Registrar:
         self._wake = wake
         self._reader = ContentReader()
         self._arrivals: queue.SimpleQueue[Reception | Event] = queue.SimpleQueue()
+        self._behind = False
+        """Whether the last batch left something."""
         self._kept: list[Reception | Event] = []  # of a batch that failed: the next round begins with it
         self._look_again: set[str] = set()  # files that were busy or could not be read
         self._look_at = 0.0
@@ -112,13 +114,21 @@ class Registrar:
                 return
 
     def _batch(self) -> list[Reception | Event]:
+        """What has arrived: at once where more of it waits than was taken last time, else a moment after the first.
+
+        This thread sleeps meanwhile: woken by each arrival, it would get in the way of the threads that receive.
+        """
         batch: list[Reception | Event] = []
-        deadline = time.monotonic() + BATCH_WINDOW_S
-        while len(batch) < BATCH and (left := deadline - time.monotonic()) > 0:
-            try:
-                batch.append(self._arrivals.get(timeout=left))
-            except queue.Empty:
-                break
+        try:
+            batch.append(self._arrivals.get(timeout=BATCH_WINDOW_S))
+            if not self._behind:
+                self._stop.wait(BATCH_WINDOW_S)
+            while len(batch) < BATCH:
+                batch.append(self._arrivals.get_nowait())
+        except queue.Empty:
+            self._behind = False
+        else:
+            self._behind = True
         return batch
 
     def _enter(self, items: list[Reception | Event]) -> None:

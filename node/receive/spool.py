@@ -15,6 +15,7 @@ and the journal of the file system commits them together.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import time
@@ -91,6 +92,8 @@ class Spool:
         needs_directory_sync = filesystem_type(folder) not in DURABLE_WITHOUT_DIRECTORY_SYNC
         self._directory_sync = SharedSync(_sync_directory) if needs_directory_sync else None
         self._hours_made: set[str] = set()
+        self._path = str(folder)
+        self._names, self._counter = os.urandom(8).hex(), itertools.count()
 
     def path(self, spool_name: str) -> Path:
         """Full path of a name that the ledger holds."""
@@ -98,7 +101,9 @@ class Spool:
 
     def receive(self, origin: Origin) -> Incoming:
         """Begin an instance whose data set is to come; nothing is on the disk until its first piece is written."""
-        return Incoming(origin, self.folder, self._make_hour, self._refuse_below_reserve, self._make_durable)
+        return Incoming(
+            origin, self._path, self._new_name, self._make_hour, self._refuse_below_reserve, self._make_durable
+        )
 
     def store(self, received: ReceivedObject) -> Reception:
         """Write one instance so that it survives a power cut, then say under which name.
@@ -217,8 +222,12 @@ class Spool:
 
     def free_bytes(self) -> int:
         """Bytes free for the node's user."""
-        status = os.statvfs(self.folder)
+        status = os.statvfs(self._path)
         return status.f_bavail * status.f_frsize
+
+    def _new_name(self) -> str:
+        """Of no other reception: unlike other processes' by chance, unlike our own by number. Any thread may ask."""
+        return f"{self._names}{next(self._counter):016x}"
 
     def _refuse_below_reserve(self, size: int) -> None:
         if self.free_bytes() < self._reserve + size:

@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom.uid import UID
 
 from node.receive.checksum import crc32
+from node.receive.write_out import PAGE_BYTES, begin_write_out
 
 SPOOL_CREATOR_UID = UID("2.25.307178310338207403062412164268463870841")
 """Marks the private information of our file meta (0002,0100)."""
 LONGEST_UID = 64
 """Bytes of a UID (PS3.5 9.1); what is longer is cut in the header, as it is in the ledger."""
 _PREFIX = b"\0" * 128 + b"DICM"
+_ELEMENT, _LONG_ELEMENT = struct.Struct("<HH2sH"), struct.Struct("<HH2sHI")
 _VERSION = "1"
 _TRIES = 3
 _LARGEST_META = 1 << 16
@@ -59,8 +61,7 @@ class ReceivedObject(Origin):
     data_set: Piece
 
 
-@dataclass(frozen=True)
-class Reception:
+class Reception(NamedTuple):
     """What is known of an instance without looking at its content."""
 
     spool_name: str
@@ -92,7 +93,7 @@ def file_header(origin: Origin, length: int, checksum: int) -> bytes:
         + after
         + _long_element(0x0102, note.encode("ascii") + b" " * (len(note) % 2))
     )
-    return _PREFIX + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+    return _PREFIX + _LONG_ELEMENT.pack(2, 0, b"UL", 4, len(elements)) + elements
 
 
 @lru_cache(maxsize=256)
@@ -112,11 +113,11 @@ def _constant_elements(sop_class: str, transfer_syntax: str, calling_ae: str, ca
 def _element(number: int, vr: bytes, value: str, padding: bytes) -> bytes:
     raw = value.encode("latin-1", "replace")
     raw += padding * (len(raw) % 2)
-    return struct.pack("<HH2sH", 2, number, vr, len(raw)) + raw
+    return _ELEMENT.pack(2, number, vr, len(raw)) + raw
 
 
 def _long_element(number: int, raw: bytes) -> bytes:
-    return struct.pack("<HH2sHI", 2, number, b"OB", 0, len(raw)) + raw
+    return _LONG_ELEMENT.pack(2, number, b"OB", 0, len(raw)) + raw
 
 
 def read_reception(path: Path, spool_name: str) -> Reception | None:
@@ -194,7 +195,8 @@ class Incoming:
     """One instance on its way into the spool: written piece by piece, then committed or discarded.
 
     The file is created with the first piece; an instance that is committed with its only pieces is written by one
-    call. Whoever judges the spool's files finds it locked until it is whole and on the disk.
+    call. Of one that comes in several, the disk begins with the first pieces while the next ones arrive. Whoever
+    judges the spool's files finds it locked until it is whole and on the disk.
 
     Parameters
     ----------
@@ -202,6 +204,8 @@ class Incoming:
         Whose name says nothing here: the file's name is unique per reception.
     folder
         The spool.
+    new_name
+        A name that no other reception has.
     make_hour
         Makes sure that the directory of an hour ("2026030405") exists; looks again where told to.
     refuse_below_reserve
@@ -213,13 +217,15 @@ class Incoming:
     def __init__(
         self,
         origin: Origin,
-        folder: Path,
+        folder: str,
+        new_name: Callable[[], str],
         make_hour: Callable[[str, bool], None],
         refuse_below_reserve: Callable[[int], None],
         make_durable: Callable[[int, str], None],
     ) -> None:
         self._origin = origin
-        self._folder = str(folder)
+        self._folder = folder
+        self._new_name = new_name
         self._make_hour = make_hour
         self._refuse_below_reserve = refuse_below_reserve
         self._make_durable = make_durable
@@ -227,6 +233,8 @@ class Incoming:
         self._name = ""
         self._length = 0
         self._checksum = 0
+        self._data_begins = 0
+        self._written_out = PAGE_BYTES
 
     @property
     def length(self) -> int:
@@ -245,8 +253,9 @@ class Incoming:
             more = self._count(pieces)
             if self._descriptor < 0:
                 self._create()
-                os.lseek(self._descriptor, len(self._header()), os.SEEK_SET)
+                self._data_begins = os.lseek(self._descriptor, len(self._header()), os.SEEK_SET)
             _write_all(self._descriptor, pieces, more)
+            self._begin_write_out()
         except OSError as error:
             self.discard()
             raise OutOfSpaceError(f"the spool could not be written: {error.strerror}") from error
@@ -300,6 +309,14 @@ class Incoming:
         finally:
             self._close()
 
+    def _begin_write_out(self) -> None:
+        """Of whole pages, without the first one: it gets the header, last of all."""
+        end = self._data_begins + self._length
+        end -= end % PAGE_BYTES
+        if end > self._written_out:
+            begin_write_out(self._descriptor, self._written_out, end - self._written_out)
+            self._written_out = end
+
     def _count(self, pieces: Sequence[Piece]) -> int:
         """Add the pieces to length and checksum; their bytes."""
         more = sum(map(len, pieces))
@@ -320,11 +337,13 @@ class Incoming:
         FileNotFoundError
             Its directory vanishes, or it is set aside before it can be locked, again and again.
         """
-        at = self._origin.received_at.astimezone(UTC)
+        at = self._origin.received_at
+        if at.tzinfo is not UTC:
+            at = at.astimezone(UTC)
         hour = f"{at.year:04d}{at.month:02d}{at.day:02d}{at.hour:02d}"
         for attempt in range(_TRIES):
             self._make_hour(hour, attempt > 0)
-            self._name = f"{hour}/{os.urandom(16).hex()}.dcm"
+            self._name = f"{hour}/{self._new_name()}.dcm"
             try:
                 self._descriptor = os.open(self._path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)

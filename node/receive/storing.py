@@ -49,18 +49,22 @@ class StoringInSpool:
         self._registered = registered
         self._record = record
         self._status = SUCCESS
-        first, *_ = origin.sop_instance_uid.split("\\")
-        if not any(character.isalnum() for character in first):
+        if not origin.sop_instance_uid[:1].isalnum() and not _names_something(origin.sop_instance_uid):
             self._status = CANNOT_UNDERSTAND
             record("no_instance_uid", {})
 
+    @property
+    def length(self) -> int:
+        """Bytes of the data set so far."""
+        return self._incoming.length
+
     def write(self, pieces: Sequence[Piece]) -> None:
         """Take pieces of the data set, which may be overwritten afterwards."""
-        self._attempt(pieces, lambda: self._incoming.write(pieces))
+        self._attempt(pieces, self._incoming.write)
 
     def finish(self, pieces: Sequence[Piece]) -> int:
         """Take the last pieces; return the status of the response once the instance is safe."""
-        self._attempt(pieces, lambda: self._registered(self._incoming.commit(pieces)))
+        self._attempt(pieces, self._commit)
         return self._status
 
     def discard(self) -> None:
@@ -70,7 +74,10 @@ class StoringInSpool:
         except OSError as error:  # it is found torn at the next start
             log.error("an incomplete instance could not be removed", reason=error.strerror)
 
-    def _attempt(self, pieces: Sequence[Piece], store: Callable[[], None]) -> None:
+    def _commit(self, pieces: Sequence[Piece]) -> None:
+        self._registered(self._incoming.commit(pieces))
+
+    def _attempt(self, pieces: Sequence[Piece], store: Callable[[Sequence[Piece]], None]) -> None:
         if self._status != SUCCESS:
             return
         self._left -= sum(map(len, pieces))
@@ -80,7 +87,7 @@ class StoringInSpool:
                 self._record("instance_too_large", {"more_than_bytes": self._largest})
                 self.discard()
             else:
-                store()
+                store(pieces)
         except OutOfSpaceError as error:
             log.error("refused for want of space", reason=str(error))
             self._status = OUT_OF_RESOURCES
@@ -88,3 +95,9 @@ class StoringInSpool:
         except Exception:
             log.exception("an instance could not be stored")
             self._status = PROCESSING_FAILURE
+
+
+def _names_something(uid: str) -> bool:
+    """Whether the first of the values has a letter or a digit."""
+    first, *_ = uid.split("\\")
+    return any(character.isalnum() for character in first)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from queue import Queue
 from typing import Any
 
@@ -146,7 +147,7 @@ class WaitingProvider(DULServiceProvider):
 
     def _may_go_on(self) -> bool:
         """Asked after each PDU: whether nothing else has to be done before the next one is read."""
-        self._idle_timer.restart()
+        self._idle_timer.start()
         return not self.event_queue.queue and not self.to_provider_queue.queue
 
     def _pass_on(self, pdu: bytes) -> None:
@@ -211,12 +212,13 @@ def adopt(
     provider._refused = lambda kind, why: refused(association, kind, why)
     provider._run_loop_delay = 0.0
     provider.socket.recv = inlet.exactly
+    contexts = _Contexts(association)
     provider._messages = MessageStream(
         inlet,
-        _Contexts(association).is_storage,
-        lambda request, context_id: begin(association, _origin(association, request, context_id)),
+        contexts.is_storage,
+        lambda request, context_id: begin(association, contexts.origin(request, context_id)),
         lambda request, context_id, status: provider._answer(
-            command.store_response(request, status, context_id, association.requestor.maximum_length or 0)
+            command.store_response(request, status, context_id, contexts.largest_answer)
         ),
         provider._pass_on,
         provider._may_go_on,
@@ -242,11 +244,32 @@ def _tell(queue: Queue[Any], told: Callable[[], None]) -> None:
 
 
 class _Contexts:
-    """The presentation contexts of an association, as far as the fast path asks."""
+    """What was negotiated for an association, as far as the fast path asks."""
 
     def __init__(self, association: Association) -> None:
         self._association = association
         self._known: dict[tuple[int, str], bool] = {}
+        self._syntaxes: dict[int, str] = {}
+
+    @cached_property
+    def largest_answer(self) -> int:
+        """Bytes that the peer takes in one PDU; 0: any number (PS3.8 D.1)."""
+        return self._association.requestor.maximum_length or 0
+
+    def origin(self, request: Command, context_id: int) -> Origin:
+        """What is known of an instance whose request came in an accepted context."""
+        syntax = self._syntaxes.get(context_id)
+        if syntax is None:
+            syntax = str(self._association._accepted_cx[context_id].transfer_syntax[0])
+            self._syntaxes[context_id] = syntax
+        return Origin(
+            sop_class_uid=request.sop_class_uid,
+            sop_instance_uid=request.sop_instance_uid,
+            transfer_syntax=syntax,
+            calling_ae=self._association.requestor.ae_title,
+            called_ae=self._association.acceptor.ae_title,
+            received_at=datetime.now(UTC),
+        )
 
     def is_storage(self, context_id: int, sop_class_uid: str) -> bool:
         """Whether an accepted context and a SOP class both belong to the Storage service.
@@ -266,17 +289,6 @@ class _Contexts:
         if len(self._known) < 256:  # more than there are contexts: a peer that makes up SOP classes gains nothing
             self._known[context_id, sop_class_uid] = services == {StorageServiceClass}
         return services == {StorageServiceClass}
-
-
-def _origin(association: Association, request: Command, context_id: int) -> Origin:
-    return Origin(
-        sop_class_uid=request.sop_class_uid,
-        sop_instance_uid=request.sop_instance_uid,
-        transfer_syntax=str(association._accepted_cx[context_id].transfer_syntax[0]),
-        calling_ae=association.requestor.ae_title,
-        called_ae=association.acceptor.ae_title,
-        received_at=datetime.now(UTC),
-    )
 
 
 _HOOKS: dict[str, tuple[str, ...]] = {

@@ -120,9 +120,7 @@ def test_a_deflate_bomb_is_not_inflated(desk: Desk, monkeypatch: pytest.MonkeyPa
 
 def test_texts_that_postgresql_does_not_take_are_cleaned(desk: Desk) -> None:
     good = desk.store()
-    odd = Reception(
-        **{**good.__dict__, "sop_instance_uid": "1.2\0.3" + "4" * 5000, "calling_ae": "A\0B", "called_ae": "\udce4"}
-    )
+    odd = good._replace(sop_instance_uid="1.2\0.3" + "4" * 5000, calling_ae="A\0B", called_ae="\udce4")
     desk.registrar.record("context_refused", "A\0B", {"contexts": [{"sop_class": "1.2\0", "reason": "\udce4"}]})
     desk.arrive(odd)
     assert desk.rows() == {good.spool_name: STUDY}
@@ -265,6 +263,24 @@ def test_where_images_never_cease_what_a_dead_listener_left_is_still_looked_for(
     desk.registrar.start()
     assert adopted.wait(20)
     desk.registrar.stop()
+
+
+def test_arrivals_are_entered_together_and_what_is_more_than_a_batch_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registrar sleeps while a batch gathers, but not while it is behind, and not when it is to stop."""
+    monkeypatch.setattr(module, "BATCH", 4)
+    naps: list[float] = []
+    monkeypatch.setattr(desk.registrar._stop, "wait", naps.append)
+    events = [("hello", str(number), {}) for number in range(10)]
+    for event in events:
+        desk.registrar.record(*event)
+    batches = [desk.registrar._batch() for _ in range(4)]
+    assert batches == [events[:4], events[4:8], events[8:], []]
+    assert naps == [module.BATCH_WINDOW_S], "for the first batch alone: after it, more was waiting"
+    desk.registrar.record(*events[0])
+    assert desk.registrar._batch() == events[:1]
+    assert len(naps) == 2
 
 
 def test_a_file_that_the_disk_cannot_read_blocks_nothing_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -11,10 +12,21 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 
 from node.receive import streaming
+from node.receive.association import SWITCH_INTERVAL_S
 from node.receive.streaming import Checkpoint, WaitingProvider, missing_hooks
 from tests.listening import Certificates
 from tests.pdus import COMMAND, ECHO, LAST, RawSender, echo_command, p_data, pdv, store
 from tests.receive.conftest import MakeEar
+
+
+def test_no_thread_of_the_process_holds_up_the_receiving_ones(
+    make_ear: MakeEar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intervals: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", intervals.append)
+    with make_ear() as ear:
+        ear.serves()
+    assert intervals == [SWITCH_INTERVAL_S]
 
 
 def test_every_hook_is_there() -> None:

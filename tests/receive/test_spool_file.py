@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import re
 import threading
 import time
 import zlib
@@ -15,9 +18,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
+from node.receive import write_out
 from node.receive.shared_sync import SharedSync
 from node.receive.spool import SPOOL_CREATOR_UID, Origin, Reception, Spool
 from node.receive.spool_file import file_header
+from node.receive.write_out import PAGE_BYTES
 
 ORIGIN = Origin(
     CTImageStorage, "1.2.3.4", ExplicitVRLittleEndian, "SCANNER", "SPINE NODE", datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
@@ -81,6 +86,77 @@ def test_cut_anywhere_it_is_torn(tmp_path: Path) -> None:
     for length in range(len(raw)):
         path.write_bytes(raw[:length])
         assert spool.read_reception(f"{path.parent.name}/{path.name}") is None, length
+
+
+def test_the_disk_begins_with_whole_pages_behind_the_header_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "node.receive.spool_file.begin_write_out",
+        lambda descriptor, begin, count: begun.append((begin, count)) or written.append(os.fstat(descriptor).st_size),
+    )
+    written: list[int] = []
+    spool = Spool(tmp_path / "spool")
+    incoming = spool.receive(ORIGIN)
+    sizes = [100, 3000, 5000, 1, 40_000, 65_536]
+    for size in sizes:
+        incoming.write([b"\x55" * size])
+    reception = incoming.commit([b"\x55" * 100_000])
+    assert spool.recover(reception.spool_name) == reception
+    ends = [begin + count for begin, count in begun]
+    assert [begin for begin, _ in begun] == [PAGE_BYTES, *ends[:-1]], "each once, and never the first page"
+    assert all(count > 0 and count % PAGE_BYTES == 0 for _, count in begun)
+    assert all(end <= size < end + PAGE_BYTES for end, size in zip(ends, written, strict=True))
+    assert ends[-1] > sum(sizes) - PAGE_BYTES
+
+
+def test_with_any_page_lost_in_a_power_cut_it_is_torn(tmp_path: Path) -> None:
+    """Some pages were written out, others not: zeros, or what lay there before; before the header and after it."""
+    spool = Spool(tmp_path / "spool")
+    incoming = spool.receive(ORIGIN)
+    rng = random.Random(3)
+    for _ in range(4):
+        incoming.write([rng.randbytes(20_000)])
+    (name,) = spool.names()
+    path = spool.path(name)
+    images = [path.read_bytes()]
+    reception = incoming.commit([rng.randbytes(20_001)])
+    whole = path.read_bytes()
+    for page in range(0, len(whole), PAGE_BYTES):
+        for lost in (b"\0", b"\xa5"):
+            some = bytearray(whole)
+            some[page : page + PAGE_BYTES] = lost * len(some[page : page + PAGE_BYTES])
+            images.append(bytes(some))
+    for image in images:
+        path.write_bytes(image)
+        assert spool.read_reception(name) is None
+    path.write_bytes(whole)
+    assert spool.read_reception(name) == reception
+
+
+def test_where_the_system_cannot_begin_early_the_flush_does_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
+    monkeypatch.setattr("node.receive.spool_file.begin_write_out", write_out._linux())
+    spool = Spool(tmp_path / "spool")
+    reception = whole(spool, b"\x55" * 50_000, CONTENT)
+    assert spool.recover(reception.spool_name) == reception
+
+
+def test_no_name_comes_twice(tmp_path: Path) -> None:
+    """Of one spool whose threads share it, and of two processes' spools in one folder."""
+    spools = [Spool(tmp_path / "spool") for _ in range(2)]
+    names: list[str] = []
+    threads = [
+        threading.Thread(target=lambda spool=spool: names.extend(whole(spool, CONTENT).spool_name for _ in range(50)))
+        for spool in spools * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(names)) == len(names) == 200
+    assert all(re.fullmatch(r"2026030405/[0-9a-f]{32}\.dcm", name) for name in names)
 
 
 def test_one_altered_byte_of_the_data_or_of_what_is_said_of_it_is_noticed(tmp_path: Path) -> None:

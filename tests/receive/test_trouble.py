@@ -81,6 +81,22 @@ def test_a_file_that_streams_is_busy_and_its_torso_is_torn(fast: Ear) -> None:
     assert fast.data_set(fast.receptions[0]) == BIG
 
 
+def test_what_is_here_is_written_while_the_rest_is_waited_for(fast: Ear) -> None:
+    """A pause in the midst of an instance, and of a PDU, that is far smaller than the buffer."""
+    with fast.sender() as sender:
+        sender.associate()
+        content = BIG[:200_000]
+        request = p_data(pdv(store_command("1.2.3"), COMMAND | LAST)) + data_pdus(content)
+        sender.send(request[:10_000])
+        time.sleep(0.2)
+        assert fast.files() == [], "too little to be worth a write"
+        sender.send(request[10_000:120_000])
+        wait_until(lambda: any(path.stat().st_size > 100_000 for path in fast.files()), what="what is here in its file")
+        sender.send(request[120_000:])
+        assert sender.status() == 0
+    assert fast.data_set(fast.receptions[0]) == content
+
+
 def test_an_instance_that_is_too_large_is_refused_and_the_next_one_taken(ear: Ear, make_ear: MakeEar) -> None:
     plain = ear.listener._plain
     with make_ear(plain=plain, max_instance_mb=1) as small, small.sender() as sender:
@@ -170,6 +186,8 @@ def test_a_uid_is_never_a_path(fast: Ear, uid: str, tmp_path: Path) -> None:
 
 BAD = {
     "a PDU longer than negotiated": struct.pack(">BBI", 4, 0, 131073) + b"\0" * 1000,
+    "a PDU longer than negotiated, in mid-object": p_data(pdv(store_command("1.2.3"), COMMAND | LAST))
+    + p_data(pdv(b"\0" * 131072, 0)),
     "a PDU of 4 GB": struct.pack(">BBI", 4, 0, 0xFFFFFFFF) + b"\0" * 1000,
     "a fragment longer than its PDU": struct.pack(">BBIIBB", 4, 0, 100, 200, CT, 3) + b"\0" * 94,
     "a fragment of 4 GB": struct.pack(">BBIIBB", 4, 0, 100, 0xFFFFFFFF, CT, 3) + b"\0" * 94,
