@@ -1,5 +1,7 @@
 """From the last C-STORE to the last result stored: by the number of slices and by stage; and many studies at once.
 
+Every study has UIDs of its own, and one that was not evaluated has no row: its time would say nothing.
+
 ``python -m tests.benchmarks.answering [--slices 120 300 ...] [--studies N] [--at-once N]`` prints these rows alone.
 """
 
@@ -10,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,12 @@ def _answered(database: Database, answers: int) -> list[dict[str, Any]] | None:
         outstanding = connection.execute("SELECT count(*) AS n FROM delivery WHERE state <> 'stored'").fetchone()
         done = connection.execute(
             """
-            SELECT a.id, a.timings_s, a.started_at, a.finished_at, count(d.id) AS deliveries
-              FROM answer a LEFT JOIN result r ON r.answer_id = a.id LEFT JOIN delivery d ON d.result_id = r.id
-             WHERE a.state = 'done' GROUP BY a.id ORDER BY a.id
+            SELECT a.id, a.status, a.reason_code, a.timings_s, a.started_at, a.finished_at, s.last_instance_at,
+                   count(d.id) AS deliveries, max(d.stored_at) AS stored_at,
+                   min(r.outbox_name) FILTER (WHERE r.kind = 'segmentation') AS segmentation
+              FROM answer a JOIN study s USING (study_uid)
+              LEFT JOIN result r ON r.answer_id = a.id LEFT JOIN delivery d ON d.result_id = r.id
+             WHERE a.state = 'done' GROUP BY a.id, s.last_instance_at ORDER BY a.id
             """
         ).fetchall()
     complete = len(done) >= answers and all(row["deliveries"] for row in done)
@@ -62,12 +68,40 @@ def _answered(database: Database, answers: int) -> list[dict[str, Any]] | None:
 
 
 def _wait(node: RunningNode, database: Database, answers: int) -> list[dict[str, Any]]:
+    """The answers, as `_answered`.
+
+    Raises
+    ------
+    RuntimeError
+        They are not there in time, there are more of them than studies, or a study was not evaluated.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while (done := _answered(database, answers)) is None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"no {answers} answers within {PATIENCE_S:.0f} s: {node.tail()}")
         time.sleep(0.05)
+    check_evaluated(done, answers)
     return done
+
+
+def check_evaluated(done: Sequence[dict[str, Any]], answers: int) -> None:
+    """Whether these rows of the ledger are so many answers, each of which was computed.
+
+    Raises
+    ------
+    RuntimeError
+        They are not.
+    """
+    not_evaluated = sorted({str(row["reason_code"]) for row in done if row["status"] != "evaluated"})
+    if not_evaluated or len(done) != answers:
+        reasons = ", ".join(not_evaluated) or "each evaluated"
+        raise RuntimeError(f"{len(done)} answers to {answers} studies ({reasons}): there is nothing to time")
+
+
+def _vertebrae(node: RunningNode, answer: dict[str, Any]) -> int:
+    """How many an answer's segmentation has."""
+    path = node.settings.outbox_dir / answer["segmentation"]
+    return len(dcmread(path, stop_before_pixels=True).SegmentSequence)
 
 
 def renamed(files: Sequence[Path], folder: Path, study: int) -> list[Path]:
@@ -100,27 +134,39 @@ def measure(
             destinations=[{"name": "bench", "host": "127.0.0.1", "port": pacs.port, "ae_title": AE_TITLE}],
         )
         with node_of_bench as node, ledger_of(node.settings) as database:
-            answers = 0
+            files = write_dicom_series(lengths.cut(trunk, STUDY_SLICES), scratch / "study")
+            rate_of_sending(files, node.port, "SPINENODE")  # not timed: the worker may be starting still
+            answers = 1
+            _wait(node, database, answers)
             for count in slices:
                 folder = scratch / f"{count}"
-                files = write_dicom_series(lengths.cut(trunk, count), folder)
-                rate = rate_of_sending(files, node.port, "SPINENODE")
-                begun = time.monotonic()
+                sent = write_dicom_series(lengths.cut(trunk, count), folder, seed=count)
+                rate = rate_of_sending(sent, node.port, "SPINENODE")
+                acknowledged_at = datetime.now(UTC)
                 answers += 1
                 answer = _wait(node, database, answers)[-1]
-                total = time.monotonic() - begun - QUIET_S
                 shutil.rmtree(folder)
-                name = f"last C-STORE to last result, {count} slices"
-                yield Row(f"{name}, without the quiet time", total, "s")
-                stages = answer["timings_s"]
-                for step in ("gate", "inference", "results"):
-                    yield Row(f"  of it {step}", stages[step], "s")
-                rest = total - sum(stages[step] for step in ("gate", "inference", "results"))
-                yield Row("  of it queue, outbox and delivery", rest, "s")
+                yield from _stages(count, _vertebrae(node, answer), answer, acknowledged_at)
                 yield Row("  sent to the node", rate, "instances/s")
             if studies:
-                files = write_dicom_series(lengths.cut(trunk, STUDY_SLICES), scratch / "study")
                 yield from _many(node, database, files, scratch, studies, answers)
+
+
+def _stages(slices: int, vertebrae: int, answer: dict[str, Any], acknowledged_at: datetime) -> Iterator[Row]:
+    """The whole time, then its parts in their order; together they are the whole."""
+    quiet_at = answer["last_instance_at"].timestamp() + QUIET_S
+    gate_s, inference_s, results_s = (answer["timings_s"][stage] for stage in ("gate", "inference", "results"))
+    claimed, finished = answer["started_at"].timestamp(), answer["finished_at"].timestamp()
+    begun, stored = acknowledged_at.timestamp(), answer["stored_at"].timestamp()
+    name = f"last C-STORE to last result, {slices} slices, {vertebrae} vertebrae"
+    yield Row(f"{name}, without the quiet time", stored - begun - QUIET_S, "s")
+    yield Row("  of it until the ledger has every slice", quiet_at - QUIET_S - begun, "s")
+    yield Row("  of it queue, check of the files, headers", claimed - gate_s - quiet_at, "s")
+    yield Row("  of it gate", gate_s, "s")
+    yield Row("  of it inference", inference_s, "s")
+    yield Row("  of it results", results_s, "s")
+    yield Row("  of it outbox", finished - claimed - inference_s - results_s, "s")
+    yield Row("  of it delivery", stored - finished, "s")
 
 
 def _many(

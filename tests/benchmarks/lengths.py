@@ -7,10 +7,11 @@ upward: more slices hold more vertebrae, and beyond the skull nothing but air.
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,14 @@ import SimpleITK
 from inference.geometry import Volume
 
 LENGTHS = (120, 300, 600, 1200)
+STARTS = 3
 MATRIX = 512
 BASE_MM, SLICE_MM, PIXEL_MM = 2.0, 1.0, 0.8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One run: slices, vertebrae found, seconds as a whole and by stage, largest resident memory."""
+    """One run: slices, vertebrae found, seconds as a whole and by stage, largest resident memory of its process."""
 
     slices: int
     vertebrae: int
@@ -62,26 +64,55 @@ def cut(trunk: Volume, slices: int) -> Volume:
     return Volume(SimpleITK.GetArrayFromImage(fine), affine, "1.2.826.0.1.3680043.10.511.3.1")
 
 
-def analyzed(folder: Path, out: Path) -> Cost:
-    """``spine-node analyze`` on a folder, with the largest resident memory of its process."""
+_PEAK = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a command from a small process: Linux counts what the starting process held as memory of the started one."""
+NOTHING_EVALUATED = 3
+
+
+def run(command: Sequence[str]) -> tuple[int, float, float]:
+    """Exit status, seconds, and largest resident MiB of a command's own process."""
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "node.cli", "analyze", str(folder), "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise RuntimeError(f"analyze ended with {os.waitstatus_to_exitcode(status)} on {folder}")
+    said = subprocess.run([sys.executable, "-S", "-c", _PEAK, *command], stdout=subprocess.PIPE, check=True)
     seconds = time.perf_counter() - begun
+    status, kib = said.stdout.split()
+    return int(status), seconds, int(kib) / 1024
+
+
+def analyzed(folder: Path, out: Path) -> Cost:
+    """``spine-node analyze`` on a folder of one series.
+
+    Raises
+    ------
+    RuntimeError
+        The series was not evaluated: its time would say nothing.
+    """
+    status, seconds, peak_mib = run([sys.executable, "-m", "node.cli", "analyze", str(folder), "--out", str(out)])
+    if status != 0:
+        raise RuntimeError(f"analyze ended with {status} on {folder}")
     (document,) = (json.loads(path.read_text()) for path in out.glob("*/findings.json"))
+    if document["status"] != "evaluated" or not document["vertebrae"]:
+        raise RuntimeError(f"{folder} was not evaluated: there is nothing to time")
     return Cost(
         document["input"]["instances"],
         len(document["vertebrae"]),
         seconds,
         document["timings_s"],
-        usage.ru_maxrss / 1024,
+        peak_mib,
     )
+
+
+def start_s(scratch: Path) -> float:
+    """Seconds of ``spine-node analyze`` on an empty folder: Python, libraries and networks; the median of `STARTS`."""
+    (scratch / "empty").mkdir()
+    command = [sys.executable, "-m", "node.cli", "analyze", str(scratch / "empty"), "--out", str(scratch / "nothing")]
+    runs = [run(command) for _ in range(STARTS)]
+    if any(status != NOTHING_EVALUATED for status, _, _ in runs):
+        raise RuntimeError(f"analyze of nothing ended with {[status for status, _, _ in runs]}")
+    return statistics.median(seconds for _, seconds, _ in runs)
 
 
 def costs(scratch: Path) -> list[Cost]:

@@ -12,6 +12,7 @@ import hashlib
 import queue
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +32,28 @@ def main() -> None:
     parser.add_argument("--ledger")
     options = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    spool = Spool(options.spool)
-    arrived: Any = _nothing
-    record: Any = _nothing
-    if options.digest:
-        arrivals: queue.SimpleQueue[Reception] = queue.SimpleQueue()
-        threading.Thread(target=_digest, args=(spool, arrivals), daemon=True).start()
-        arrived = arrivals.put
-    if options.ledger:
-        from node.ledger import Database
-        from node.receive.registrar import Registrar
+    with ExitStack() as stack:
+        spool = Spool(options.spool)
+        arrived: Any = _nothing
+        record: Any = _nothing
+        if options.digest:
+            arrivals: queue.SimpleQueue[Reception] = queue.SimpleQueue()
+            threading.Thread(target=_digest, args=(spool, arrivals), daemon=True).start()
+            arrived = arrivals.put
+        if options.ledger:
+            from node.ledger import Database
+            from node.receive.registrar import Registrar
 
-        registrar = Registrar(spool, Database(options.ledger, connections=2), lambda _connection, _study: None)
-        registrar.start()
-        arrived, record = registrar.arrived, registrar.record
-    listener = Listener(Receive(port=0, free_space_reserve_mb=0), spool, arrived, record, plain=options.plain)
-    listener.start()
-    print(listener.port, flush=True)
-    sys.stdin.read()
-    listener.stop()
+            database = stack.enter_context(Database(options.ledger, connections=2))
+            registrar = Registrar(spool, database, lambda _connection, _study: None)
+            registrar.start()
+            stack.callback(registrar.stop)
+            arrived, record = registrar.arrived, registrar.record
+        listener = Listener(Receive(port=0, free_space_reserve_mb=0), spool, arrived, record, plain=options.plain)
+        listener.start()
+        print(listener.port, flush=True)
+        sys.stdin.read()
+        listener.stop()
 
 
 def _nothing(*_: object) -> None:

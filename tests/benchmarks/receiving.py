@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.receiving [--short] [--pairs N] [--only TEXT]`` prints these rows alone. Durable rows write
 to the disk; the others to tmpfs, where only the code counts. Peers' CPU time is that of their processes, children
-included. Every row is made of interleaved pairs, so that what else the machine does hits both sides.
+included. Every row is made of interleaved pairs, so that what else the machine does hits both sides; on
+the disk each side begins after a sync, so that neither pays for what the other has left behind.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import psycopg
 
 from node.demo.stage import RunningNode
 from node.ledger import migrate, private_database
@@ -60,15 +62,29 @@ class Receiver:
     """Where it stores; emptied between runs."""
     empties: bool = True
     """Whether its folder may be emptied under it."""
+    entered: Callable[[], int] | None = None
+    """Number of instances in its ledger, where it has one."""
     cpu_s: float = 0.0
     """CPU time of the last run."""
 
     def rate(self, load: Load, associations: int = 1) -> float:
-        """Instances per second of the raw sender."""
+        """Instances per second of the raw sender; with a ledger, all of them are in it before they are removed.
+
+        Raises
+        ------
+        TimeoutError
+            They did not come into the ledger.
+        """
         prepared = requests(load.count, load.size)
+        entered = self.entered() if self.entered is not None else 0
         before = _cpu_s(self.pid)
         seconds = seconds_to_send(self.port, prepared, associations)
         time.sleep(0.2)  # whatever is done behind the acknowledgement
+        deadline = time.monotonic() + 60.0
+        while self.entered is not None and self.entered() - entered < load.count:
+            if time.monotonic() > deadline:
+                raise TimeoutError("instances that did not come into the ledger")
+            time.sleep(0.1)
         self.cpu_s = _cpu_s(self.pid) - before
         self.empty()
         return load.count / seconds
@@ -195,44 +211,39 @@ def fdatasync_ceiling(folder: Path, load: Load, writers: int = 1) -> float:
     return load.count / seconds
 
 
+def _settled(measure: Callable[[], float]) -> Callable[[], float]:
+    """Begins with nothing left to write: neither pages, nor names and blocks of what the other side removed."""
+
+    def measured() -> float:
+        os.sync()
+        return measure()
+
+    return measured
+
+
 def _rate(receiver: Receiver | None, load: Load, associations: int = 1) -> Callable[[], float] | None:
     return None if receiver is None else partial(receiver.rate, load, associations)
 
 
 def durable(disk: Path, loads: list[Load], pairs: int) -> Iterator[Row]:
-    """On the disk, every instance flushed before it is acknowledged."""
+    """On the disk, every instance flushed before it is acknowledged; the ceiling is always that of a single writer."""
     with ExitStack() as stack:
         mine = stack.enter_context(ours(disk / "ours"))
-        pg = disk / "pg"
-        with_ledger = stack.enter_context(ours(disk / "ledger", "--ledger", stack.enter_context(_database(pg))))
+        dsn = stack.enter_context(_database(disk / "pg"))
+        with_ledger = stack.enter_context(ours(disk / "ledger", "--ledger", dsn))
+        with_ledger.entered = partial(_instances, dsn)
         archive = stack.enter_context(orthanc_peer(disk / "orthanc", synchronous=True))
         for load in loads:
+            ceiling = ("fdatasync per file", _settled(partial(fdatasync_ceiling, disk, load)))
             for associations in (1, 4):
                 name = f"receive, durable, {load.name}, {associations} association{'s' * (associations > 1)}"
-                yield paired(
-                    name,
-                    "instances/s",
-                    partial(mine.rate, load, associations),
-                    "fdatasync per file",
-                    partial(fdatasync_ceiling, disk, load),
-                    pairs,
-                )
-                yield paired(
-                    name,
-                    "instances/s",
-                    partial(mine.rate, load, associations),
-                    "Orthanc, SyncStorageArea",
-                    _rate(archive, load, associations),
-                    pairs,
-                )
-            yield paired(
-                f"receive, durable, with the ledger, {load.name}",
-                "instances/s",
-                partial(with_ledger.rate, load),
-                "fdatasync per file",
-                partial(fdatasync_ceiling, disk, load),
-                pairs,
-            )
+                rate = _settled(partial(mine.rate, load, associations))
+                yield paired(name, "instances/s", rate, *ceiling, pairs)
+                theirs = _rate(archive, load, associations)
+                orthanc_rate = None if theirs is None else _settled(theirs)
+                yield paired(name, "instances/s", rate, "Orthanc, SyncStorageArea", orthanc_rate, pairs)
+            name = f"receive, durable, with the ledger, {load.name}"
+            yield paired(name, "instances/s", _settled(partial(with_ledger.rate, load)), *ceiling, pairs)
 
 
 @contextmanager
@@ -240,6 +251,13 @@ def _database(folder: Path) -> Iterator[str]:
     with private_database(folder) as dsn:
         migrate(dsn)
         yield dsn
+
+
+def _instances(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM instance").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def not_durable(memory: Path, loads: list[Load], pairs: int) -> Iterator[Row]:

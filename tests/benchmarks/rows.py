@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PAIRS = 7
+WIDTH = 76
+"""Of a name; nearly all are shorter."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,15 @@ class Row:
 
     def line(self) -> str:
         """For a terminal."""
-        theirs = "not measured" if self.peer_value is None else f"{self.peer_value:.3g}"
+        theirs = "not measured" if self.peer_value is None else f"{_short(self.peer_value)}"
         peer = "" if self.peer is None else f"{self.peer}: {theirs}"
         ratio = "" if self.ratio is None else f"ratio {self.ratio:.2f}"
-        return f"{self.name:60} {self.value:8.3g} {self.unit:12} {peer:36} {ratio} ({self.runs})"
+        return f"{self.name:{WIDTH}} {_short(self.value):>8} {self.unit:12} {peer:36} {ratio:10} ({self.runs})"
+
+
+def _short(value: float) -> str:
+    """Three figures, and never a power of ten: 1240, not 1.24e+03."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
 
 
 def paired(
