@@ -41,18 +41,18 @@ class Killer:
         wait_until(lambda: self._pid(role) not in (None, old), BACK_S, f"{role} to be back: {self._node.tail()}")
 
     def _database(self) -> None:
-        lock = self._node.settings.data_dir / "postgres" / "postmaster.pid"
-        old = int(lock.read_text().split()[0])
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(old, signal.SIGKILL)
-
-        def back() -> bool:
+        def there() -> int | None:
             try:
-                return int(lock.read_text().split()[0]) != old
+                return int((self._node.settings.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
             except (FileNotFoundError, IndexError, ValueError):
-                return False
+                return None
 
-        wait_until(back, BACK_S, f"the private database to be back: {self._node.tail()}")
+        wait_until(lambda: there() is not None, BACK_S, "the private database, which is just being started")
+        old = there()
+        if old is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(old, signal.SIGKILL)
+        wait_until(lambda: there() not in (None, old), BACK_S, f"the private database to be back: {self._node.tail()}")
 
     def _everything(self) -> None:
         self._node.kill()
