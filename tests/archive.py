@@ -67,6 +67,8 @@ class Archive(SmallPacs):
         Called with each N-ACTION before it is answered; returns the DIMSE status of the answer.
     requests
         Every N-ACTION, in order.
+    report_answers
+        Status of the answer to each report that went out on the association of its request; ``None`` without one.
     holds
         Whether a query finds an object; by default what was stored.
     patients
@@ -79,6 +81,7 @@ class Archive(SmallPacs):
         super().__init__(folder, port)
         self.on_request: Callable[[Request], int] = lambda _request: 0x0000
         self.requests: list[Request] = []
+        self.report_answers: list[int | None] = []
         self.queries: list[Dataset] = []
         self.holds: Callable[[str], bool] = lambda uid: uid in self.stored()
         self.patients: Sequence[tuple[str, str]] = ()
@@ -106,7 +109,7 @@ class Archive(SmallPacs):
         """From now on each report overtakes the answer to its request, on the same association."""
 
         def report(request: Request) -> int:
-            send_report(request.association, *commits(request, failed))
+            self._report(request, failed)
             return 0x0000
 
         self.on_request = report
@@ -115,13 +118,13 @@ class Archive(SmallPacs):
         """From now on each report follows the answer to its request, on the same association."""
 
         def report(request: Request) -> int:
-            def follow() -> None:
-                send_report(request.association, *commits(request, failed))
-
-            threading.Timer(0.1, follow).start()
+            threading.Timer(0.1, self._report, (request, failed)).start()
             return 0x0000
 
         self.on_request = report
+
+    def _report(self, request: Request, failed: Mapping[str, int] | None) -> None:
+        self.report_answers.append(send_report(request.association, *commits(request, failed)))
 
     def _on_action(self, event: evt.Event) -> tuple[int, None]:
         information = event.action_information

@@ -7,6 +7,7 @@ days later, on one that the archive opens to our listener. Both ways lead to the
 from __future__ import annotations
 
 import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -119,7 +120,7 @@ def request(
         Called when the archive has taken the request.
     on_report
         Handler of a report (N-EVENT-REPORT) on this association, called in a thread of its own. There are archives
-        whose report overtakes the answer to the request.
+        whose report overtakes the answer to the request. The association is not released before a report is answered.
 
     Raises
     ------
@@ -128,18 +129,28 @@ def request(
     RefusedError
         The archive answered that it will not.
     """
+    answering: list[threading.Thread] = []
+
+    def report(event: evt.Event) -> tuple[int, Dataset | None]:
+        answering.append(threading.current_thread())
+        return on_report(event)
+
     context = build_context(StorageCommitmentPushModel, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     with peer.association([context]) as association:
-        association.bind(evt.EVT_N_EVENT_REPORT, on_report)
+        association.bind(evt.EVT_N_EVENT_REPORT, report)
         (agreed,) = association.accepted_contexts
         association.dimse.send_msg(_action(transaction_uid, objects, agreed), agreed.context_id)
-        status = _answer(association, peer)
-        if status != 0x0000:
-            raise RefusedError(f"the destination refuses storage commitment (0x{status:04X}): see its log")
-        accepted()
-        deadline = time.monotonic() + wait_s
-        while not settled() and time.monotonic() < deadline and not _is_over(association):
-            time.sleep(_POLL_S)
+        try:
+            status = _answer(association, peer)
+            if status != 0x0000:
+                raise RefusedError(f"the destination refuses storage commitment (0x{status:04X}): see its log")
+            accepted()
+            deadline = time.monotonic() + wait_s
+            while not settled() and time.monotonic() < deadline and not _is_over(association):
+                time.sleep(_POLL_S)
+        finally:  # the ledger may know of a report before the archive has its answer
+            for thread in answering:
+                thread.join(peer.timeout_s)
 
 
 def _action(transaction_uid: str, objects: Sequence[tuple[str, str]], agreed: PresentationContext) -> N_ACTION:

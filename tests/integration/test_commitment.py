@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def test_a_report_on_the_same_association_confirms(
     assert all(row["proved_by"] == "storage_commitment" for row in rows)
     assert all(row["stored_at"] <= row["confirmed_at"] for row in rows)
     assert desk.waiting_job() is None
+
+
+def test_the_archive_has_its_answer_before_the_association_ends(
+    tmp_path: Path, database: Database, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desk_of(tmp_path, database, archive, report_wait_s=20)
+    archive.report_afterwards()
+    known = ReportDesk.on_event_report
+
+    def slowly(reports: ReportDesk, event: Any) -> tuple[int, Dataset | None]:
+        """The ledger knows of the report long before the answer to it goes out."""
+        answer = known(reports, event)
+        time.sleep(0.5)
+        return answer
+
+    monkeypatch.setattr(ReportDesk, "on_event_report", slowly)
+    assert {state for _, state, _ in desk.deliver()} == {"confirmed"}
+    wait_until(lambda: bool(archive.report_answers))
+    assert archive.report_answers == [0x0000]
 
 
 @pytest.mark.parametrize("with_roles", [True, False])
