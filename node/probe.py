@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import dict_row
 
-from node.deliver.sender import UnreachableError, echo
+from node.deliver.association import UnreachableError
+from node.deliver.sender import echo
 from node.ledger import overview
 from node.process import read_state
 from node.settings import Destination, Entrance, Settings

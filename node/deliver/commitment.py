@@ -24,8 +24,8 @@ from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
+from node.deliver.association import UnreachableError
 from node.deliver.peer import Peer
-from node.deliver.sender import UnreachableError
 from node.ledger.proofs import Next
 
 REQUEST_COMMITMENT = 1

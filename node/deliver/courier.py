@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
+from node.deliver.association import UnreachableError
 from node.deliver.patient import patient_objection
 from node.deliver.peer import Peer
 from node.deliver.prover import Prover
-from node.deliver.sender import UnreachableError, send
+from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from node.ledger import Database, answers, deliveries, intake, proofs
 from node.metrics.tally import DELIVERIES, TALLY

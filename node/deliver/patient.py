@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from node.deliver.association import NothingAcceptedError, UnreachableError
 from node.deliver.peer import Peer
 from node.deliver.query import PATIENT_KEYS, Person, QueryRefusedError, studies
-from node.deliver.sender import NothingAcceptedError, UnreachableError
 from node.deliver.status import Reply, Verdict
 
 

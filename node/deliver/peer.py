@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from node.deliver.sender import _associate, _close
+from node.deliver.association import associate, close
 from node.settings import Destination, DestinationTls, Settings
 
 
@@ -50,8 +50,8 @@ class Peer:
         NothingAcceptedError
             The destination takes none of the contexts.
         """
-        association = _associate(
-            self.host, self.port, list(contexts), self.called_ae, self.calling_ae, self.timeout_s, self.tls
+        association = associate(
+            self.host, self.port, contexts, self.called_ae, self.calling_ae, self.timeout_s, self.tls
         )
         try:
             yield association
@@ -59,4 +59,4 @@ class Peer:
             if association.is_established:  # release() would wait for the reactor thread, which stands still
                 association.acse.negotiate_release()
             association._reactor_checkpoint.set()
-            _close(association)
+            close(association)

@@ -18,11 +18,11 @@ from typing import Any
 import structlog
 
 from node.deliver import commitment, query
+from node.deliver.association import NothingAcceptedError, UnreachableError
 from node.deliver.commitment import RefusedError
 from node.deliver.peer import Peer
 from node.deliver.query import QueryRefusedError
 from node.deliver.reports import ReportDesk
-from node.deliver.sender import NothingAcceptedError, UnreachableError
 from node.ledger import Database, intake, proofs
 from node.ledger.proofs import Connection, Next
 from node.queue import AWAY

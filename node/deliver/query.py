@@ -10,8 +10,8 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from node.deliver.association import UnreachableError
 from node.deliver.peer import Peer
-from node.deliver.sender import UnreachableError
 
 _MODEL = StudyRootQueryRetrieveInformationModelFind
 SUCCESS = 0x0000

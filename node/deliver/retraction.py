@@ -16,9 +16,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node import __version__
+from node.deliver.association import UnreachableError
 from node.deliver.peer import Peer
 from node.deliver.query import QueryRefusedError, studies
-from node.deliver.sender import UnreachableError
 from node.device import device_uid
 from node.ledger import Database, retractions
 from node.ledger.answers import ResultRow

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from node.deliver.sender import UnreachableError, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from tests.dicom import STUDY, ct_slice
 

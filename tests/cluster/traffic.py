@@ -6,7 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from node.deliver.sender import UnreachableError, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from tests.chaos.department import PAUSE_S, Department, uid_of
 

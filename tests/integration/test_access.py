@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from node.deliver.sender import UnreachableError, echo
+from node.deliver.association import UnreachableError
+from node.deliver.sender import echo
 from node.deliver.status import Verdict
 from node.settings import ConfigurationError, Receive
 from node.tls import destination_context, listener_context

@@ -24,7 +24,8 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context
 
-from node.deliver.sender import UnreachableError, echo, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import echo, send
 from node.deliver.status import Reply, Verdict
 from node.ledger import Database, overview
 from node.queue import Queue

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.deliver.sender import UnreachableError
+from node.deliver.association import UnreachableError
 from node.settings import ConfigurationError
 from node.tls import destination_context, listener_context
 from tests.conftest import wait_until

@@ -18,7 +18,8 @@ import pytest
 from pydicom.uid import CTImageStorage
 from rich.console import Console
 
-from node.deliver.sender import NothingAcceptedError, echo, is_dicom, send
+from node.deliver.association import NothingAcceptedError
+from node.deliver.sender import echo, is_dicom, send
 from node.deliver.status import Reply, Verdict
 from node.demo import show
 from node.demo.pacs import AE_TITLE, SmallPacs

@@ -13,7 +13,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from node.deliver import stream
-from node.deliver.sender import UnreachableError, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from node.receive import command
 from tests.conftest import wait_until

@@ -21,7 +21,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from inference.refusal import RefusalCode
-from node.deliver.sender import UnreachableError, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import send
 from node.gate import Unevaluable, load_volume, read_headers
 from node.gate.deflated import inflates_too_far
 from node.ledger import Database, overview

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 
-from node.deliver.sender import UnreachableError, send
+from node.deliver.association import UnreachableError
+from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
 from tests.chaos.department import write_study
 from tests.dicom import STUDY, ct_slice, write_series
