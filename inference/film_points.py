@@ -46,9 +46,9 @@ class PointSettings:
     agreement
         Heights of both ways that differ by more than this: ``MASK_DISAGREES``.
     unsure
-        A body with a height that is expected to be off by more than this keeps the outline's points, flagged likewise.
+        A body with a height that is expected to be off by more than this keeps the outline's points.
     sure
-        Above this expected error of its worst height: ``LOW_CONFIDENCE``.
+        Above this expected error of its worst height: ``LOW_CONFIDENCE``, whichever points it has.
     """
 
     network: str = "film_points"
@@ -94,6 +94,11 @@ class NetworkPoints:
     step: float
     inside: bool
 
+    @property
+    def is_body(self) -> bool:
+        """Whether these are points of an upright body that lies in the crop."""
+        return self.inside and bool(np.isfinite(self.spread))
+
 
 def crop_grid(grid: FilmGrid, six: SixPoints) -> FilmGrid:
     """The grid of `SIZE` x `SIZE` around a body whose points on ``grid`` are ``six``: head up, front to column 0."""
@@ -115,7 +120,7 @@ def shown(film: PreparedFilm, grid: FilmGrid, maps: Sequence[Map], crop: FilmGri
     return np.stack([film.on(crop), *seen])
 
 
-def looked_at_again(
+def network_points(
     film: PreparedFilm,
     grid: FilmGrid,
     body: Map,
@@ -151,19 +156,3 @@ def looked_at_again(
         six = SixPoints(grid.to_grid(crop.to_film(points)), one.six.axes, one.six.misfit)
         found.append(NetworkPoints(six, part, crop.step, inside))
     return found
-
-
-def network_points(
-    film: PreparedFilm,
-    grid: FilmGrid,
-    body: Map,
-    outlined: Sequence[OutlinedBody],
-    models: Models,
-    settings: PointSettings,
-) -> list[NetworkPoints | None]:
-    """Six points of each body; ``None`` where they have no height, lie outside the crop, or are unsure.
-
-    Parameters and errors as of `looked_at_again`.
-    """
-    found = looked_at_again(film, grid, body, outlined, models, settings.network)
-    return [one if one.inside and one.spread <= settings.unsure else None for one in found]

@@ -23,6 +23,8 @@ from inference.grading import GradingRule, expectations, height_ratio
 
 FARTHEST = 3
 """Places from a vertebra within which its references lie."""
+NO_REFERENCE = grading.UNGRADED | {Quality.LOW_CONFIDENCE}
+"""Flags of a body with which no other is compared: what is sure must not be judged by what is not."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def graded(
 ) -> tuple[tuple[VertebraFinding, ...], list[Compression | None]]:
     """Vertebrae of a film, from the head, with their ratios and grades; and how each was compared.
 
-    A compression ratio is told where all three vertebrae are sure, that is not flagged ``LOW_CONFIDENCE``.
+    A compression ratio is told where all three vertebrae are sure, that is not flagged ``LOW_CONFIDENCE``; no loss is
+    one against a vertebra that is not.
 
     Parameters
     ----------
@@ -140,16 +143,12 @@ def graded(
         As `inference.grading.expectations`.
     """
     in_one_unit = [replace(v, heights_mm=h) for v, h in zip(vertebrae, heights, strict=True)]
-    said = grading.grade(in_one_unit, spacing, rule, positions)
+    said = grading.grade(in_one_unit, spacing, rule, positions, NO_REFERENCE)
     whole = [h if Quality.PARTIAL not in v.quality else None for v, h in zip(said, heights, strict=True)]
-    may_refer = [grading.may_be_reference(v.level) and Quality.METAL not in v.quality for v in said]
-    sure = [Quality.LOW_CONFIDENCE not in v.quality for v in said]
+    may_refer = [grading.may_be_reference(v.level) and NO_REFERENCE.isdisjoint(v.quality) for v in said]
     healthy = healthy_ones(whole, positions, may_refer, rule)
-    compressed = compression_ratios(
-        [h if s else None for h, s in zip(whole, sure, strict=True)],
-        places,
-        [h and s for h, s in zip(healthy, sure, strict=True)],
-    )
+    sure = [h if Quality.LOW_CONFIDENCE not in v.quality else None for v, h in zip(said, whole, strict=True)]
+    compressed = compression_ratios(sure, places, healthy)
     return tuple(
         replace(
             after,

@@ -126,6 +126,14 @@ class Quality(StrEnum):
     """A radiograph as the detector gave it, without the maker's processing for reading."""
     FRONT_UNSURE = "FRONT_UNSURE"
     """On which side of a radiograph the patient's front lies is not sure: nothing that needs to know it is told."""
+    HEAD_UNSURE = "HEAD_UNSURE"
+    """Which end of a radiograph is the head is not sure: vertebrae, and upper and lower points, may be exchanged."""
+    HEADER_CONTRADICTED = "HEADER_CONTRADICTED"
+    """A radiograph's header says otherwise of head or front than its pixels show; what they show was believed."""
+    NEIGHBOUR_NOT_SEEN = "NEIGHBOUR_NOT_SEEN"
+    """By the distance a vertebra lies between this one and the next, above or below, that was not seen."""
+    DOUBLE_CONTOUR = "DOUBLE_CONTOUR"
+    """An end plate shows twice on a radiograph: it was met obliquely, and its height may be of either line."""
 
 
 KEYPOINTS = (

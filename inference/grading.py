@@ -201,6 +201,7 @@ def grade(
     spacing_mm: float,
     rule: GradingRule | None = None,
     positions_mm: Sequence[float] | None = None,
+    no_reference: frozenset[Quality] = UNGRADED,
 ) -> tuple[VertebraFinding, ...]:
     """Grade vertebrae, given in order from the top, by ``height-loss/1``.
 
@@ -213,6 +214,8 @@ def grade(
         Spacing of the source along the spine.
     positions_mm
         Place along the spine of each, increasing; the ordinals where not given.
+    no_reference
+        Vertebrae with one of these flags are no reference for others.
 
     Returns
     -------
@@ -229,7 +232,8 @@ def grade(
     measured = [v.heights_mm if Quality.PARTIAL not in v.quality else None for v in vertebrae]
     places = list(positions_mm) if positions_mm is not None else [float(v.ordinal) for v in vertebrae]
     refer = [
-        may_be_reference(level) and UNGRADED.isdisjoint(v.quality) for v, level in zip(vertebrae, levels, strict=True)
+        may_be_reference(level) and no_reference.isdisjoint(v.quality)
+        for v, level in zip(vertebrae, levels, strict=True)
     ]
     expected = expectations(measured, places, refer)
     return tuple(

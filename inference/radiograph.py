@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.2.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.3.0"
 ADULT_YEARS = 18.0
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
@@ -88,6 +89,8 @@ class RadiographSettings:
     sure_front
         Below this probability of the side of the front no anterior height is told from a posterior one:
         ``FRONT_UNSURE``.
+    sure_head
+        Below this evidence (-1 to 1) that the film's head is up, without S1 and a header that says it: ``HEAD_UNSURE``.
     upright
         Cosine of the angle between the chain and the rows' direction from which on a film stands upright.
     screening_age_years
@@ -108,6 +111,7 @@ class RadiographSettings:
     sure_body: float = 0.96
     worst_misfit: float = 0.15
     sure_front: float = 0.75
+    sure_head: float = 0.2
     upright: float = 0.7
     screening_age_years: float = 50.0
 
@@ -134,8 +138,6 @@ class RadiographAnswer:
         The same of S1, where it was seen below the last vertebra.
     compressions
         By ordinal: with which vertebrae a compression ratio compares, and whether a neighbour was replaced.
-    double_contours
-        Ordinals of bodies with an end plate that shows twice: it was met obliquely.
     orientation
         How the film stands; ``None`` when that was not reached.
     view
@@ -147,7 +149,6 @@ class RadiographAnswer:
     outlines_px: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     sacrum_px: NDArray[np.float64] | None = None
     compressions: dict[int, Compression] = field(default_factory=dict)
-    double_contours: tuple[int, ...] = ()
     orientation: FilmOrientation | None = None
     view: dict[str, float] = field(default_factory=dict)
 
@@ -243,8 +244,12 @@ class _Run:
         with self.step("orientation"):
             front, body = seen.maps["front"], seen.maps["body"]
             self.orientation = front_side(front, body, seen.found, self.film.orientation, seen.turn)
-            if self._front_is_unsure:
-                self.quality += (Quality.FRONT_UNSURE,)
+            doubts = (
+                (Quality.FRONT_UNSURE, self._front_is_unsure),
+                (Quality.HEAD_UNSURE, self._head_is_unsure(seen)),
+                (Quality.HEADER_CONTRADICTED, self.orientation.contradicts_header),
+            )
+            self.quality += tuple(doubt for doubt, so in doubts if so)
 
         with self.step("points"):
             measured = [self._measured(seen, n) for n in range(len(seen.found.bodies))]
@@ -258,7 +263,7 @@ class _Run:
         self.numbering = names.numbering
 
         with self.step("grade"):
-            vertebrae, compressed = self._graded(seen, measured, names)
+            vertebrae, compressed = self._graded(prepared, seen, measured, names)
             patient = grading.patient_finding(vertebrae, self.settings.rule)
             if self._front_is_unsure:
                 vertebrae, compressed = tuple(_without_side(v) for v in vertebrae), []
@@ -271,11 +276,6 @@ class _Run:
                 outlines_px=outlines,
                 sacrum_px=_outline(seen.found.sacrum.astype(np.float32), seen.grid) if seen.found.has_sacrum else None,
                 compressions={n + 1: c for n, c in enumerate(compressed) if c is not None},
-                double_contours=tuple(
-                    m.body.label
-                    for m in measured
-                    if m.six is not None and has_double_contour(prepared, seen.grid, m.six)
-                ),
                 orientation=self.orientation,
                 view=self.view,
             )
@@ -341,17 +341,24 @@ class _Run:
     def _measured_again(
         self, film: PreparedFilm, seen: FilmSight, measured: list[_Measured], settings: PointSettings
     ) -> list[_Measured]:
-        """Bodies with the network's points in place of the outline's, which stay beside them."""
+        """Bodies with the network's points in place of the outline's, which stay beside them.
+
+        Where it sees no upright body nothing is measured; where it doubts its own points those of the outline are
+        told, with its doubt.
+        """
         outlined = [OutlinedBody(m.six, m.alone) for m in measured if m.six is not None]
-        said = iter(network_points(film, seen.grid, seen.maps["body"], outlined, self.models, settings))
+        said = iter(network_points(film, seen.grid, seen.maps["body"], outlined, self.models, settings.network))
         again = []
         for m in measured:
-            second = next(said) if m.six is not None else None
-            points = _on_film(second.six, seen) if second is not None else None
             if m.six is None:
                 again.append(m)
-            elif second is None or points is None:
-                again.append(replace(m, disagrees=True))
+                continue
+            second = next(said)
+            points = _on_film(second.six, seen)
+            if not second.is_body:
+                again.append(replace(m, six=None))
+            elif second.spread > settings.unsure or points is None:
+                again.append(replace(m, spread=max(second.spread, settings.unsure)))
             else:
                 apart = disagreement(m.six, points) > settings.agreement
                 again.append(
@@ -366,10 +373,11 @@ class _Run:
         return named(found, self.settings.names)
 
     def _graded(
-        self, seen: FilmSight, measured: list[_Measured], names: FilmNames
+        self, film: PreparedFilm, seen: FilmSight, measured: list[_Measured], names: FilmNames
     ) -> tuple[tuple[Vertebra, ...], list[Compression | None]]:
         """Vertebrae with heights, ratios and grades, and how each was compared."""
-        vertebrae = [self._vertebra(seen.grid, m) for m in measured]
+        vertebrae = [self._vertebra(film, seen.grid, m) for m in measured]
+        vertebrae = _with_gaps(vertebrae, [m.body.place for m in measured])
         vertebrae = [
             replace(v, level=level, level_confidence=confidence)
             for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
@@ -399,7 +407,12 @@ class _Run:
     def _front_is_unsure(self) -> bool:
         return self.orientation is not None and self.orientation.confidence < self.settings.sure_front
 
-    def _vertebra(self, grid: FilmGrid, measured: _Measured) -> Vertebra:
+    def _head_is_unsure(self, seen: FilmSight) -> bool:
+        """Neither the network nor S1 nor the header says it."""
+        told = seen.found.has_sacrum or header_turn(self.film.orientation) == seen.turn
+        return not told and seen.head_up < self.settings.sure_head
+
+    def _vertebra(self, film: PreparedFilm, grid: FilmGrid, measured: _Measured) -> Vertebra:
         """One body on the film as it was sent, not graded yet."""
         column, row = (float(v) for v in grid.image_points(measured.body.centre))
         vertebra = Vertebra(measured.body.label, centroid_px=(column, row), confidence=measured.body.probability)
@@ -412,6 +425,7 @@ class _Run:
         flags = (
             (Quality.LOW_CONFIDENCE, not measured.body.seeded or not self._is_sure(measured, outlined)),
             (Quality.MASK_DISAGREES, measured.disagrees),
+            (Quality.DOUBLE_CONTOUR, has_double_contour(film, grid, measured.six)),
             (Quality.FRONT_UNSURE, self._front_is_unsure),
         )
         calibrated = self.film.spacing_mm is not None
@@ -446,6 +460,16 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _with_gaps(vertebrae: list[Vertebra], places: list[int]) -> list[Vertebra]:
+    """Flagged where a neighbour was not seen."""
+    gaps = [b - a > 1 for a, b in pairwise(places)]
+    beside = [above or below for above, below in zip([False, *gaps], [*gaps, False], strict=True)]
+    return [
+        replace(v, quality=(*v.quality, Quality.NEIGHBOUR_NOT_SEEN)) if gap else v
+        for v, gap in zip(vertebrae, beside, strict=True)
+    ]
 
 
 def _uncertainty_mm(measured: _Measured, step: float) -> float:

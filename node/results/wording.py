@@ -68,6 +68,10 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
     Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
     Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
+    Quality.HEAD_UNSURE: "not sure which end is the head: vertebrae and their upper and lower points may be exchanged",
+    Quality.HEADER_CONTRADICTED: "the header says otherwise how the film lies: what its pixels show was believed",
+    Quality.NEIGHBOUR_NOT_SEEN: "by the distance, a vertebra that was not seen lies between this one and the next",
+    Quality.DOUBLE_CONTOUR: "an end plate shows twice (oblique): its height may be of either line",
 }
 
 DENSITY_FLAGS = frozenset(
@@ -398,6 +402,7 @@ ABOUT_VERTEBRAE = (
     Quality.COARSE_SPACING,
     Quality.UNCALIBRATED,
     Quality.FRONT_UNSURE,
+    Quality.HEAD_UNSURE,
 )
 
 

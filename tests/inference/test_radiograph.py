@@ -127,6 +127,7 @@ def test_a_wrong_header_is_outvoted_and_that_is_said(film: ToyFilm, header: tupl
     answer = answered(film, orientation=header)
     assert_points_lie_on(film, answer)
     assert answer.orientation.contradicts_header is (header != ("L", "F"))
+    assert (Quality.HEADER_CONTRADICTED in answer.findings.quality) is (header != ("L", "F"))
 
 
 def test_without_a_spacing_there_are_ratios_and_no_millimetres(film: ToyFilm) -> None:
@@ -266,10 +267,15 @@ def test_points_of_which_the_network_is_not_sure_leave_those_of_the_outline(film
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": session})
     answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
-    told = [v.heights_mm for v in answer.findings.vertebrae]
+    found = answer.findings.vertebrae
+    told = [v.heights_mm for v in found]
     alone = [v.heights_mm for v in answered(film).findings.vertebrae]
     assert told[0] != alone[0] and told[1:] == alone[1:]
-    assert all(Quality.MASK_DISAGREES in v.quality for v in answer.findings.vertebrae)
+    assert [Quality.MASK_DISAGREES in v.quality for v in found] == [True] + [False] * 4, "nothing was compared"
+    assert [Quality.LOW_CONFIDENCE in v.quality for v in found] == [False] + [True] * 4
+    assert all(v.grade is None and v.compression_ratio_percent is None for v in found[1:])
+    assert answer.findings.patient.flag is not True, "the wedge is among those that it doubts"
+    assert found[2].height_uncertainty_mm == pytest.approx(1.25 * 20 * 2 * 50 * SPACING / SIZE, rel=0.2)
 
 
 def test_the_second_network_says_which_bodies_are_sure(film: ToyFilm) -> None:
@@ -294,7 +300,7 @@ def test_the_second_network_says_which_bodies_are_sure(film: ToyFilm) -> None:
     assert unsure == pytest.approx(1.25 * 3.0 * 2 * 50 * SPACING / SIZE, rel=0.1)  # 3 pixels of a crop of 2 depths
 
 
-def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> None:
+def test_points_that_make_no_body_are_no_end_plates(film: ToyFilm) -> None:
     nonsense = ToySession(
         {
             "points": lambda inputs: np.full((len(inputs["crops"]), 6, 2), 20, np.float32),
@@ -304,8 +310,35 @@ def test_points_that_make_no_body_leave_those_of_the_outline(film: ToyFilm) -> N
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": nonsense})
     answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
-    assert_points_lie_on(film, answer)
-    assert all(v.quality[:1] == (Quality.MASK_DISAGREES,) for v in answer.findings.vertebrae)
+    assert len(answer.findings.vertebrae) == 5 and answer.findings.patient.flag is None
+    assert all(Quality.NO_END_PLATES in v.quality and v.heights_mm is None for v in answer.findings.vertebrae)
+
+
+@pytest.mark.parametrize(
+    ("head_up", "with_sacrum", "header", "unsure"),
+    [
+        (0.45, False, None, True),
+        (0.45, True, None, False),
+        (0.45, False, ("P", "F"), False),
+        (0.95, False, None, False),
+    ],
+)
+def test_where_neither_pixels_nor_header_tell_the_head_that_is_said(
+    head_up: float, with_sacrum: bool, header: tuple[str, str] | None, unsure: bool
+) -> None:
+    even = [(34.0, 31.0, 36.0)] * 6  # bodies that do not grow tell nothing either
+    bodies = spine(even, top=(60, 170), depth=50.0, disc=11)
+    seen = filmed(bodies[:-1], bodies[-1] if with_sacrum else None)
+    found = answered(seen, orientation=header, head_up=head_up).findings
+    assert found.refusal is None and (Quality.HEAD_UNSURE in found.quality) is unsure
+
+
+def test_beside_a_vertebra_that_was_not_seen_both_neighbours_say_so() -> None:
+    bodies = spine([(34.0, 31.0, 36.0)] * 7, top=(40, 170), depth=50.0, disc=11)
+    answer = answered(filmed([b for n, b in enumerate(bodies) if n != 3]))
+    beside = [Quality.NEIGHBOUR_NOT_SEEN in v.quality for v in answer.findings.vertebrae]
+    assert beside == [False, False, True, True, False, False]
+    assert answer.compressions[3].replaced and answer.compressions[3].references == (2, 4)
 
 
 @pytest.mark.parametrize("spacing", [SPACING, None])

@@ -132,6 +132,15 @@ def test_what_is_unsure_has_no_compression_ratio_and_gives_none() -> None:
     assert compressed[2] is not None and compressed[2].references == (1, 4)
 
 
+def test_a_sure_body_is_not_judged_by_unsure_neighbours() -> None:
+    tall = Heights(*(1.35 * h for h in HEALTHY.as_tuple()))
+    quality = {1: Quality.LOW_CONFIDENCE, 3: Quality.LOW_CONFIDENCE}
+    vertebrae, compressed = film(HEALTHY, tall, HEALTHY, tall, HEALTHY, quality=quality)
+    assert vertebrae[2].grade is Grade.NORMAL
+    assert vertebrae[2].height_loss is not None and max(vertebrae[2].height_loss.as_tuple()) == pytest.approx(0)
+    assert compressed[2] is not None and compressed[2].references == (1, 5)
+
+
 def test_own_ratios_stand_against_the_posterior_height() -> None:
     assert relative_heights(Heights(15.0, 12.0, 20.0)) == Heights(0.75, 0.6, 1.0)
 

@@ -177,7 +177,12 @@ VIEW = {"lateral spine": 0, "AP spine": 1, "lateral chest": 2, "chest": 3, "othe
 
 
 def network(
-    film: ToyFilm, view: str = "lateral spine", sure: float = 0.95, front: float = 0.95, spacing: float = 1.0
+    film: ToyFilm,
+    view: str = "lateral spine",
+    sure: float = 0.95,
+    front: float = 0.95,
+    spacing: float = 1.0,
+    head_up: float = 0.95,
 ) -> ToySession:
     """A network that knows ``film``: it recognises how it was turned and mirrored, and tells the truth."""
     radiograph = Radiograph(film.pixels, spacing_mm=(spacing, spacing))
@@ -205,7 +210,7 @@ def network(
         direction, head = film.front, film.head
         for _ in range(turn):
             direction, head = (-direction[1], direction[0]), (-head[1], head[0])
-        for name, along, sure_of_it in (("front", direction[1], front), ("head", head[0], 0.95)):
+        for name, along, sure_of_it in (("front", direction[1], front), ("head", head[0], head_up)):
             seen[name] = np.full_like(seen["body"], {-1: sure_of_it, 0: 0.5, 1: 1 - sure_of_it}[along])
         seen["view"] = np.full((1, 6), (1 - sure) / 5, np.float32)
         seen["view"][0, VIEW[view]] = sure
