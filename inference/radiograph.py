@@ -378,10 +378,7 @@ class _Run:
         """Vertebrae with heights, ratios and grades, and how each was compared."""
         vertebrae = [self._vertebra(film, seen.grid, m) for m in measured]
         vertebrae = _with_gaps(vertebrae, [m.body.place for m in measured])
-        vertebrae = [
-            replace(v, level=level, level_confidence=confidence)
-            for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
-        ]
+        vertebrae = _with_names(vertebrae, names)
         spacing = self._spacing_mm(seen, measured)
         fine = [self.settings.rule.heights_are_told(s) for s in spacing]
         vertebrae = [v if f else _untold(v) for v, f in zip(vertebrae, fine, strict=True)]
@@ -460,6 +457,15 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _with_names(vertebrae: list[Vertebra], names: FilmNames) -> list[Vertebra]:
+    """With their levels; beside named ones those without are flagged, so that no T1 to T3 is graded for want of one."""
+    unnamed = (Quality.NOT_NAMED,) if any(names.levels) else ()
+    return [
+        replace(v, level=level, level_confidence=confidence, quality=v.quality if level else (*v.quality, *unnamed))
+        for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
+    ]
 
 
 def _with_gaps(vertebrae: list[Vertebra], places: list[int]) -> list[Vertebra]:

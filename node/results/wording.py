@@ -51,7 +51,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.TILT_CORRECTED: "gantry tilt was corrected",
     Quality.SPLIT_SERIES: "only the largest consistent block of the series was analysed",
     Quality.LEVELS_UNKNOWN: "levels are not known: vertebrae are counted from the top of the image",
-    Quality.NOT_NAMED: "found by its end plates, but not among the named vertebrae",
+    Quality.NOT_NAMED: "measured, but not among the named vertebrae",
     Quality.NO_END_PLATES: "end plates not found: no heights",
     Quality.NO_MASK: "not segmented",
     Quality.MASK_CUT: "a part lies outside the field of view: no volumes",

@@ -333,6 +333,19 @@ def test_where_neither_pixels_nor_header_tell_the_head_that_is_said(
     assert found.refusal is None and (Quality.HEAD_UNSURE in found.quality) is unsure
 
 
+def test_above_the_last_name_bodies_are_flagged_and_those_above_t4_have_no_grade() -> None:
+    bodies = spine([(14.0, 13.0, 15.0)] * 19, top=(14, 170), depth=24.0, disc=7)
+    film = filmed(bodies[:-1], bodies[-1])
+    doubted = np.where(np.indices(film.body.shape)[0] < bodies[8].centre[0], 0.85, 1.0)  # where the names end
+    settings = chosen(sure_body=0.5, names=NameSettings(sure_sacrum=0.5, sure_body=0.8))
+    found = answered(replace(film, body=film.body * doubted), settings=settings).findings
+    levels = [v.level for v in found.vertebrae]
+    assert len(levels) == 18 and levels[-1] is Level.L5 and levels[:5] == [None] * 5
+    assert [Quality.NOT_NAMED in v.quality for v in found.vertebrae] == [level is None for level in levels]
+    graded = [v.grade is not None for v in found.vertebrae if v.heights_mm is not None]
+    assert graded == [False] * 4 + [True] * 14, "C7, T1, T2, T3 would be the first four"
+
+
 def test_beside_a_vertebra_that_was_not_seen_both_neighbours_say_so() -> None:
     bodies = spine([(34.0, 31.0, 36.0)] * 7, top=(40, 170), depth=50.0, disc=11)
     answer = answered(filmed([b for n, b in enumerate(bodies) if n != 3]))
