@@ -7,6 +7,7 @@ detector, where float16 has steps of 0.3 mm behind 40 cm.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class StoredFilm:
                 np.asarray(value, np.float32) if np.asarray(value).dtype.kind == "f" else np.array(value)
             )
         arrays["said"] = np.array(json.dumps({"view": self.view, "pitch_mm": self.pitch_mm, "facts": self.facts}))
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as out:
             np.savez_compressed(out, **arrays)
         partial.replace(path)
