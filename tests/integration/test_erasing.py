@@ -15,7 +15,7 @@ from node.deliver.courier import Courier
 from node.erasing import BusyError, erase_patient
 from node.keeper import Keeper
 from node.ledger import Database, answers, audit, deliveries, erasure, intake, overview
-from node.queue import Queue
+from node.queue import Queue, release_stalled
 from tests import ledger
 from tests.desk import KINDS, Desk
 from tests.dicom import SERIES, STUDY, ct_slice
@@ -71,6 +71,23 @@ class Home(Desk):
                 ).fetchall()
             )
 
+    def leave_traces(self) -> None:
+        """A worker that died at the study, one that died under a former program, and a job that failed."""
+        queue = Queue(self.database.dsn)
+        with self.database.transaction() as connection:
+            queue.wake_evaluation(connection, STUDY, 0)
+            connection.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour')")
+            connection.execute(
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = w.id FROM procrastinate_workers w"
+            )
+        assert release_stalled(self.database.dsn, 30) == 1
+        with self.database.transaction() as connection:
+            intake.record_event(connection, "worker_died", f"study:{STUDY}", {"task": "evaluate"})
+            queue.wake_evaluation(connection, STUDY, 0)
+            connection.execute("UPDATE procrastinate_jobs SET status = 'failed'")
+            found = connection.execute("SELECT subject FROM event WHERE kind = 'worker_died' ORDER BY id").fetchall()
+        assert [row["subject"] for row in found] == [STUDY, f"study:{STUDY}"]
+
 
 @pytest.fixture
 def home(tmp_path: Path, database: Database) -> Home:
@@ -99,6 +116,15 @@ def test_nothing_of_a_patient_is_left_and_a_record_says_so(home: Home) -> None:
     assert "P-1" not in record["patient_hash"]
     assert (counts["instances"], counts["answers"], counts["results"]) == (3, 1, 3), "counts and hashes stay"
     assert (counts["studies_parked"], counts["deliveries_pending"]) == (0, 0)
+
+
+def test_no_trace_of_a_worker_that_died_or_failed_names_the_study(home: Home) -> None:
+    home.leave_traces()
+    erase_patient(home.settings, home.database, "P-1")
+    assert f"{STUDY}'" not in home.text_of_the_ledger()
+    with home.database.transaction() as connection:
+        died = connection.execute("SELECT DISTINCT subject FROM event WHERE kind = 'worker_died'").fetchall()
+    assert [row["subject"] for row in died] == [erasure.both_names(STUDY)[1]], "whoever has the UID finds it"
 
 
 def test_erasing_again_finds_nothing(home: Home) -> None:
@@ -213,9 +239,12 @@ def test_the_ledger_forgets_whose_old_studies_were(home: Home) -> None:
     assert "P-1" in home.text_of_the_ledger(), "its results are not delivered yet"
     with home.database.transaction() as connection:
         connection.execute("UPDATE delivery SET state = 'stored', last_try_at = now() - interval '366 days'")
+    home.leave_traces()
     for _ in range(2):
         home.keeper.expire()
-    assert "P-1" not in home.text_of_the_ledger()
+    text = home.text_of_the_ledger()
+    assert "P-1" not in text
+    assert f"{STUDY}'" not in text
     with home.database.transaction() as connection:
         assert erasure.records(connection) == [], "nobody asked for it"
 
