@@ -6,6 +6,7 @@ again gives the same UIDs and dates.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -231,7 +232,8 @@ class Workflow:
                 self._queue.wake_evaluation(connection, study_uid, 0.0)
         for row_id, state in damage.found.items():
             if state == ALTERED and row_id in names:
-                self._spool.quarantine(names[row_id])
+                with contextlib.suppress(FileNotFoundError):  # its row is erased by now: a keeper was first
+                    self._spool.quarantine(names[row_id])
         TALLY.count(EVALUATIONS, "parked" if lost else "postponed")
         log.error("images of the spool are damaged", study=_short(study_uid), parked=bool(lost), **detail)
 

@@ -123,6 +123,24 @@ def test_an_image_that_came_twice_takes_the_place_of_the_damaged_one(ward: Ward)
     assert len(list((ward.spool.folder / "quarantine").iterdir())) == 1
 
 
+def test_a_damaged_file_that_is_deleted_before_it_is_set_aside_is_no_error(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward.receive_only()
+    ward.receive_only()
+    DAMAGE["a bit of the last pixel"][0](ward.first())
+    quarantine = Spool.quarantine
+
+    def late(spool: Spool, name: str) -> Path:
+        spool.remove(name)  # as a keeper does, once the row is erased
+        return quarantine(spool, name)
+
+    monkeypatch.setattr(Spool, "quarantine", late)
+    ward.evaluate()
+    ward.evaluate()
+    assert len(ward.study()["answers"]) == 2
+
+
 def test_images_that_go_by_retention_while_they_are_checked_park_nothing(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

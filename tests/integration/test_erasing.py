@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,25 @@ def test_files_that_the_ledger_does_not_know_go_as_well(home: Home, tmp_path: Pa
     assert not home.spool.path(unknown.spool_name).exists()
     assert not whole.exists()
     assert torn.exists(), "nobody can say whose it is"
+
+
+def test_quarantined_files_of_the_patients_studies_go_whatever_is_torn_off(home: Home) -> None:
+    other_id = ct_slice(7)
+    other_id.PatientID = "FORMER"
+    stranger = ct_slice(8, study_uid="1.2.3")
+    stranger.PatientID = "P-2"
+    kept = []
+    for data_set, cut in ((ct_slice(6), 1000), (other_id, None), (stranger, 1000)):
+        buffer = io.BytesIO()
+        data_set.save_as(buffer, enforce_file_format=True)
+        raw = buffer.getvalue()
+        begin = 144 + int.from_bytes(raw[140:144], "little")
+        kept.append(home.spool.quarantine(home.spool.store(received(raw[begin:])).spool_name))
+        if cut:
+            content = kept[-1].read_bytes()
+            kept[-1].write_bytes(content[: content.index(b"\x20\x00\x0d\x00") + 80])
+    assert erase_patient(home.settings, home.database, "P-1").files == 6 + 2
+    assert [path.exists() for path in kept] == [False, False, True]
 
 
 def test_the_ledger_forgets_whose_old_studies_were(home: Home) -> None:
