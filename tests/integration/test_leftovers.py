@@ -12,6 +12,7 @@ from node import leftovers
 from node.keeper import Keeper
 from node.ledger import Database, answers
 from node.leftovers import UNTOUCHED_S, Leftovers
+from node.receive.registrar import Registrar
 from node.settings import load_settings
 from tests import ledger
 from tests.dicom import STUDY
@@ -91,6 +92,24 @@ def test_a_file_that_cannot_be_deleted_holds_up_no_other_and_is_deleted_later(at
     path.write_bytes(b"x")
     attic.sweep()
     assert list(attic.spool.names()) == []
+
+
+def test_a_file_that_cannot_be_deleted_keeps_no_image_from_being_entered(attic: Attic) -> None:
+    first, *_ = attic.spool.names()
+    attic.run(f"UPDATE instance SET erased_at = now() WHERE spool_name = '{first}'")
+    attic.run(f"DELETE FROM instance WHERE spool_name <> '{first}'")
+    attic.spool.path(first).unlink()
+    attic.spool.path(first).mkdir()
+    Registrar(attic.spool, attic.database, lambda _connection, _study: None).enter_spool()
+    assert attic.value("SELECT count(*) FROM instance") == 3
+
+
+def test_jobs_that_a_former_program_let_lie_go(attic: Attic) -> None:
+    attic.keeper.wake_outstanding()
+    attic.evaluated()
+    attic.run("UPDATE procrastinate_jobs SET status = 'failed'")
+    attic.keeper.round()
+    assert attic.value("SELECT count(*) FROM procrastinate_jobs") == 0
 
 
 def test_what_no_result_names_leaves_the_outbox_and_what_may_be_written_stays(attic: Attic) -> None:
