@@ -282,7 +282,8 @@ def jobs_list(config: Config = None, as_json: AsJson = False, limit: int = 50) -
     for row in rows:
         flag = {True: "FLAG", False: "no flag", None: "-"}[row["flag"]]
         sent = ", ".join(f"{n} {state}" for state, n in sorted(row["deliveries"].items()))
-        state = row["state"] + (f": {row['parked']}" if row["parked"] else "")
+        why = row["parked"] or row["waits_for"]
+        state = row["state"] + (f": {why}" if why else "")
         last = row["last_instance_at"].strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(row["study_uid"], str(row["instances"]), last, state, str(row["answers"]), flag, sent)
     out_console.print(table)

@@ -52,6 +52,9 @@ def jobs_show(study_uid: str, config: Config = None, as_json: AsJson = False) ->
         _print_json(found)
         return
     state = f"parked: {found['parked']}" if found["parked"] else f"evaluated {_time(found['evaluated_at'])}"
+    if found["waits_for"]:
+        since = f" (since {_time(found['unreadable_since'])})" if found["unreadable_since"] else ""
+        state += f", waits: {found['waits_for']}{since}"
     _out.print(f"study {study_uid}: {found['instances']} images, {escape(state)}", highlight=False, soft_wrap=True)
     series = Table("series", "modality", "images", "outcome", "why")
     for row in found["series"]:

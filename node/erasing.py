@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import structlog
-from pydicom import dcmread
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
 
 from node.ledger import Database, erasure, intake
 from node.process import check_storage
@@ -25,6 +26,8 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
+KEYS = ("PatientID", "StudyInstanceUID")
+LAST = max(map(Tag, KEYS))
 
 
 class BusyError(Exception):
@@ -65,7 +68,7 @@ def erase_patient(settings: Settings, database: Database, patient_id: str, patie
     for answer_id in answers:  # also what an attempt left there that was killed
         for folder in settings.outbox_dir.glob(f"{answer_id:08d}-*"):
             shutil.rmtree(folder, ignore_errors=True)
-    for path in _unknown_files(spool, database, patient_id):
+    for path in _unknown_files(spool, database, patient_id, studies):
         removed += _remove(path)
     if not (studies or images or removed):
         return Erased(0, 0, 0, 0, None)
@@ -112,8 +115,8 @@ def _remove(path: Path) -> bool:
     return there
 
 
-def _unknown_files(spool: Spool, database: Database, patient_id: str) -> Iterator[Path]:
-    """Files of the spool that the ledger does not know, torn ones included, which bear the patient's ID."""
+def _unknown_files(spool: Spool, database: Database, patient_id: str, studies: Collection[str]) -> Iterator[Path]:
+    """Files of the spool that the ledger does not know, torn ones included, of the patient or of these studies."""
     names = list(spool.names())
     with database.transaction() as connection:
         known = intake.registered(connection, names)
@@ -123,10 +126,11 @@ def _unknown_files(spool: Spool, database: Database, patient_id: str) -> Iterato
         unknown += sorted(quarantine.iterdir())
     for path in unknown:
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            found = str(header.get("PatientID", "") or "").strip()
+            with path.open("rb") as file:  # no further than what is asked for: behind it a file may be torn
+                header = read_partial(file, lambda tag, _vr, _length: tag > LAST, specific_tags=[*map(Tag, KEYS)])
+            found, study_uid = (str(header.get(key, "") or "").strip() for key in KEYS)
         except Exception as error:  # pydicom raises nearly everything on torn bytes
             log.warning("a file of the spool cannot be read; it is left", reason=type(error).__name__)
             continue
-        if found == patient_id:
+        if found == patient_id or study_uid in studies:
             yield path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import psycopg
 import structlog
 from procrastinate.exceptions import ConnectorException
@@ -9,7 +11,8 @@ from psycopg_pool import PoolTimeout
 
 from node.deliver.retraction import Retractor, maker
 from node.ledger import Database, answers, deliveries, erasure, intake
-from node.queue import Queue, release_stalled
+from node.leftovers import Leftovers, delete_each, delete_result
+from node.queue import Queue, forget_ended, release_stalled
 from node.receive.spool import Spool
 from node.settings import Settings
 
@@ -27,6 +30,7 @@ class Keeper:
         self._database = database
         self._queue = Queue(database.dsn)
         self._spool = Spool(settings.spool_dir)
+        self._leftovers = Leftovers(settings, database, self._spool)
         self._retractor = Retractor(settings, database, maker(settings))
 
     def round(self) -> None:
@@ -35,10 +39,11 @@ class Keeper:
             self.take_over()
             self.wake_outstanding()
             self.expire()
+            self._leftovers.sweep()
             if self._settings.deliver.reject_superseded:
                 self._retractor.reject_superseded()
         except (psycopg.Error, PoolTimeout, ConnectorException, OSError) as error:
-            log.warning("the ledger is away", reason=type(error).__name__)
+            log.warning("the ledger or the storage is away", reason=type(error).__name__)
         except Exception:
             log.exception("a round of the keeper failed")
 
@@ -59,7 +64,10 @@ class Keeper:
                 self._queue.wake_delivery(connection, row["answer_id"], row["destination"], row["wait_s"])
 
     def expire(self) -> None:
-        """Delete images and results past their retention: first the ledger says so, then the file goes."""
+        """Delete images and results past their retention: first the ledger says so, then the file goes.
+
+        A file that does not go, or was not reached, is a leftover: it is found again.
+        """
         rules = self._settings.retention
         with self._database.transaction() as connection:
             rows = intake.expired(connection, rules.answered_hours, rules.not_eligible_hours, RETENTION_BATCH)
@@ -67,10 +75,9 @@ class Keeper:
             results = intake.expired_results(connection, rules.answered_hours, RETENTION_BATCH)
             intake.mark_results_erased(connection, [row["id"] for row in results])
             intake.forget_events(connection, EVENT_DAYS)
+            forget_ended(connection, RETENTION_BATCH)
             erasure.forget(connection, erasure.old_studies(connection, rules.ledger_days, RETENTION_BATCH))
-        for row in rows:
-            self._spool.remove(row["spool_name"])
-        for row in results:
-            (self._settings.outbox_dir / row["outbox_name"]).unlink(missing_ok=True)
+        delete_each([row["spool_name"] for row in rows], self._spool.remove)
+        delete_each([row["outbox_name"] for row in results], partial(delete_result, self._settings.outbox_dir))
         if rows or results:
             log.info("past their retention and deleted", images=len(rows), results=len(results))

@@ -107,7 +107,18 @@ def _name_exception(_logger: Any, _method: str, event: structlog.typing.EventDic
 
 
 class _Wordless(logging.Formatter):
-    """Of the exception in a library's log record, kind and places."""
+    """Of the exception in a library's log record, kind and places; of the queue's, what happened to which task's job.
+
+    Procrastinate's sentences quote a job's arguments, which name a study, and words of exceptions.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Called by logging."""
+        action, job = getattr(record, "action", None), getattr(record, "job", None)
+        if record.name.split(".")[0] == "procrastinate" and action is not None:
+            told = f"{action}: task {job['task_name']}, job {job['id']}" if isinstance(job, dict) else str(action)
+            record = logging.makeLogRecord({**record.__dict__, "msg": told, "args": ()})
+        return super().format(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
         """Called by logging."""

@@ -135,7 +135,7 @@ def run_worker(
             install_signal_handlers=False,  # each worker's would replace those of the one before
             update_heartbeat_interval=max(stalled_after_s / 3, 0.5),
             stalled_worker_timeout=stalled_after_s,
-            delete_jobs="successful",
+            delete_jobs="always",  # one that failed holds nothing that the ledger lacks, and names a study
         )
 
     async def work() -> None:
@@ -158,10 +158,21 @@ def run_worker(
     asyncio.run(work())
 
 
+def forget_ended(connection: psycopg.Connection[Any], limit: int) -> int:
+    """Delete jobs that ended and are still there: former programs kept those that failed. Returns how many."""
+    return connection.execute(
+        """
+        DELETE FROM procrastinate_jobs WHERE id IN (
+            SELECT id FROM procrastinate_jobs WHERE status NOT IN ('todo', 'doing') ORDER BY id LIMIT %s)
+        """,
+        (limit,),
+    ).rowcount
+
+
 def release_stalled(dsn: str, stalled_after_s: float) -> int:
     """End the jobs of workers without a heartbeat; the ledger wakes their work again. Returns how many.
 
-    Each is an event ``worker_died`` whose subject is the key of the job; a delivery is tried apart from others then.
+    Each is an event ``worker_died`` of its study or, of a delivery, of its key; that is tried apart from others then.
     """
 
     async def release() -> list[procrastinate.jobs.Job]:
@@ -181,8 +192,9 @@ def release_stalled(dsn: str, stalled_after_s: float) -> int:
     if released:
         with psycopg.connect(dsn, row_factory=dict_row) as connection:
             for job in released:
-                intake.record_event(connection, "worker_died", job.lock or "", {"task": job.task_name})
+                arguments: dict[str, Any] = job.task_kwargs
+                subject = str(arguments.get("study_uid") or job.lock or "")  # a study's UID alone: erasure finds it
+                intake.record_event(connection, "worker_died", subject, {"task": job.task_name})
                 if job.task_name == DELIVER:
-                    arguments: dict[str, Any] = job.task_kwargs
                     deaths.died_among_others(connection, arguments["answer_id"], arguments["destination"])
     return len(released)

@@ -225,6 +225,8 @@ class Retention(_Section):
 
     answered_hours: float = Field(72.0, ge=0)
     not_eligible_hours: float = Field(24.0, ge=0)
+    quarantine_days: float = Field(30.0, ge=0)
+    """Torn and altered files of the spool are kept so long after they were set aside."""
     ledger_days: float = Field(365.0, gt=0)
     """The ledger forgets patient ID and UIDs of what was received so long after a study's last image."""
 

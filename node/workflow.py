@@ -6,6 +6,7 @@ again gives the same UIDs and dates.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -35,7 +36,7 @@ from node.ledger.retractions import withdraw_superseded
 from node.metrics.tally import EVALUATIONS, SERIES, TALLY
 from node.queue import Queue
 from node.receive.backlog import Backlog
-from node.receive.intact import ALTERED, SpoolDamagedError, check_intact
+from node.receive.intact import ALTERED, SpoolDamagedError, SpoolUnreadableError, check_intact
 from node.receive.spool import Spool
 from node.results import DocumentReference
 from node.settings import Settings
@@ -55,8 +56,13 @@ MOST_IMAGES = 20_000
 must not take the machine's memory. A perfusion CT has a few thousand."""
 QUIETER_S = 60.0
 """After an analysis that found too little memory: what took it may be over by then."""
+LONGEST_POSTPONED_S = 900.0
+UNREADABLE_S = 6 * 3600.0
+"""An image of the spool that cannot be read is tried again for so long, then its study is parked: a volume that was
+away is back by then, a broken file never will be."""
 PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
-"""Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart."""
+"""Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart. They are
+waited for for ever, but an image of the study that cannot be read (`SpoolUnreadableError`) is not."""
 
 
 class Workflow:
@@ -89,8 +95,9 @@ class Workflow:
     def evaluate_study(self, study_uid: str) -> None:
         """Answer a study once it is complete; look again later when it is not, or when something went wrong.
 
-        What passes by itself is no attempt. Everything else is one, too little memory included, and after so many the
-        study is parked: an answer would be final, but a parked study is analysed on a larger machine with one command.
+        What passes by itself is no attempt, and the study says what it waits for. Everything else is one, too little
+        memory included, and after so many the study is parked: an answer would be final, but a parked study is
+        analysed on a larger machine with one command.
         """
         with self._database.transaction() as connection:
             alone = answers.has_been_tried(connection, study_uid)
@@ -110,11 +117,7 @@ class Workflow:
             self._mend_or_park(evaluation, error)
             return
         except PASSING as error:
-            log.warning("evaluation postponed", study=_short(study_uid), reason=type(error).__name__)
-            with self._database.transaction() as connection:
-                answers.postpone_evaluation(connection, evaluation)
-                self._queue.wake_evaluation(connection, study_uid, POSTPONED_S)
-            TALLY.count(EVALUATIONS, "postponed")
+            self._postpone(evaluation, error)
             return
         except SupersededError:
             log.warning("another worker has taken the study over", study=_short(study_uid))
@@ -130,6 +133,29 @@ class Workflow:
         with self._database.transaction() as connection:
             answers.end_evaluation(connection, evaluation)
         TALLY.count(EVALUATIONS, "done")
+
+    def _postpone(self, evaluation: Evaluation, error: Exception) -> None:
+        """Look again later: for ever where the machine is at fault, for some hours where an image cannot be read."""
+        study_uid = evaluation.study_uid
+        unreadable = isinstance(error, SpoolUnreadableError)
+        reason = _words(error)
+        parked = False
+        with self._database.transaction() as connection:
+            postponed = answers.postpone_evaluation(connection, evaluation, reason, unreadable=unreadable)
+            if postponed.first:
+                intake.record_event(connection, "evaluation_postponed", study_uid, {"reason": reason})
+            if parked := postponed.unreadable_s >= UNREADABLE_S:
+                sentence = (
+                    f"{reason}, for {postponed.unreadable_s / 3600:.0f} hours: mend the file or its disk, or delete it "
+                    "and send the study again, then `spine-node jobs retry`"
+                )
+                answers.park(connection, study_uid, sentence)
+                intake.record_event(connection, "study_parked", study_uid, {"reason": reason})
+            else:
+                wait_s = min(max(POSTPONED_S, postponed.unreadable_s / 4), LONGEST_POSTPONED_S)
+                self._queue.wake_evaluation(connection, study_uid, wait_s)
+        log.warning("evaluation postponed", study=_short(study_uid), reason=reason, parked=parked)
+        TALLY.count(EVALUATIONS, "parked" if parked else "postponed")
 
     def _failed(self, evaluation: Evaluation, error: Exception, reason: str, wait_s: float) -> None:
         """Look again later, or park the study. The log has the place of the error, not its words, which may quote."""
@@ -164,8 +190,9 @@ class Workflow:
         check_intact(self._spool, rows)
         arrived: dict[Path, datetime] = {self._spool.path(row["spool_name"]): row["arrived_at"] for row in rows}
         headers, unreadable = gate.read_headers(arrived)
-        if any(file.may_pass for file in unreadable):
-            raise OSError("an image of the spool could not be read for the moment")
+        for file in unreadable:
+            if file.errno is not None:
+                raise self._unreadable(OSError(file.errno, os.strerror(file.errno), str(file.path)))
         headers = gate.latest(headers)
         decisions = [
             _deleted(decision) if decision.series_uid in fragments and not decision.sop_instance_uid else decision
@@ -178,6 +205,15 @@ class Workflow:
                 dated_at = max(arrived[header.path] for header in mine).replace(microsecond=0)
                 self._answer(study_uid, decision, mine, dated_at, max(row["id"] for row in rows))
         log.info("study evaluated", study=_short(study_uid), series=len(decisions), unreadable=len(unreadable))
+
+    def _unreadable(self, error: OSError) -> OSError:
+        """What it is that an image could not be read; the error itself where it is about anything else."""
+        if error.filename is None:  # of a read, which does not say of what
+            return SpoolUnreadableError.of(error, "an image")
+        path = Path(os.fsdecode(error.filename))
+        if not path.is_relative_to(self._spool.folder):
+            return error
+        return SpoolUnreadableError.of(error, str(path.relative_to(self._spool.folder)))
 
     def _mend_or_park(self, evaluation: Evaluation, damage: SpoolDamagedError) -> None:
         """Go on with images that came twice; without a second one, say so and wait for a person."""
@@ -196,7 +232,8 @@ class Workflow:
                 self._queue.wake_evaluation(connection, study_uid, 0.0)
         for row_id, state in damage.found.items():
             if state == ALTERED and row_id in names:
-                self._spool.quarantine(names[row_id])
+                with contextlib.suppress(FileNotFoundError):  # its row is erased by now: a keeper was first
+                    self._spool.quarantine(names[row_id])
         TALLY.count(EVALUATIONS, "parked" if lost else "postponed")
         log.error("images of the spool are damaged", study=_short(study_uid), parked=bool(lost), **detail)
 
@@ -264,7 +301,10 @@ class Workflow:
         begun = time.perf_counter()
         step = partial(_log_step, study_uid)
         step("gate")
-        series = load(decision, headers, self._policy)
+        try:
+            series = load(decision, headers, self._policy)
+        except OSError as error:
+            raise self._unreadable(error) from error
         claimed = self._claim(study_uid, decision, series)
         if claimed is None:
             return
@@ -417,6 +457,14 @@ def _deleted(decision: SeriesDecision) -> SeriesDecision:
 
 def _log_step(study_uid: str, step: str) -> None:
     log.info("step", study=_short(study_uid), step=step)
+
+
+def _words(error: Exception) -> str:
+    """What is waited for, in words of our own and of the system's: those of an exception may quote."""
+    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+    if isinstance(error, SpoolUnreadableError):
+        return f"{error.filename} of the spool cannot be read ({said})"
+    return f"the machine could not go on ({said})"
 
 
 def _short(uid: str) -> str:

@@ -98,12 +98,12 @@ class InstanceHeader:
 class Unreadable:
     """A file that is no readable DICOM instance, and why (without anything of its content).
 
-    ``may_pass`` is true where the file itself could not be read (gone, disk failing): another try may succeed.
+    ``errno`` is that of a file which itself could not be read (gone, disk failing): another try may succeed.
     """
 
     path: Path
     reason: str
-    may_pass: bool = False
+    errno: int | None = None
 
 
 class HeaderReading(NamedTuple):
@@ -149,9 +149,7 @@ def read_header(path: Path, reader: PlainReader | None = None) -> InstanceHeader
                 dataset.update(more)
             return instance_header(path, dataset)
         except OSError as error:
-            return Unreadable(
-                path, f"the file cannot be read ({type(error).__name__})", may_pass=error.errno is not None
-            )
+            return Unreadable(path, f"the file cannot be read ({type(error).__name__})", error.errno)
         except Exception as error:  # hostile bytes reach every corner of the parser; the reason is reported
             return Unreadable(path, f"not readable as DICOM ({type(error).__name__})")
 

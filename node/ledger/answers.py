@@ -39,6 +39,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Postponed:
+    """``first``: nothing had put the study off before; ``unreadable_s``: for how long an image cannot be read."""
+
+    first: bool
+    unreadable_s: float
+
+
+@dataclass(frozen=True)
 class Answer:
     """A claimed answer: what its results' UIDs derive from, and when the analysis began (which is in no result)."""
 
@@ -117,7 +125,7 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     """The study is evaluated up to what this evaluation saw."""
     connection.execute(
         """
-        UPDATE study SET evaluated_at = now(), attempts = 0,
+        UPDATE study SET evaluated_at = now(), attempts = 0, waits_for = NULL, unreadable_since = NULL,
                evaluated_up_to = greatest(coalesce(evaluated_up_to, 0), %s),
                evaluated_until = greatest(evaluated_until, %s)
          WHERE study_uid = %s
@@ -126,16 +134,35 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
     )
 
 
-def postpone_evaluation(connection: Connection, evaluation: Evaluation) -> None:
-    """The evaluation met a passing error: it does not count as an attempt."""
-    connection.execute(
-        "UPDATE study SET attempts = greatest(0, attempts - 1) WHERE study_uid = %s", (evaluation.study_uid,)
-    )
+def postpone_evaluation(
+    connection: Connection, evaluation: Evaluation, waits_for: str | None = None, *, unreadable: bool = False
+) -> Postponed:
+    """The evaluation met a passing error: it does not count as an attempt.
+
+    ``waits_for`` is what the study says of itself meanwhile; ``unreadable``: it is an image of the spool.
+    """
+    row = connection.execute(
+        """
+        UPDATE study s SET attempts = greatest(0, s.attempts - 1), waits_for = %(waits_for)s,
+               unreadable_since = CASE WHEN %(unreadable)s THEN coalesce(s.unreadable_since, clock_timestamp()) END
+          FROM study before WHERE before.study_uid = s.study_uid AND s.study_uid = %(study_uid)s
+        RETURNING before.waits_for IS NULL AS first,
+                  coalesce(extract(epoch FROM clock_timestamp() - s.unreadable_since), 0)::float AS unreadable_s
+        """,
+        {"waits_for": waits_for, "unreadable": unreadable, "study_uid": evaluation.study_uid},
+    ).fetchone()
+    return Postponed(first=False, unreadable_s=0.0) if row is None else Postponed(**row)  # None: it was erased
 
 
 def park(connection: Connection, study_uid: str, reason: str) -> None:
     """No worker takes the study any more, until a person has acted."""
-    connection.execute("UPDATE study SET parked = %s WHERE study_uid = %s AND parked IS NULL", (reason, study_uid))
+    connection.execute(
+        """
+        UPDATE study SET parked = %s, waits_for = NULL, unreadable_since = NULL
+         WHERE study_uid = %s AND parked IS NULL
+        """,
+        (reason, study_uid),
+    )
 
 
 def fail_evaluation(connection: Connection, evaluation: Evaluation, reason: str, max_attempts: int) -> bool:

@@ -76,7 +76,7 @@ def stop_work(connection: Connection, studies: Sequence[str]) -> list[int]:
     )
     connection.execute(
         "DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND (lock = ANY(%s) OR lock ~ %s)",
-        ([f"study:{uid}" for uid in studies], _delivery_locks(ids)),
+        (_study_locks(studies), _delivery_locks(ids)),
     )
     return ids
 
@@ -85,9 +85,13 @@ def is_worked_on(connection: Connection, studies: Sequence[str], answers: Sequen
     """Whether a worker is busy with any of these studies or answers."""
     row = connection.execute(
         "SELECT count(*) AS n FROM procrastinate_jobs WHERE status = 'doing' AND (lock = ANY(%s) OR lock ~ %s)",
-        ([f"study:{uid}" for uid in studies], _delivery_locks(answers)),
+        (_study_locks(studies), _delivery_locks(answers)),
     ).fetchone()
     return row is not None and row["n"] > 0
+
+
+def _study_locks(studies: Sequence[str]) -> list[str]:
+    return [f"study:{uid}" for uid in studies]
 
 
 def _delivery_locks(answers: Sequence[int]) -> str:
@@ -117,7 +121,10 @@ def files_of(connection: Connection, patient_id: str, studies: Sequence[str]) ->
 
 
 def forget(connection: Connection, studies: Sequence[str], patient_id: str | None = None) -> None:
-    """Take everything that identifies out of these studies' rows, and out of a patient's images without a study."""
+    """Take everything that identifies out of these studies' rows, and out of a patient's images without a study.
+
+    Their jobs go, too, but for one that runs: it deletes itself when it ends.
+    """
     uids = list(studies)
     study, series, sop = (_HASHED.format(column=column) for column in ("study_uid", "series_uid", "sop_instance_uid"))
     statements = (
@@ -134,7 +141,11 @@ def forget(connection: Connection, studies: Sequence[str], patient_id: str | Non
          WHERE study_uid = ANY(%(uids)s)
         """,
         "DELETE FROM series WHERE study_uid = ANY(%(uids)s)",
-        f"UPDATE event SET subject = {_HASHED.format(column='subject')} WHERE subject = ANY(%(uids)s)",
+        f"""
+        UPDATE event SET subject = {_HASHED.format(column="regexp_replace(subject, '^study:', '')")}
+         WHERE subject = ANY(%(uids)s) OR subject = ANY(%(keys)s)  -- keys: of workers' deaths, as they once were
+        """,
+        "DELETE FROM procrastinate_jobs WHERE status <> 'doing' AND lock = ANY(%(keys)s)",
         "DELETE FROM study WHERE study_uid = ANY(%(uids)s)",
         f"""
         UPDATE instance SET study_uid = CASE study_uid WHEN '' THEN '' ELSE {study} END,
@@ -144,7 +155,7 @@ def forget(connection: Connection, studies: Sequence[str], patient_id: str | Non
         """,
     )
     for statement in statements:
-        connection.execute(statement.encode(), {"uids": uids, "patient_id": patient_id})
+        connection.execute(statement.encode(), {"uids": uids, "keys": _study_locks(uids), "patient_id": patient_id})
 
 
 def old_studies(connection: Connection, days: float, limit: int) -> list[str]:

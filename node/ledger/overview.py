@@ -16,7 +16,7 @@ def studies(connection: Connection, limit: int = 50) -> list[dict[str, Any]]:
     """Newest studies with their state: waiting, evaluated, parked; answers and deliveries counted by state."""
     return connection.execute(
         f"""
-        SELECT s.study_uid, s.instances, s.last_instance_at, s.evaluated_at, s.parked, s.attempts,
+        SELECT s.study_uid, s.instances, s.last_instance_at, s.evaluated_at, s.parked, s.waits_for, s.attempts,
                CASE WHEN s.parked = 'erased' THEN 'erased'
                     WHEN s.parked IS NOT NULL THEN 'parked'
                     WHEN {UNSEEN} THEN 'waiting'
@@ -63,7 +63,11 @@ def retry(connection: Connection, study_uid: str, destinations: Collection[str])
     A delivery to a destination that is not configured stays parked: nobody works on its queue (`unconfigured`).
     """
     unparked = connection.execute(
-        "UPDATE study SET parked = NULL, attempts = 0 WHERE study_uid = %s AND parked <> 'erased'", (study_uid,)
+        """
+        UPDATE study SET parked = NULL, attempts = 0, waits_for = NULL, unreadable_since = NULL
+         WHERE study_uid = %s AND parked <> 'erased'
+        """,
+        (study_uid,),
     ).rowcount
     resumed = connection.execute(
         """

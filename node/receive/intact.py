@@ -6,6 +6,7 @@ the file before its study is evaluated, not only with what its own header says o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -16,6 +17,10 @@ from typing import Any
 from node.receive.spool import Spool
 
 GONE, ALTERED = "gone", "altered"
+OF_THE_MACHINE = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EPIPE}
+)
+"""Errors that say nothing of the file that was to be read: descriptors, memory, room for something else."""
 _BEFORE_META = 144
 """Preamble, prefix, and the group length of the file meta information with its value."""
 
@@ -38,6 +43,15 @@ class SpoolDamagedError(Exception):
         )
 
 
+class SpoolUnreadableError(OSError):
+    """An image of the spool cannot be read (``filename``: its name there; ``errno``); that may pass, or not."""
+
+    @classmethod
+    def of(cls, error: OSError, spool_name: str) -> OSError:
+        """The error that this one is: itself where it is the machine's."""
+        return error if error.errno in OF_THE_MACHINE else cls(error.errno, error.strerror, spool_name)
+
+
 def check_intact(spool: Spool, rows: Sequence[Mapping[str, Any]]) -> None:
     """Compare files with their rows (``id``, ``spool_name``, ``sha256``, ``transfer_syntax``).
 
@@ -45,8 +59,10 @@ def check_intact(spool: Spool, rows: Sequence[Mapping[str, Any]]) -> None:
     ------
     SpoolDamagedError
         Some are gone or altered.
-    OSError
+    SpoolUnreadableError
         A file cannot be read for another reason; that may pass, and says nothing about its content.
+    OSError
+        The machine cannot read files for the moment.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="intact") as pool:
         states = list(pool.map(lambda row: _state(spool, row), rows))
@@ -63,6 +79,8 @@ def _state(spool: Spool, row: Mapping[str, Any]) -> str | None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return GONE
+    except OSError as error:
+        raise SpoolUnreadableError.of(error, str(row["spool_name"])) from error
     syntax = row["transfer_syntax"].encode("latin-1", "replace")
     syntax += b"\0" * (len(syntax) % 2)
     says = struct.pack("<HH2sH", 2, 0x0010, b"UI", len(syntax)) + syntax

@@ -24,6 +24,7 @@ from procrastinate.exceptions import ConnectorException
 
 from node.ledger import Database, intake
 from node.ledger.intake import InstanceRow
+from node.leftovers import delete_each
 from node.receive.backlog import Backlog
 from node.receive.content import Content, ContentReader
 from node.receive.spool import BusyError, Reception, Spool
@@ -264,9 +265,7 @@ class Registrar:
         """What files say that the ledger does not know; interrupted erasures are finished."""
         with self._database.transaction() as connection:
             known = intake.registered(connection, names)
-        for name, erased in known.items():
-            if erased:
-                self._spool.remove(name)
+        delete_each([name for name, erased in known.items() if erased], self._spool.remove)
         found: list[Reception | Event] = []
         for name in names:
             if name in known:

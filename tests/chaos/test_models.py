@@ -283,7 +283,7 @@ def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_a
     assert f"stopped after {most} attempts: its worker was killed" in house.study()["parked"]
     with house.database.transaction() as connection:
         died = connection.execute("SELECT subject FROM event WHERE kind = 'worker_died'").fetchall()
-    assert {row["subject"] for row in died} == {f"study:{STUDY}"}
+    assert {row["subject"] for row in died} == {STUDY}
     keeper.round()
     assert _jobs(house.database) == 0, "nothing looks at it any more"
     count("worker killed by a study each time", kills=most, parked=1, studies=2, answered=1)

@@ -105,6 +105,23 @@ def test_a_retry_for_a_destination_that_left_the_configuration_says_so(tmp_path:
     assert (again.returncode, again.stdout) == (1, ""), "nothing changed, and the reason is said again"
 
 
+def test_what_a_study_waits_for_is_listed_and_shown(tmp_path: Path, database: Database) -> None:
+    path = tmp_path / "node.yaml"
+    content = {"data_dir": str(tmp_path / "data"), "database_dsn": database.dsn}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO study (study_uid, last_instance_at, waits_for, unreadable_since)"
+            " VALUES (%s, now(), 'x.dcm cannot be read', '2026-01-02 03:04:05')",
+            (STUDY,),
+        )
+    shown = spine_node("jobs", "show", STUDY, "--config", str(path))
+    assert "waits: x.dcm cannot be read (since 2026-01-02 03:04:05)" in shown.stdout
+    (listed,) = json.loads(spine_node("jobs", "list", "--config", str(path), "--json").stdout)
+    assert listed["waits_for"] == "x.dcm cannot be read"
+    assert "cannot" in spine_node("jobs", "list", "--config", str(path)).stdout
+
+
 def test_a_folder_without_a_spine_is_exit_code_3(tmp_path: Path, shipped_models: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "readme.txt").write_text("no DICOM")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from node.deliver.courier import Courier
 from node.erasing import BusyError, erase_patient
 from node.keeper import Keeper
 from node.ledger import Database, answers, audit, deliveries, erasure, intake, overview
-from node.queue import Queue
+from node.queue import Queue, release_stalled
 from tests import ledger
 from tests.desk import KINDS, Desk
 from tests.dicom import SERIES, STUDY, ct_slice
@@ -71,6 +72,23 @@ class Home(Desk):
                 ).fetchall()
             )
 
+    def leave_traces(self) -> None:
+        """A worker that died at the study, one that died under a former program, and a job that failed."""
+        queue = Queue(self.database.dsn)
+        with self.database.transaction() as connection:
+            queue.wake_evaluation(connection, STUDY, 0)
+            connection.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour')")
+            connection.execute(
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = w.id FROM procrastinate_workers w"
+            )
+        assert release_stalled(self.database.dsn, 30) == 1
+        with self.database.transaction() as connection:
+            intake.record_event(connection, "worker_died", f"study:{STUDY}", {"task": "evaluate"})
+            queue.wake_evaluation(connection, STUDY, 0)
+            connection.execute("UPDATE procrastinate_jobs SET status = 'failed'")
+            found = connection.execute("SELECT subject FROM event WHERE kind = 'worker_died' ORDER BY id").fetchall()
+        assert [row["subject"] for row in found] == [STUDY, f"study:{STUDY}"]
+
 
 @pytest.fixture
 def home(tmp_path: Path, database: Database) -> Home:
@@ -99,6 +117,15 @@ def test_nothing_of_a_patient_is_left_and_a_record_says_so(home: Home) -> None:
     assert "P-1" not in record["patient_hash"]
     assert (counts["instances"], counts["answers"], counts["results"]) == (3, 1, 3), "counts and hashes stay"
     assert (counts["studies_parked"], counts["deliveries_pending"]) == (0, 0)
+
+
+def test_no_trace_of_a_worker_that_died_or_failed_names_the_study(home: Home) -> None:
+    home.leave_traces()
+    erase_patient(home.settings, home.database, "P-1")
+    assert f"{STUDY}'" not in home.text_of_the_ledger()
+    with home.database.transaction() as connection:
+        died = connection.execute("SELECT DISTINCT subject FROM event WHERE kind = 'worker_died'").fetchall()
+    assert [row["subject"] for row in died] == [erasure.both_names(STUDY)[1]], "whoever has the UID finds it"
 
 
 def test_erasing_again_finds_nothing(home: Home) -> None:
@@ -202,6 +229,25 @@ def test_files_that_the_ledger_does_not_know_go_as_well(home: Home, tmp_path: Pa
     assert torn.exists(), "nobody can say whose it is"
 
 
+def test_quarantined_files_of_the_patients_studies_go_whatever_is_torn_off(home: Home) -> None:
+    other_id = ct_slice(7)
+    other_id.PatientID = "FORMER"
+    stranger = ct_slice(8, study_uid="1.2.3")
+    stranger.PatientID = "P-2"
+    kept = []
+    for data_set, cut in ((ct_slice(6), 1000), (other_id, None), (stranger, 1000)):
+        buffer = io.BytesIO()
+        data_set.save_as(buffer, enforce_file_format=True)
+        raw = buffer.getvalue()
+        begin = 144 + int.from_bytes(raw[140:144], "little")
+        kept.append(home.spool.quarantine(home.spool.store(received(raw[begin:])).spool_name))
+        if cut:
+            content = kept[-1].read_bytes()
+            kept[-1].write_bytes(content[: content.index(b"\x20\x00\x0d\x00") + 80])
+    assert erase_patient(home.settings, home.database, "P-1").files == 6 + 2
+    assert [path.exists() for path in kept] == [False, False, True]
+
+
 def test_the_ledger_forgets_whose_old_studies_were(home: Home) -> None:
     home.keeper.expire()
     assert "P-1" in home.text_of_the_ledger()
@@ -213,9 +259,12 @@ def test_the_ledger_forgets_whose_old_studies_were(home: Home) -> None:
     assert "P-1" in home.text_of_the_ledger(), "its results are not delivered yet"
     with home.database.transaction() as connection:
         connection.execute("UPDATE delivery SET state = 'stored', last_try_at = now() - interval '366 days'")
+    home.leave_traces()
     for _ in range(2):
         home.keeper.expire()
-    assert "P-1" not in home.text_of_the_ledger()
+    text = home.text_of_the_ledger()
+    assert "P-1" not in text
+    assert f"{STUDY}'" not in text
     with home.database.transaction() as connection:
         assert erasure.records(connection) == [], "nobody asked for it"
 
