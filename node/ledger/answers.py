@@ -201,8 +201,9 @@ def record_unread(connection: Connection, study_uid: str, reason_code: str, reas
         """
         INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
                             decided_at)
-        SELECT study_uid, series_uid, min(modality), '', count(*), 'not_eligible', %s, %s, now() FROM instance
-         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL GROUP BY study_uid, series_uid
+        SELECT study_uid, series_uid, min(modality), '', count(DISTINCT coalesce(duplicate_of, id)), 'not_eligible',
+               %s, %s, now() FROM instance
+         WHERE study_uid = %s AND erased_at IS NULL GROUP BY study_uid, series_uid
         ON CONFLICT (study_uid, series_uid, sop_instance_uid) DO UPDATE
            SET instances = excluded.instances, outcome = excluded.outcome, reason_code = excluded.reason_code,
                reason = excluded.reason, better_series_uid = NULL, decided_at = excluded.decided_at
