@@ -67,14 +67,19 @@ def retract(connection: Connection, answer_id: int, result_ids: list[int], note:
 
 
 def withdraw_superseded(connection: Connection, answer_id: int) -> None:
-    """What an answer's predecessor still had to send is not sent any more: it may bear a name that was corrected."""
+    """What an answer's predecessor still had to send is not sent any more: it may bear a name that was corrected.
+
+    Of what was accepted no proof is asked any more: an archive that does not keep it is not sent it again.
+    """
     connection.execute(
         """
-        UPDATE delivery d SET state = 'withdrawn', next_try_at = NULL,
-               reason = 'not sent: superseded by revision ' || a.revision
+        UPDATE delivery d SET next_try_at = NULL, proof_due_at = NULL,
+               state = CASE d.state WHEN 'stored' THEN 'stored' ELSE 'withdrawn' END,
+               reason = CASE d.state WHEN 'stored' THEN coalesce(d.reason || '; ', '') || 'no proof is asked for'
+                                     ELSE 'not sent' END || ': superseded by revision ' || a.revision
           FROM result r, answer a
          WHERE r.id = d.result_id AND a.id = %s AND r.answer_id = a.predecessor AND r.kind <> 'rejection'
-           AND d.state IN ('pending', 'parked')
+           AND (d.state IN ('pending', 'parked', 'cancelled') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)
         """,
         (answer_id,),
     )
