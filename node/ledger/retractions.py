@@ -25,8 +25,18 @@ def retractable(connection: Connection, uid: str) -> list[dict[str, Any]]:
     ).fetchall()
 
 
+def still_standing(connection: Connection, answer_id: int, result_ids: list[int]) -> list[int]:
+    """Of these results of an answer, those that are not retracted; nobody retracts any until the transaction ends."""
+    # first the lock: the statement after it sees what whoever had it before has done
+    connection.execute("SELECT FROM answer WHERE id = %s FOR NO KEY UPDATE", (answer_id,))
+    rows = connection.execute(
+        "SELECT id FROM result WHERE id = ANY(%s) AND retracted_at IS NULL ORDER BY position", (result_ids,)
+    )
+    return [int(row["id"]) for row in rows]
+
+
 def retract(connection: Connection, answer_id: int, result_ids: list[int], note: ResultRow, why: str) -> list[str]:
-    """Mark results as taken back by a note; returns the destinations that the note is to go to.
+    """Mark results, all `still_standing`, as taken back by a note; returns the destinations that the note is to go to.
 
     Those are the ones that have any of the results, or may have (a try without an answer). What was not sent is not
     sent. No further proof is asked for: an archive that obeys a note may hide what it names.
@@ -42,7 +52,7 @@ def retract(connection: Connection, answer_id: int, result_ids: list[int], note:
     ).fetchone()
     assert row is not None
     connection.execute(
-        "UPDATE result SET retracted_at = now(), retracted_by = %s WHERE id = ANY(%s) AND retracted_at IS NULL",
+        "UPDATE result SET retracted_at = now(), retracted_by = %s WHERE id = ANY(%s)",
         (row["id"], result_ids),
     )
     connection.execute(
