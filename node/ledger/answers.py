@@ -86,8 +86,8 @@ def has_been_tried(connection: Connection, study_uid: str) -> bool:
     return row is not None and row["attempts"] > 0
 
 
-def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
-    """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
+def begin_evaluation(connection: Connection, study_uid: str) -> Evaluation | None:
+    """Count one attempt; ``None`` where there is nothing to evaluate: the study is parked, cancelled or erased."""
     # first the lock: the statement after it sees what every registrar has entered that was before us at this study
     connection.execute("SELECT FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,))
     row = connection.execute(
@@ -100,17 +100,20 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
     ).fetchone()
     if row is None or row["up_to"] is None:
         return None
-    if row["attempts"] > max_attempts:
-        connection.execute(
-            "UPDATE study SET parked = %s WHERE study_uid = %s",
-            (
-                f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
-                "see the logs of node and machine, then `spine-node jobs retry`",
-                study_uid,
-            ),
-        )
-        return None
     return Evaluation(study_uid, row["up_to"], row["attempts"], row["began_at"])
+
+
+def park_after_deaths(connection: Connection, evaluation: Evaluation, max_attempts: int) -> bool:
+    """Whether none of so many attempts before this one came to an end: the study is parked, and says why."""
+    if evaluation.attempt <= max_attempts:
+        return False
+    park(
+        connection,
+        evaluation.study_uid,
+        f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
+        "see the logs of node and machine, then `spine-node jobs retry`",
+    )
+    return True
 
 
 def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:

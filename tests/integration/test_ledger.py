@@ -108,7 +108,7 @@ def test_a_passing_error_is_no_attempt(database: Database) -> None:
     with database.transaction() as connection:
         intake.register(connection, [instance("1", "1.2.3", "a")])
         for _ in range(10):
-            evaluation = answers.begin_evaluation(connection, STUDY, 3)
+            evaluation = answers.begin_evaluation(connection, STUDY)
             assert evaluation is not None
             answers.postpone_evaluation(connection, evaluation)
 
