@@ -333,7 +333,7 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
 
 @jobs_app.command("cancel")
 def jobs_cancel(study_uid: str, config: Config = None) -> None:
-    """Stop working on a study; what was not sent is not sent."""
+    """Stop working on a study: what was not sent is not sent, and nothing is sent again."""
     from node.ledger import overview
     from node.service import ledger_of
 

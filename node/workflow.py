@@ -247,14 +247,17 @@ class Workflow:
                 self._queue.wake_evaluation(connection, study_uid, wait_s)
             if wait_s is None or wait_s > 0:
                 return None
+            evaluation = answers.begin_evaluation(connection, study_uid)
+            if evaluation is None:  # somebody cancelled or erased it since it was asked whether it is quiet
+                return None
             most = max(self._settings.work.max_attempts, FEWEST_DEATHS)
-            evaluation = answers.begin_evaluation(connection, study_uid, most)
-            if evaluation is None:
-                reason = "its worker died in each attempt"
-                intake.record_event(connection, "study_parked", study_uid, {"reason": reason})
-                log.error("study parked", study=_short(study_uid))
-                TALLY.count(EVALUATIONS, "parked")
-            return evaluation
+            if not answers.park_after_deaths(connection, evaluation, most):
+                return evaluation
+            reason = "its worker died in each attempt"
+            intake.record_event(connection, "study_parked", study_uid, {"reason": reason})
+        log.error("study parked", study=_short(study_uid))
+        TALLY.count(EVALUATIONS, "parked")
+        return None
 
     def _unregistered_files(self, connection: psycopg.Connection[dict[str, Any]]) -> bool:
         """Whether acknowledged files wait for the registrar; younger ones are late images like any other.

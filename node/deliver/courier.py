@@ -85,13 +85,9 @@ class Courier:
             with self._database.transaction() as connection:
                 for row in proofs.unproven(connection, answer_id, destination):
                     sentence = f"stored, and nobody could be asked for a proof: {reason}"
-                    proofs.park(connection, row["id"], sentence)
-                    intake.record_event(
-                        connection,
-                        "delivery_parked",
-                        row["sop_instance_uid"],
-                        {"reason": sentence, "kind": row["kind"]},
-                    )
+                    if proofs.park(connection, row["id"], sentence):
+                        detail = {"reason": sentence, "kind": row["kind"]}
+                        intake.record_event(connection, "delivery_parked", row["sop_instance_uid"], detail)
 
     def _not_sent(self, answer_id: int, destination: str, error: Exception) -> None:
         """Note what is left over. The machine's troubles (disk, memory) pass; of an error of the code nobody knows."""

@@ -115,7 +115,7 @@ class Prover:
     def _ask_by_query(self, rows: list[dict[str, Any]], target: Destination) -> None:
         ids = [row["id"] for row in rows]
         with self._database.transaction() as connection:
-            proofs.asked(connection, ids, min(self._patience_s(row) for row in rows))
+            asked_at = proofs.asked(connection, ids, min(self._patience_s(row) for row in rows))
         objects = [(row["series_uid"], row["sop_instance_uid"]) for row in rows]
         try:
             there = query.present(Peer.of(target, self._settings), rows[0]["study_uid"], objects)
@@ -133,7 +133,8 @@ class Prover:
                 if row["sop_instance_uid"] in there:
                     proofs.confirm(connection, row["id"], "find")
                 elif row["proof_requests"] + 1 >= looked:
-                    reason = proofs.not_kept(connection, row["id"], NO_SUCH_OBJECT, Next.SEND_AGAIN, self._rules)
+                    step = Next.SEND_AGAIN
+                    reason = proofs.not_kept(connection, row["id"], asked_at, NO_SUCH_OBJECT, step, self._rules)
                     if reason is not None:
                         _record(connection, "delivery_parked", row, reason)
 
@@ -145,8 +146,8 @@ class Prover:
             for row in rows:
                 if row["stored_s"] > rules.give_up_after_s:
                     sentence = f"stored, and nobody could be asked for a proof: {reason}"
-                    proofs.park(connection, row["id"], sentence)
-                    _record(connection, "delivery_parked", row, sentence)
+                    if proofs.park(connection, row["id"], sentence):
+                        _record(connection, "delivery_parked", row, sentence)
                     continue
                 if row["proof_failures"] == 0:
                     _record(connection, "proof_not_asked", row, reason)

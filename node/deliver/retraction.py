@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -69,27 +70,43 @@ class Retractor:
         """
         with self._database.transaction() as connection:
             rows = retractions.retractable(connection, uid)
-        if not rows:
-            raise RetractionError(f"the ledger has no result, series or study {uid} with results that stand")
-        return [
+        done = [
             self._take_back(answer_id, list(group), reason, reason.title.meaning)
             for answer_id, group in groupby(rows, key=lambda row: row["answer_id"])
         ]
+        taken_back = [item for item in done if item is not None]
+        if not taken_back:
+            raise RetractionError(f"the ledger has no result, series or study {uid} with results that stand")
+        return taken_back
 
     def reject_superseded(self) -> int:
         """Take back former revisions whose successor has arrived; returns of how many answers."""
         with self._database.transaction() as connection:
             found = retractions.superseded(connection)
+        done = 0
         for row in found:
             with self._database.transaction() as connection:
                 rows = retractions.results_that_stand(connection, row["answer_id"])
             try:
-                self._take_back(row["answer_id"], rows, Reason.QUALITY, f"superseded by revision {row['revision']}")
+                why = f"superseded by revision {row['revision']}"
+                done += self._take_back(row["answer_id"], rows, Reason.QUALITY, why) is not None
             except RetractionError as error:
                 log.warning("a former revision was not taken back", reason=str(error))
-        return len(found)
+        return done
 
-    def _take_back(self, answer_id: int, rows: list[dict[str, Any]], reason: Reason, why: str) -> Retracted:
+    def _take_back(self, answer_id: int, rows: list[dict[str, Any]], reason: Reason, why: str) -> Retracted | None:
+        """One note for what stands of these results of an answer; ``None`` where others took all of it back before."""
+        while rows:
+            done = self._try_to_take_back(answer_id, rows, reason, why)
+            if isinstance(done, Retracted):
+                return done
+            rows = [row for row in rows if row["id"] in done]
+        return None
+
+    def _try_to_take_back(
+        self, answer_id: int, rows: list[dict[str, Any]], reason: Reason, why: str
+    ) -> Retracted | list[int]:
+        """One note for all of these results; where others took some of them back meanwhile, the ids of the rest."""
         study_uid = rows[0]["study_uid"]
         rejected = [
             DocumentReference(study_uid, row["series_uid"], row["sop_class_uid"], row["sop_instance_uid"])
@@ -98,10 +115,16 @@ class Retractor:
         header = self._header(answer_id, study_uid, rows)
         note = rejection_note(header, rejected, reason, self._maker, datetime.now().astimezone())
         entry = self._write(answer_id, note)
+        ids = [row["id"] for row in rows]
         with self._database.transaction() as connection:
-            destinations = retractions.retract(connection, answer_id, [row["id"] for row in rows], entry, why)
-            for destination in destinations:
-                self._queue.wake_delivery(connection, answer_id, destination)
+            standing = retractions.still_standing(connection, answer_id, ids)
+            if standing == ids:
+                destinations = retractions.retract(connection, answer_id, ids, entry, why)
+                for destination in destinations:
+                    self._queue.wake_delivery(connection, answer_id, destination)
+        if standing != ids:
+            shutil.rmtree((self._settings.outbox_dir / entry.outbox_name).parent, ignore_errors=True)
+            return standing
         log.info("retracted", results=len(rows), destinations=destinations)
         kinds = tuple(row["kind"] for row in rows)
         return Retracted(study_uid, answer_id, kinds, entry.sop_instance_uid, tuple(destinations))

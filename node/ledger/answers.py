@@ -94,8 +94,8 @@ def has_been_tried(connection: Connection, study_uid: str) -> bool:
     return row is not None and row["attempts"] > 0
 
 
-def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) -> Evaluation | None:
-    """Count one attempt; ``None`` once there were too many: the study is parked, and says why."""
+def begin_evaluation(connection: Connection, study_uid: str) -> Evaluation | None:
+    """Count one attempt; ``None`` where there is nothing to evaluate: the study is parked, cancelled or erased."""
     # first the lock: the statement after it sees what every registrar has entered that was before us at this study
     connection.execute("SELECT FROM study WHERE study_uid = %s FOR UPDATE", (study_uid,))
     row = connection.execute(
@@ -108,17 +108,20 @@ def begin_evaluation(connection: Connection, study_uid: str, max_attempts: int) 
     ).fetchone()
     if row is None or row["up_to"] is None:
         return None
-    if row["attempts"] > max_attempts:
-        connection.execute(
-            "UPDATE study SET parked = %s WHERE study_uid = %s",
-            (
-                f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
-                "see the logs of node and machine, then `spine-node jobs retry`",
-                study_uid,
-            ),
-        )
-        return None
     return Evaluation(study_uid, row["up_to"], row["attempts"], row["began_at"])
+
+
+def park_after_deaths(connection: Connection, evaluation: Evaluation, max_attempts: int) -> bool:
+    """Whether none of so many attempts before this one came to an end: the study is parked, and says why."""
+    if evaluation.attempt <= max_attempts:
+        return False
+    park(
+        connection,
+        evaluation.study_uid,
+        f"stopped after {max_attempts} attempts: its worker was killed or ended in each (too little memory?); "
+        "see the logs of node and machine, then `spine-node jobs retry`",
+    )
+    return True
 
 
 def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
@@ -228,8 +231,9 @@ def record_unread(connection: Connection, study_uid: str, reason_code: str, reas
         """
         INSERT INTO series (study_uid, series_uid, modality, description, instances, outcome, reason_code, reason,
                             decided_at)
-        SELECT study_uid, series_uid, min(modality), '', count(*), 'not_eligible', %s, %s, now() FROM instance
-         WHERE study_uid = %s AND erased_at IS NULL AND duplicate_of IS NULL GROUP BY study_uid, series_uid
+        SELECT study_uid, series_uid, min(modality), '', count(DISTINCT coalesce(duplicate_of, id)), 'not_eligible',
+               %s, %s, now() FROM instance
+         WHERE study_uid = %s AND erased_at IS NULL GROUP BY study_uid, series_uid
         ON CONFLICT (study_uid, series_uid, sop_instance_uid) DO UPDATE
            SET instances = excluded.instances, outcome = excluded.outcome, reason_code = excluded.reason_code,
                reason = excluded.reason, better_series_uid = NULL, decided_at = excluded.decided_at

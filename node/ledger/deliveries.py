@@ -53,19 +53,21 @@ def mark_stored(
 ) -> None:
     """The destination answered success or a warning: it says that it has the object.
 
-    That holds also for what was cancelled or retracted while it was on its way; a rejection note then follows it.
+    That holds also for what was cancelled, superseded or retracted while it was on its way; a rejection note then
+    follows what was retracted.
 
     Parameters
     ----------
     prove
-        Whether the destination is to be asked for a proof.
+        Whether the destination is to be asked for a proof of what is wanted there.
     """
     connection.execute(
         """
-        UPDATE delivery d SET state = 'stored', attempts = attempts + 1, status_code = %s, reason = %s,
+        UPDATE delivery SET state = 'stored', attempts = attempts + 1, status_code = %s,
+               reason = coalesce(%s, CASE state WHEN 'cancelled' THEN reason END),
                stored_at = now(), first_try_at = coalesce(first_try_at, now()), last_try_at = now(), next_try_at = NULL,
-               proof_due_at = CASE WHEN %s AND r.retracted_at IS NULL THEN now() END, proof_requests = 0
-          FROM result r WHERE r.id = d.result_id AND d.id = %s AND d.state IN ('pending', 'cancelled', 'withdrawn')
+               proof_due_at = CASE WHEN %s AND state = 'pending' THEN now() END, proof_requests = 0
+         WHERE id = %s AND state IN ('pending', 'cancelled', 'withdrawn')
         """,
         (status_code, reason, prove, delivery_id),
     )

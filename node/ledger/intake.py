@@ -38,7 +38,7 @@ def register(connection: Connection, rows: list[InstanceRow]) -> set[str]:
     """Enter receptions; those already entered are left as they are. Returns the studies that changed.
 
     A reception with the UID and the bytes of the one before it is a duplicate: kept in the ledger, no news for the
-    study. A correction that is taken back is news again.
+    study. A correction that is taken back is news again, and so is what comes again after every copy of it was erased.
     """
     _one_at_a_time(connection, {row.study_uid for row in rows})
     news: Counter[str] = Counter()
@@ -133,19 +133,22 @@ def same_objects(connection: Connection, rows: list[InstanceRow]) -> list[dict[s
 
 
 def replace_lost(connection: Connection, ids: list[int]) -> set[int]:
-    """Let a duplicate take the place of each of these receptions, whose file is lost; the ids that have one."""
+    """Give up those of these receptions, whose files are lost, of which another copy is there; their ids.
+
+    The copy takes the place by itself: see `instances_of`.
+    """
     replaced = connection.execute(
         """
-        UPDATE instance SET duplicate_of = CASE WHEN instance.id <> heir.id THEN heir.id END
-          FROM (SELECT min(id) AS id, duplicate_of AS lost FROM instance
-                 WHERE duplicate_of = ANY(%s) AND id <> ALL(%s) AND erased_at IS NULL GROUP BY duplicate_of) heir
-         WHERE instance.duplicate_of = heir.lost RETURNING heir.lost
+        UPDATE instance lost SET erased_at = now()
+         WHERE id = ANY(%s) AND EXISTS (
+               SELECT 1 FROM instance heir
+                WHERE heir.sop_instance_uid = lost.sop_instance_uid AND heir.erased_at IS NULL AND heir.id <> ALL(%s)
+                  AND coalesce(heir.duplicate_of, heir.id) = coalesce(lost.duplicate_of, lost.id))
+        RETURNING id
         """,
         (ids, ids),
-    ).fetchall()
-    found = {row["lost"] for row in replaced}
-    mark_erased(connection, list(found))
-    return found
+    )
+    return {int(row["id"]) for row in replaced}
 
 
 def registered_per_hour(connection: Connection, since: datetime) -> dict[str, int]:
@@ -161,14 +164,16 @@ def registered_per_hour(connection: Connection, since: datetime) -> dict[str, in
 def instances_of(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
     """Receptions of a study whose files are there, without duplicates, in order of arrival.
 
-    ``arrived_at`` is when these bytes came first, whichever of their receptions the ledger takes for a duplicate.
+    Of an image and its duplicates the first that is there stands for all: a duplicate outlives its original, which is
+    past its retention before it. ``arrived_at`` is when these bytes came first, of the receptions that are there.
     """
     return connection.execute(
         """
         SELECT id, spool_name, series_uid, sha256, transfer_syntax, arrived_at
-          FROM (SELECT *, min(received_at) OVER (PARTITION BY sop_instance_uid, sha256) AS arrived_at FROM instance
+          FROM (SELECT *, min(received_at) OVER (PARTITION BY sop_instance_uid, sha256) AS arrived_at,
+                       min(id) OVER (PARTITION BY coalesce(duplicate_of, id)) AS first_id FROM instance
                  WHERE study_uid = %s AND erased_at IS NULL) here
-         WHERE duplicate_of IS NULL ORDER BY id
+         WHERE id = first_id ORDER BY id
         """,
         (study_uid,),
     ).fetchall()
@@ -239,7 +244,7 @@ def expired(
         SELECT i.id, i.spool_name FROM due JOIN instance i USING (study_uid) LEFT JOIN study s USING (study_uid)
          WHERE i.erased_at IS NULL AND i.received_at < due.kept_from
            AND (s.study_uid IS NULL
-                OR (s.evaluated_up_to >= i.id OR i.duplicate_of IS NOT NULL) AND s.parked IS NULL
+                OR s.evaluated_up_to >= coalesce(i.duplicate_of, i.id) AND s.parked IS NULL
                 OR s.parked IN ('cancelled by hand', 'erased'))
          ORDER BY i.id LIMIT %(limit)s
         """,

@@ -60,7 +60,9 @@ def study(connection: Connection, study_uid: str) -> dict[str, Any] | None:
 def retry(connection: Connection, study_uid: str, destinations: Collection[str]) -> int:
     """Take a study and its parked deliveries to ``destinations`` up again. Returns how many things that changed.
 
-    A delivery to a destination that is not configured stays parked: nobody works on its queue (`unconfigured`).
+    A delivery to a destination that is not configured stays parked: nobody works on its queue (`unconfigured`). Of what
+    a destination had accepted before the study was cancelled a proof is asked for again, unless it is retracted or
+    superseded.
     """
     unparked = connection.execute(
         """
@@ -79,7 +81,17 @@ def retry(connection: Connection, study_uid: str, destinations: Collection[str])
         """,
         (study_uid, list(destinations)),
     ).rowcount
-    return unparked + resumed
+    unproven = connection.execute(
+        """
+        UPDATE delivery d SET proof_due_at = now(), proof_requests = 0, proof_failures = 0, reason = NULL
+          FROM result r JOIN answer a ON a.id = r.answer_id
+         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'stored' AND d.proof_due_at IS NULL
+           AND d.reason = 'cancelled by hand' AND d.destination = ANY(%s) AND r.retracted_at IS NULL
+           AND NOT EXISTS (SELECT 1 FROM answer n WHERE n.predecessor = a.id AND n.state = 'done' AND n.sent)
+        """,
+        (study_uid, list(destinations)),
+    ).rowcount
+    return unparked + resumed + unproven
 
 
 def to_send(connection: Connection, study_uid: str) -> list[tuple[int, str]]:
@@ -110,15 +122,20 @@ def unconfigured(connection: Connection, study_uid: str, destinations: Collectio
 
 
 def cancel(connection: Connection, study_uid: str) -> int:
-    """Stop working on a study: it is parked, and what was not sent is not sent. Returns how many things changed."""
+    """Stop working on a study: it is parked, and what was not sent is not sent. Returns how many things changed.
+
+    No proof is asked for any more of what was accepted: an archive that does not keep it is not sent it again.
+    """
     parked = connection.execute(
         "UPDATE study SET parked = 'cancelled by hand' WHERE study_uid = %s AND parked IS NULL", (study_uid,)
     ).rowcount
     cancelled = connection.execute(
         """
-        UPDATE delivery d SET state = 'cancelled', reason = 'cancelled by hand', next_try_at = NULL
+        UPDATE delivery d SET state = CASE d.state WHEN 'pending' THEN 'cancelled' ELSE d.state END,
+               reason = 'cancelled by hand', next_try_at = NULL, proof_due_at = NULL
           FROM result r JOIN answer a ON a.id = r.answer_id
-         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'pending'
+         WHERE r.id = d.result_id AND a.study_uid = %s
+           AND (d.state = 'pending' OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)
         """,
         (study_uid,),
     ).rowcount

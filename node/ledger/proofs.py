@@ -1,13 +1,16 @@
 """What proves that a destination has a result: storage commitment (PS3.4 Annex J) or a query.
 
 A transaction is entered before it is asked for, and never taken out again: a report that comes late, twice or after a
-restart finds its transaction. A delivery is asked for again while ``proof_due_at`` is set.
+restart finds its transaction. A delivery is asked for again while ``proof_due_at`` is set. Whoever retracts, supersedes
+or cancels clears it, perhaps while a question is under way: what is found out then changes nothing any more, but that
+the destination has the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
@@ -97,16 +100,23 @@ def request(
     asked(connection, delivery_ids, patience_s)
 
 
-def asked(connection: Connection, delivery_ids: Sequence[int], patience_s: float) -> None:
-    """A proof of these deliveries is being asked for; they are not due again for ``patience_s``."""
+def asked(connection: Connection, delivery_ids: Sequence[int], patience_s: float) -> datetime:
+    """A proof of these deliveries is being asked for; they are not due again for ``patience_s``. Returns when that is.
+
+    The time is the database's.
+    """
     connection.execute(
         """
         UPDATE delivery SET proof_requests = proof_requests + 1,
                proof_due_at = now() + make_interval(secs => %s)
-         WHERE id = ANY(%s) AND state = 'stored'
+         WHERE id = ANY(%s) AND state = 'stored' AND proof_due_at IS NOT NULL
         """,
         (patience_s, list(delivery_ids)),
     )
+    row = connection.execute("SELECT now() AS at").fetchone()
+    assert row is not None
+    at: datetime = row["at"]
+    return at
 
 
 def accepted(connection: Connection, transaction_uid: str) -> None:
@@ -127,7 +137,7 @@ def not_asked(connection: Connection, delivery_ids: Sequence[int], reason: str, 
         """
         UPDATE delivery SET proof_requests = greatest(0, proof_requests - 1), proof_failures = proof_failures + 1,
                proof_due_at = now() + make_interval(secs => %s), reason = %s
-         WHERE id = ANY(%s) AND state = 'stored'
+         WHERE id = ANY(%s) AND state = 'stored' AND proof_due_at IS NOT NULL
         """,
         (retry_in_s, reason, list(delivery_ids)),
     )
@@ -181,11 +191,10 @@ def report(
         uid, delivery_id = item["sop_instance_uid"], item["delivery_id"]
         if uid in failed:
             _outcome(connection, transaction_uid, delivery_id, "failed", failed[uid])
-            since = transaction["requested_at"]
-            if _is_unproven(connection, delivery_id, since):
-                sentence = not_kept(connection, delivery_id, failed[uid], next_step(failed[uid]), rules)
-                if sentence is not None:
-                    parked[uid] = sentence
+            asked_at = transaction["requested_at"]
+            sentence = not_kept(connection, delivery_id, asked_at, failed[uid], next_step(failed[uid]), rules)
+            if sentence is not None:
+                parked[uid] = sentence
         elif uid in vouched:
             _outcome(connection, transaction_uid, delivery_id, "committed", None)
             confirm(connection, delivery_id, "storage_commitment", transaction_uid)
@@ -211,8 +220,16 @@ def confirm(connection: Connection, delivery_id: int, proved_by: str, transactio
     )
 
 
-def not_kept(connection: Connection, delivery_id: int, failure_reason: int, step: Next, rules: Rules) -> str | None:
-    """The destination does not vouch for a stored object. Returns why it was parked, ``None`` where it was not."""
+def not_kept(
+    connection: Connection, delivery_id: int, asked_at: datetime, failure_reason: int, step: Next, rules: Rules
+) -> str | None:
+    """The destination does not vouch for a stored object. Returns why it was parked, ``None`` where it was not.
+
+    The answer to what was asked at ``asked_at`` counts no more where the object was stored again or proven since, nor
+    where no proof of it is wanted any more: it was retracted, superseded or cancelled.
+    """
+    if not _is_unproven(connection, delivery_id, asked_at):
+        return None
     if step is Next.ASK_BY_QUERY:
         connection.execute(
             "UPDATE delivery SET proof_requests = %s, proof_due_at = now() WHERE id = %s",
@@ -238,12 +255,19 @@ def not_kept(connection: Connection, delivery_id: int, failure_reason: int, step
     return sentence
 
 
-def park(connection: Connection, delivery_id: int, reason: str) -> None:
-    """Whether the destination has the object cannot be found out: a person must look."""
-    connection.execute(
-        "UPDATE delivery SET state = 'parked', reason = %s, proof_due_at = NULL WHERE id = %s AND state = 'stored'",
+def park(connection: Connection, delivery_id: int, reason: str) -> bool:
+    """Whether the destination has the object cannot be found out: a person must look, unless no proof is wanted now.
+
+    Returns whether it was parked.
+    """
+    parked = connection.execute(
+        """
+        UPDATE delivery SET state = 'parked', reason = %s, proof_due_at = NULL
+         WHERE id = %s AND state = 'stored' AND proof_due_at IS NOT NULL
+        """,
         (reason, delivery_id),
     )
+    return parked.rowcount == 1
 
 
 def ask_no_more(connection: Connection, answer_id: int, destination: str, reason: str) -> None:
@@ -258,13 +282,14 @@ def ask_no_more(connection: Connection, answer_id: int, destination: str, reason
     )
 
 
-def _is_unproven(connection: Connection, delivery_id: int, requested_at: Any) -> bool:
-    """Whether a "no" to a request still counts: not where the object was stored again, proven or retracted since."""
+def _is_unproven(connection: Connection, delivery_id: int, asked_at: datetime) -> bool:
+    """Whether a "no" to what was asked then still counts; that stays so until the transaction ends."""
     row = connection.execute(
         """
         SELECT 1 FROM delivery WHERE id = %s AND state = 'stored' AND stored_at <= %s AND proof_due_at IS NOT NULL
+           FOR NO KEY UPDATE
         """,
-        (delivery_id, requested_at),
+        (delivery_id, asked_at),
     ).fetchone()
     return row is not None
 

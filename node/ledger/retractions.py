@@ -25,8 +25,18 @@ def retractable(connection: Connection, uid: str) -> list[dict[str, Any]]:
     ).fetchall()
 
 
+def still_standing(connection: Connection, answer_id: int, result_ids: list[int]) -> list[int]:
+    """Of these results of an answer, those that are not retracted; nobody retracts any until the transaction ends."""
+    # first the lock: the statement after it sees what whoever had it before has done
+    connection.execute("SELECT FROM answer WHERE id = %s FOR NO KEY UPDATE", (answer_id,))
+    rows = connection.execute(
+        "SELECT id FROM result WHERE id = ANY(%s) AND retracted_at IS NULL ORDER BY position", (result_ids,)
+    )
+    return [int(row["id"]) for row in rows]
+
+
 def retract(connection: Connection, answer_id: int, result_ids: list[int], note: ResultRow, why: str) -> list[str]:
-    """Mark results as taken back by a note; returns the destinations that the note is to go to.
+    """Mark results, all `still_standing`, as taken back by a note; returns the destinations that the note is to go to.
 
     Those are the ones that have any of the results, or may have (a try without an answer). What was not sent is not
     sent. No further proof is asked for: an archive that obeys a note may hide what it names.
@@ -42,7 +52,7 @@ def retract(connection: Connection, answer_id: int, result_ids: list[int], note:
     ).fetchone()
     assert row is not None
     connection.execute(
-        "UPDATE result SET retracted_at = now(), retracted_by = %s WHERE id = ANY(%s) AND retracted_at IS NULL",
+        "UPDATE result SET retracted_at = now(), retracted_by = %s WHERE id = ANY(%s)",
         (row["id"], result_ids),
     )
     connection.execute(
@@ -67,14 +77,19 @@ def retract(connection: Connection, answer_id: int, result_ids: list[int], note:
 
 
 def withdraw_superseded(connection: Connection, answer_id: int) -> None:
-    """What an answer's predecessor still had to send is not sent any more: it may bear a name that was corrected."""
+    """What an answer's predecessor still had to send is not sent any more: it may bear a name that was corrected.
+
+    Of what was accepted no proof is asked any more: an archive that does not keep it is not sent it again.
+    """
     connection.execute(
         """
-        UPDATE delivery d SET state = 'withdrawn', next_try_at = NULL,
-               reason = 'not sent: superseded by revision ' || a.revision
+        UPDATE delivery d SET next_try_at = NULL, proof_due_at = NULL,
+               state = CASE d.state WHEN 'stored' THEN 'stored' ELSE 'withdrawn' END,
+               reason = CASE d.state WHEN 'stored' THEN coalesce(d.reason || '; ', '') || 'no proof is asked for'
+                                     ELSE 'not sent' END || ': superseded by revision ' || a.revision
           FROM result r, answer a
          WHERE r.id = d.result_id AND a.id = %s AND r.answer_id = a.predecessor AND r.kind <> 'rejection'
-           AND d.state IN ('pending', 'parked')
+           AND (d.state IN ('pending', 'parked', 'cancelled') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL)
         """,
         (answer_id,),
     )

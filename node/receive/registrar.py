@@ -190,7 +190,6 @@ class Registrar:
         before = intake.same_objects(connection, rows)
         lost = [row["id"] for row in before if _is_gone(self._spool.path(row["spool_name"]))]
         if lost:
-            intake.replace_lost(connection, lost)
             intake.mark_erased(connection, lost)
 
     def _wake_study(self, connection: psycopg.Connection[Any], study_uid: str) -> None:

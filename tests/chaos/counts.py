@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +36,34 @@ def record(fault: str, **counts: Any) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a", encoding="utf-8") as file:  # one write of one line: whole, whoever else appends
             file.write(line + "\n")
+
+
+def unexplained_answers(connection: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Finished answers that should not be: more than one of an input, and not because images of it came later.
+
+    An input is what a pipeline answers of a study: a series, or a radiograph. Its first answer needs no explanation;
+    each one after it is the next revision, and rests on an image, no duplicate, that the one before did not have. The
+    last one rests on every image.
+    """
+    return connection.execute(
+        """
+        WITH finished AS (
+            SELECT *, (provenance->>'last_instance_id')::bigint AS rests_on, row_number() OVER input AS place,
+                   lag((provenance->>'last_instance_id')::bigint) OVER input AS former_on,
+                   lead(id) OVER input IS NULL AS is_last
+              FROM answer WHERE state = 'done'
+            WINDOW input AS (PARTITION BY study_uid, pipeline, series_uid, sop_instance_uid ORDER BY id)
+        )
+        SELECT study_uid, pipeline, revision, rests_on, former_on FROM finished f
+         WHERE revision <> place
+            OR place > 1 AND NOT EXISTS (SELECT 1 FROM instance i
+                                          WHERE i.study_uid = f.study_uid AND i.series_uid = f.series_uid
+                                            AND i.duplicate_of IS NULL AND i.id > former_on AND i.id <= rests_on)
+            OR is_last AND EXISTS (SELECT 1 FROM instance i
+                                    WHERE i.study_uid = f.study_uid AND i.series_uid = f.series_uid
+                                      AND i.duplicate_of IS NULL AND i.id > rests_on)
+        """
+    ).fetchall()
 
 
 def end_to_end(

@@ -222,7 +222,7 @@ def _rows_read(connection: Any, study_uid: str, new_uid: str) -> dict[str, int]:
         "the list of studies": lambda: overview.studies(connection),
         "one more instance": lambda: intake.register(connection, [instance(new_uid, new_uid, "x")]),
         "the same once more": lambda: intake.register(connection, [instance(f"{new_uid} again", new_uid, "x")]),
-        "a claim": lambda: answers.begin_evaluation(connection, study_uid, 30),
+        "a claim": lambda: answers.begin_evaluation(connection, study_uid),
     }.items():
         looked = Reads(connection)
         ask()

@@ -15,12 +15,14 @@ from psycopg_pool import PoolTimeout
 
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import RunningNode, stage
-from node.ledger import overview
+from node.ledger import Database, intake, overview
 from node.service import ledger_of
-from tests.chaos.counts import record
+from tests import ledger
+from tests.chaos.counts import record, unexplained_answers
 from tests.chaos.department import RESULTS_PER_ANSWER, Department
 from tests.chaos.killer import Killer
 from tests.conftest import wait_until
+from tests.integration.test_ledger import instance
 
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.chaos]
 
@@ -57,6 +59,7 @@ def test_random_kills_lose_nothing_and_repeat_only_the_same_bytes(
                 last = connection.execute(
                     "SELECT DISTINCT ON (study_uid) study_uid, status, state FROM answer ORDER BY study_uid, id DESC"
                 ).fetchall()
+                unexplained = unexplained_answers(connection)
             quarantined = list((node.settings.spool_dir / "quarantine").glob("*"))
         digests: dict[str, set[str]] = {}
         for item in pacs.received:
@@ -79,6 +82,7 @@ def test_random_kills_lose_nothing_and_repeat_only_the_same_bytes(
         assert len(entered) == 12 * len(department.studies)
         assert {row["status"] for row in last} == {"not_evaluable"}
         assert len(last) == len(department.studies)
+        assert unexplained == [], "one answer of each series, and one more only where images of it came later"
         assert len(results) == RESULTS_PER_ANSWER * answers
         assert set(digests) == results
         assert {len(found) for found in digests.values()} == {1}, "one digest under one UID"
@@ -97,3 +101,21 @@ def _done(node: RunningNode, studies: int) -> bool:
         and all(study["state"] == "evaluated" and study["answers"] for study in found)
         and not any(study["deliveries"].get("pending") for study in found)
     )
+
+
+def test_an_answer_that_no_image_explains_is_seen(database: Database) -> None:
+    with database.transaction() as connection:
+        for number, (uid, digest) in enumerate((("1.2.1", "a"), ("1.2.1", "a"), ("1.2.2", "a")), 1):
+            intake.register(connection, [instance(str(number), uid, digest)])
+            ledger.finish(connection, ledger.claim(connection, f"in{number}"), [])
+            connection.execute(
+                "UPDATE answer SET provenance = jsonb_build_object('last_instance_id', %s::bigint) WHERE id = %s",
+                (number, number),
+            )
+        assert [row["revision"] for row in unexplained_answers(connection)] == [2], "a duplicate explains nothing"
+        connection.execute("UPDATE answer SET state = 'superseded' WHERE id = 2")
+        assert [row["revision"] for row in unexplained_answers(connection)] == [3], "the second one is missing"
+        connection.execute("UPDATE answer SET revision = 2 WHERE id = 3")
+        assert unexplained_answers(connection) == []
+        intake.register(connection, [instance("4", "1.2.3", "a")])
+        assert [row["revision"] for row in unexplained_answers(connection)] == [2], "it does not rest on all of them"

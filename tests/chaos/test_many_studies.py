@@ -68,7 +68,7 @@ def questions(connection: Any, study_uid: str) -> dict[str, Callable[[], object]
         "jobs": lambda: figures.jobs(connection),
         "the list of studies": lambda: overview.studies(connection),
         "one more instance": lambda: intake.register(connection, [instance("1.2.3", "1.2.3", "x")]),
-        "a claim": lambda: answers.begin_evaluation(connection, study_uid, 30),
+        "a claim": lambda: answers.begin_evaluation(connection, study_uid),
     }
 
 

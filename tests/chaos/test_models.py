@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset
 
 from inference.runtime import CPU, Models, load_models
 from node import workflow
+from node.erasing import erase_patient
 from node.keeper import Keeper
-from node.ledger import Database, overview
+from node.ledger import Database, answers, intake, overview
 from node.metrics.tally import EVALUATIONS, TALLY
 from node.service import Child
 from node.settings import Settings, load_settings
@@ -174,6 +175,45 @@ def test_a_study_that_waited_in_a_process_without_memory_is_not_begun_there(hous
     dying.evaluate_study(other)
     assert _attempts(house.database) == {STUDY: 1, other: 0}
     assert TALLY.read()[EVALUATIONS.name, ("failed",)] == before + 1
+
+
+@pytest.mark.parametrize("meanwhile", ["cancelled", "erased"])
+def test_a_study_that_is_taken_away_before_it_is_begun_is_not_said_to_have_killed_its_worker(
+    house: CtHouse, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    def taken_away(*_: object) -> bool:
+        if meanwhile == "erased":
+            assert erase_patient(house.settings, house.database, str(LATERAL.dataset().PatientID)).studies == 1
+            return False
+        with house.database.transaction() as connection:
+            assert overview.cancel(connection, STUDY) == 1
+        return False
+
+    monkeypatch.setattr(Workflow, "_unregistered_files", taken_away)
+    before = TALLY.read().get((EVALUATIONS.name, ("parked",)), 0)
+    house.receive(LATERAL.dataset())
+    assert TALLY.read().get((EVALUATIONS.name, ("parked",)), 0) == before
+    assert _events(house.database) == []
+
+
+def test_a_study_whose_worker_died_in_each_attempt_is_parked_and_an_event_says_so(house: CtHouse) -> None:
+    begun = house.evaluate
+    house.evaluate = lambda: None  # type: ignore[method-assign]
+    house.receive(LATERAL.dataset())
+    with house.database.transaction() as connection:
+        for _ in range(house.settings.work.max_attempts):
+            assert answers.begin_evaluation(connection, STUDY) is not None
+    begun()
+    assert house.study()["parked"].startswith("stopped after 3 attempts: its worker was killed or ended in each")
+    assert _events(house.database) == [{"reason": "its worker died in each attempt"}]
+    begun()
+    assert len(_events(house.database)) == 1
+
+
+def _events(database: Database) -> list[dict[str, Any]]:
+    """Details of the events of parked studies, of erased ones, too."""
+    with database.transaction() as connection:
+        return [row["detail"] for row in intake.events(connection, 100) if row["kind"] == "study_parked"]
 
 
 def test_a_study_that_never_finds_enough_memory_is_parked_and_analysed_when_asked_for(house: CtHouse) -> None:

@@ -315,7 +315,7 @@ def test_only_studies_with_news_are_asked_about_and_none_of_them_is_forgotten(da
 
     def begin() -> answers.Evaluation:
         with database.transaction() as connection:
-            evaluation = answers.begin_evaluation(connection, STUDY, 3)
+            evaluation = answers.begin_evaluation(connection, STUDY)
         assert evaluation is not None
         return evaluation
 

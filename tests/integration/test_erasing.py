@@ -200,7 +200,7 @@ def test_a_worker_that_is_busy_is_waited_for_and_nothing_more_is_begun(home: Hom
         erase_patient(home.settings, home.database, "P-1", patience_s=0.3)
     assert len(list(home.spool.names())) == 3
     with home.database.transaction() as connection:
-        assert answers.begin_evaluation(connection, STUDY, 3) is None
+        assert answers.begin_evaluation(connection, STUDY) is None
         connection.execute("DELETE FROM procrastinate_jobs")
     assert erase_patient(home.settings, home.database, "P-1", patience_s=0.3).images == 3
 

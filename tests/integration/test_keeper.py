@@ -51,7 +51,7 @@ class House:
 
     def evaluated(self) -> None:
         with self.database.transaction() as connection:
-            evaluation = answers.begin_evaluation(connection, STUDY, 3)
+            evaluation = answers.begin_evaluation(connection, STUDY)
             assert evaluation is not None
             answers.end_evaluation(connection, evaluation)
 
@@ -84,8 +84,9 @@ def test_an_evaluated_or_parked_study_is_left_alone(house: House) -> None:
 
 def test_a_study_that_fails_again_and_again_is_parked(house: House) -> None:
     with house.database.transaction() as connection:
-        begun = [answers.begin_evaluation(connection, STUDY, 3) for _ in range(4)]
-    assert [evaluation is not None for evaluation in begun] == [True, True, True, False]
+        begun = [answers.begin_evaluation(connection, STUDY) for _ in range(4)]
+        assert [answers.park_after_deaths(connection, found, 3) for found in begun if found] == [False] * 3 + [True]
+        assert answers.begin_evaluation(connection, STUDY) is None, "parked is parked"
     assert "stopped after 3 attempts" in house.value("SELECT parked FROM study")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -294,3 +295,73 @@ def test_a_former_revision_is_rejected_where_a_site_asks_for_it_and_not_before_t
     desk.deliver()
     notes = [item for item in archive.received if item.sop_class_uid == KeyObjectSelectionDocumentStorage]
     assert len(notes) == int(wanted)
+
+
+class TestTwoAtOnce:
+    """Two machines' keepers, or a keeper and the command line."""
+
+    @pytest.fixture
+    def desk(self, tmp_path: Path, database: Database, archive: Archive) -> Desk:
+        """A former revision and its successor, both of which the archive has."""
+        desk = Desk(tmp_path, database, archive.port, reject_superseded=True)
+        desk.deliver()
+        desk.courier.deliver(revise(desk), "pacs")
+        return desk
+
+    @staticmethod
+    def notes(desk: Desk) -> list[int]:
+        """Results that each note names, in order of the notes."""
+        with desk.database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT (SELECT count(*) FROM result r WHERE r.retracted_by = n.id) AS results FROM result n"
+                " WHERE n.kind = 'rejection' ORDER BY n.id"
+            ).fetchall()
+        assert len(list(desk.settings.outbox_dir.glob("*-rejection-*"))) == len(rows), "no note is left over"
+        return [row["results"] for row in rows]
+
+    @staticmethod
+    def before_a_note_is_written(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+        """Have something happen, once, between what is read of the ledger and the note."""
+        known, left = Retractor._header, [happens]
+
+        def header(*arguments: Any) -> Any:
+            if left:
+                left.pop()()
+            return known(*arguments)
+
+        monkeypatch.setattr(Retractor, "_header", header)
+
+    def test_write_one_note(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.before_a_note_is_written(monkeypatch, retractor(desk).reject_superseded)
+        assert retractor(desk).reject_superseded() == 0, "the other one was faster"
+        assert self.notes(desk) == [3]
+
+    def test_the_slower_command_line_is_told_so(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        former = next(row["sop_instance_uid"] for row in desk.rows() if row["revision"] == 1)
+        self.before_a_note_is_written(monkeypatch, retractor(desk).reject_superseded)
+        with pytest.raises(RetractionError, match="no result, series or study"):
+            retractor(desk).retract(former, Reason.SAFETY)
+        assert self.notes(desk) == [3]
+
+    def test_what_one_of_them_leaves_the_other_takes_back(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        capture = next(row for row in desk.rows() if row["revision"] == 1 and row["kind"] == "capture")
+        uid = capture["sop_instance_uid"]
+        self.before_a_note_is_written(monkeypatch, lambda: retractor(desk).retract(uid, Reason.SAFETY))
+        assert retractor(desk).reject_superseded() == 1
+        assert self.notes(desk) == [1, 2]
+        assert all(row["retracted_at"] for row in desk.rows() if row["revision"] == 1 and row["kind"] in KINDS)
+
+    def test_a_list_that_is_out_of_date_ends_no_round(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        with desk.database.transaction() as connection:
+            listed = retractions.superseded(connection)
+        assert retractor(desk).reject_superseded() == 1
+        monkeypatch.setattr(retractions, "superseded", lambda _connection: listed)
+        assert retractor(desk).reject_superseded() == 0
+        assert self.notes(desk) == [3]
+
+    def test_one_that_waits_for_the_other_sees_what_it_did(self, desk: Desk) -> None:
+        """Both look at the same moment: the ledger has them take turns."""
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda _: retractor(desk).reject_superseded(), range(2)))
+        assert sorted(done) == [0, 1]
+        assert self.notes(desk) == [3]
