@@ -129,3 +129,5 @@ def test_a_film_whose_front_is_not_known_is_a_film(tmp_path: Path) -> None:
     assert read_film_details(path).flag is True
     with pytest.raises(ValueError, match="of a film"):
         read_details(path)
+    code, said = shown(tmp_path, list(results.values()), (), ())
+    assert code == 0 and "no anterior or posterior height; the capture says why" in said
