@@ -85,7 +85,7 @@ def print_film(answer: ReadFilm, truth: Sequence[TrueBody], console: Console) ->
             str(body.grade or ""),
         ]
         table.add_row(*row, *(_truth_columns(body, truth) if truth else ()))
-    console.print(table)
+    console.print(table if answer.bodies else f"{table.title}: no anterior or posterior height; the capture says why")
     found = {nearest(body, truth) for body in answer.bodies}
     missed = [t.level for n, t in enumerate(truth) if t.deformity != "none" and n not in found]
     if missed:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from inference.findings import Grade
 from node.results import codes
+from node.results.context import RADIOGRAPH
 
 MEASUREMENT_GROUP = "125007"
 TRACKING_IDENTIFIER = "112039"
@@ -64,7 +65,7 @@ class ReadBody:
 
 @dataclass(frozen=True)
 class ReadFilm:
-    """The patient's verdict and the bodies, in the order of the SR (from the head)."""
+    """The patient's verdict and the bodies of which heights are told, in the order of the SR (from the head)."""
 
     flag: bool | None
     bodies: tuple[ReadBody, ...]
@@ -79,16 +80,15 @@ def read_film_details(path: Path) -> ReadFilm:
         The SR is not ours, or not of a film.
     """
     root = _details(path)
+    if not _is_of_film(root):
+        raise ValueError(f"{path.name} is not of a film")
     groups: dict[str, list[Dataset]] = {}
     for item in _walk(root):
         if _name(item) == MEASUREMENT_GROUP:
             name = next(str(i.TextValue) for i in item.ContentSequence if _name(i) == TRACKING_IDENTIFIER)
             groups.setdefault(name, []).append(item)
     bodies = [_body(name, [i for g in found for i in g.ContentSequence]) for name, found in groups.items()]
-    seen = tuple(b for b in bodies if b is not None)
-    if not seen:
-        raise ValueError(f"{path.name} is not of a film")
-    return ReadFilm(_flag(root), seen)
+    return ReadFilm(_flag(root), tuple(b for b in bodies if b is not None))
 
 
 def _body(name: str, items: list[Dataset]) -> ReadBody | None:
@@ -122,9 +122,11 @@ def read_details(path: Path) -> ReadAnswer:
     Raises
     ------
     ValueError
-        The SR is not ours.
+        The SR is not ours, or of a film.
     """
     root = _details(path)
+    if _is_of_film(root):
+        raise ValueError(f"{path.name} is of a film")
     groups = (_vertebra(item) for item in _walk(root) if _name(item) == MEASUREMENT_GROUP)
     vertebrae = [vertebra for vertebra in groups if vertebra is not None]
     return ReadAnswer(_flag(root), tuple(sorted(vertebrae, key=lambda v: -v.centroid_lps_mm[2])))
@@ -135,6 +137,12 @@ def _details(path: Path) -> Dataset:
     if "ConceptNameCodeSequence" not in root or _code(root.ConceptNameCodeSequence[0]) != codes.DETAILS_TITLE.value:
         raise ValueError(f"{path.name} is not a details SR of this software")
     return root
+
+
+def _is_of_film(root: Dataset) -> bool:
+    """Whether the pipeline that made the SR is that of radiographs."""
+    said = next((str(i.TextValue) for i in _walk(root) if _name(i) == codes.PIPELINE.value), "")
+    return said.split(" ")[0] == RADIOGRAPH
 
 
 def _flag(root: Dataset) -> bool | None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from node.deliver.sender import is_dicom, send
 from node.deliver.status import Reply, Verdict
 from node.demo.film import TrueBody, phantom_film, print_film
 from node.demo.pacs import AE_TITLE, SmallPacs, description_of
-from node.demo.reading import ReadAnswer, ReadVertebra, read_details, read_film_details
+from node.demo.reading import ReadAnswer, ReadFilm, ReadVertebra, read_details, read_film_details
 from node.demo.stage import RunningNode, StageError, stage
 from node.demo.validation import errors_of, find_dciodvfy
 from node.ledger import overview
@@ -51,7 +52,8 @@ class TrueVertebra(Protocol):
 def run_demo(input_folder: Path | None, out: Path, console: Console) -> int:
     """Run the demo; returns the exit code.
 
-    0: every study was answered, every object is valid, and severe fractures of a phantom were flagged; 1 otherwise.
+    0: every study was answered, CT and radiograph of the phantom with findings, every object is valid, and severe
+    fractures of the phantom's CT were flagged; 1 otherwise.
 
     Raises
     ------
@@ -158,12 +160,14 @@ def _wait(node: RunningNode, pacs: SmallPacs, console: Console, least: int) -> l
 
 
 def _outcomes(node: RunningNode, studies: list[dict[str, Any]]) -> list[str]:
-    """What became of the series that were not answered, as the ledger has it."""
+    """What became of the series that were not answered, and of those not evaluable, as the ledger has it."""
     lines = []
     with ledger_of(node.settings) as database, database.transaction() as connection:
         for study in studies:
-            found = overview.study(connection, study["study_uid"]) or {"series": []}
+            found = overview.study(connection, study["study_uid"]) or {"series": [], "answers": []}
             lines += [f"{s['description']}: {s['reason']}" for s in found["series"] if s["outcome"] != "answered"]
+            refused = (a for a in found["answers"] if a["status"] not in (None, "evaluated"))
+            lines += [f"{a['pipeline']}: not evaluable, {a['reason_code']}" for a in refused]
     return lines
 
 
@@ -182,19 +186,16 @@ def _show(
     objects = list(pacs.stored().values())
     valid = _validate(objects, console)
     found: list[ReadAnswer] = []
+    films: list[ReadFilm] = []
     for path in objects:
         data_set = dcmread(path, stop_before_pixels=True)
         if data_set.SOPClassUID.name == "Comprehensive 3D SR Storage":
-            try:
-                print_film(read_film_details(path), film_truth, console)
-                continue
-            except ValueError:
-                pass
-            try:
+            with suppress(ValueError):
+                films.append(read_film_details(path))
+                print_film(films[-1], film_truth, console)
+            with suppress(ValueError):
                 found.append(read_details(path))
-            except ValueError:
-                continue
-            _print_findings(found[-1], truth, console)
+                _print_findings(found[-1], truth, console)
     for path in objects:
         data_set = dcmread(path)
         if data_set.get("BurnedInAnnotation") == "YES" and "PixelData" in data_set:
@@ -204,9 +205,14 @@ def _show(
     console.print(f"{len(objects)} objects in {escape(str(received))}", soft_wrap=True)
     for line in outcomes:
         console.print(f"not answered: {escape(line)}")
+    unanswered = [f"study {study['study_uid']}" for study in studies if not study["answers"]]
+    unanswered += ["no findings on the CT"] if truth and not found else []
+    unanswered += ["no findings on the radiograph"] if film_truth and not films else []
+    if unanswered:
+        console.print(f"[red]the demo failed, not answered:[/red] {escape(', '.join(unanswered))}")
     flagged = _severe_are_flagged(found, truth, console)
     named = _names_are_right(found, truth, console)
-    return 0 if valid and flagged and named and not parked and (objects or not truth) else 1
+    return 0 if valid and flagged and named and not parked and not unanswered else 1
 
 
 def _names_are_right(found: Sequence[ReadAnswer], truth: Sequence[TrueVertebra], console: Console) -> bool:

@@ -159,7 +159,8 @@ def _numbers(
     if vertebra.trabecular_mean_hu is not None:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     if (compared := film_notes.compared_text(vertebra, findings)) is not None:
-        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: a neighbour was not healthy"))
+        why = f"a neighbour is {film_notes.PASSED_OVER}"
+        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: {why}"))
     for flag in vertebra.quality:
         items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
     return group

@@ -55,6 +55,9 @@ def outline(vertebra: VertebraFinding) -> NDArray[np.float64]:
 def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:
     """The numbers of one vertebra: three heights in mm, or over the posterior one; then the compression ratio.
 
+    Millimetres are followed by the two ratios of the vertebra's own heights: last, because viewers write the first
+    few beside the lines, and an end vertebra has no compression ratio that would take their place.
+
     Where the front is not sure there is the middle height alone, and nothing without millimetres.
 
     The compression ratio compares anterior heights, so that it lies on the anterior line. ``short`` gives the names
@@ -77,4 +80,8 @@ def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:
     if vertebra.compression_ratio_percent is not None:
         name = codes.SHORT_COMPRESSION_RATIO if short else codes.COMPRESSION_RATIO
         said.append(Drawn(name, vertebra.compression_ratio_percent, codes.PERCENT, PERCENT_DIGITS, ends[0]))
+    if vertebra.heights_mm is not None and vertebra.relative_heights is not None:
+        names = codes.SHORT_RELATIVE_HEIGHTS if short else codes.RELATIVE_HEIGHTS
+        parts = zip(names[:2], vertebra.relative_heights.as_tuple()[:2], ends[:2], strict=True)
+        said += [Drawn(n, v, codes.NO_UNITS, RATIO_DIGITS, line) for n, v, line in parts]
     return said

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from inference.findings import Findings, VertebraFinding
+from inference.findings import Findings, Quality, VertebraFinding
 from node.results import wording
+from node.results.gaps import gaps
 
 RELATIVE_HEIGHTS = "Ha/Hp, Hm/Hp: anterior and middle height over the vertebra's own posterior height"
 WITHOUT_SIDE = "wall: that wall, anterior or posterior, which lost more"
 NO_SEGMENTATION = (
     "Of a fluoroscopic image no segmentation is made: outlines stand in the capture, points in this report"
 )
+OWN_RATIOS = "Ha/Hp, Hm/Hp: over the own posterior height"
+PASSED_OVER = "deformed, unsure, not measured or not seen"
+"""Why a neighbour is no reference of a compression ratio."""
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
 
@@ -23,29 +27,56 @@ def calibration(findings: Findings) -> str | None:
     return f"Millimetres: {size.source}; {size.spacing_mm[0]:.3f} x {size.spacing_mm[1]:.3f} mm a pixel"
 
 
+def own_ratios(findings: Findings, listed: bool) -> str:
+    """How to read the ratios that stand beside millimetres; with ``listed`` each vertebra's too."""
+    those = [v for v in wording.measured(findings) if v.heights_mm is not None and v.relative_heights is not None]
+    if not those:
+        return ""
+    if not listed:
+        return f"{OWN_RATIOS}."
+    return f"{OWN_RATIOS}: {'; '.join(f'{v.name} {relative_text(v, 0)}, {relative_text(v, 1)}' for v in those)}."
+
+
+def relative_text(vertebra: VertebraFinding, part: int) -> str | None:
+    """A height over the own posterior one: ``part`` 0 is the anterior, 1 the middle one."""
+    relative = vertebra.relative_heights
+    return None if relative is None else f"{relative.as_tuple()[part]:.2f}"
+
+
 def compression(findings: Findings) -> str:
-    """How to read the compression ratio, and which measured vertebrae have none."""
+    """How to read the compression ratio, and which measured vertebrae have none, and why."""
     those = wording.measured(findings)
     without = [v for v in those if v.compression_ratio_percent is None]
-    if len(without) == len(those):
-        return (
-            "No compression ratio (VCR): no measured vertebra has a sure, healthy one on both sides." if those else ""
-        )
-    said = (
-        "VCR: anterior height lost against the mean of both neighbours, in %; negative where the vertebra is the "
-        "taller one."
-    )
+    unsure = [v for v in without if Quality.LOW_CONFIDENCE in v.quality]
+    alone = [v for v in without if Quality.LOW_CONFIDENCE not in v.quality]
+    if not those:
+        return ""
+    said = ["No compression ratio (VCR)."]
+    if len(without) < len(those):
+        said = [
+            "VCR: anterior height lost against the mean of both neighbours, in %; negative where the vertebra is the "
+            "taller one."
+        ]
     others = "; ".join(f"{v.name} with {text}" for v in those if (text := compared_text(v, findings)))
-    said += f" Where a neighbour was not healthy the next one was taken: {others}." if others else ""
-    return said + (
-        f" None without a sure, healthy one on both sides: {wording.names_text(without)}." if without else ""
-    )
+    if others:
+        said.append(f"A neighbour that is {PASSED_OVER} is passed over: {others}.")
+    if unsure:
+        said.append(f"None of an unsure vertebra: {wording.names_text(unsure)}.")
+    if alone:
+        said.append(f"None without a sure, undeformed one near by on both sides: {wording.names_text(alone)}.")
+    return " ".join(said)
 
 
 def compared_text(vertebra: VertebraFinding, findings: Findings) -> str | None:
-    """With which vertebrae the compression ratio compares where these are not the neighbours: "V1 and V4"."""
+    """With which vertebrae the compression ratio compares where these are not the neighbours: "V1 and V4".
+
+    Across a gap the next one that was seen is no neighbour.
+    """
     pair = vertebra.compared_with
-    if pair is None or pair == (vertebra.ordinal - 1, vertebra.ordinal + 1):
+    if pair is None:
+        return None
+    across = any(pair[0] <= above.ordinal and below.ordinal <= pair[1] for above, below in gaps(findings))
+    if pair == (vertebra.ordinal - 1, vertebra.ordinal + 1) and not across:
         return None
     names = {v.ordinal: v.name for v in findings.vertebrae}
     return " and ".join(names.get(ordinal, f"V{ordinal}") for ordinal in pair)

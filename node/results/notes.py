@@ -10,7 +10,7 @@ from inference.findings import Findings, Quality, VertebraFinding
 from node.results import film_notes, wording
 from node.results.drawing import DIM, TEXT, Line, broken, lines_height
 from node.results.pictures import Shown
-from node.results.table import COLUMNS, DENSITY, UNSAFE_DENSITY, Column, density_text
+from node.results.table import COLUMNS, DENSITY, FRONT_RATIO, MIDDLE_RATIO, UNSAFE_DENSITY, Column, density_text
 
 LARGEST, SMALLEST = 20, 14
 """Size of the letters in pixels; the notes that come first are larger by 2."""
@@ -36,7 +36,7 @@ class Note(NamedTuple):
 
 
 def notes(findings: Findings, pictures: Shown, caption: Caption, columns: Sequence[Column] = COLUMNS) -> list[Note]:
-    """The paragraphs of the page, in ASCII; attenuation stands here where its column is not among ``columns``."""
+    """The paragraphs of the page, in ASCII; what has no column among ``columns`` for want of room stands here."""
     said = [Note(f"{wording.seen_text(findings)}; {wording.graded_text(findings)}.", True)]
     if (numbering := wording.numbering_text(findings)) is not None:
         said.append(Note(f"{numbering}.", True))
@@ -44,6 +44,7 @@ def notes(findings: Findings, pictures: Shown, caption: Caption, columns: Sequen
         said.append(Note(f"{calibration}.", film_notes.is_uncalibrated(findings)))
     for paragraph in (
         _heights(findings),
+        film_notes.own_ratios(findings, listed=not {FRONT_RATIO, MIDDLE_RATIO} <= set(columns)),
         film_notes.compression(findings) if findings.pixel_size is not None else "",
         _lines(findings, pictures),
         _density(findings, listed={DENSITY, UNSAFE_DENSITY}.isdisjoint(columns)),
@@ -134,15 +135,7 @@ def _density(findings: Findings, listed: bool) -> str:
 
 
 def _doubts(findings: Findings) -> str:
-    by_flag: dict[Quality, list[VertebraFinding]] = {}
-    for vertebra in findings.vertebrae:
-        for flag in vertebra.quality:
-            by_flag.setdefault(flag, []).append(vertebra)
-    doubts = []
-    for flag, those in by_flag.items():
-        who = "all" if len(those) == len(findings.vertebrae) > 1 else wording.names_text(those)
-        doubts.append(f"{who}: {wording.quality_sentence(flag)}.")
-    return " ".join(doubts)
+    return " ".join(f"{said}." for _, said in wording.doubts(findings))
 
 
 def _answer(findings: Findings) -> str:

@@ -150,7 +150,7 @@ def _fitted(findings: Findings, pictures: Shown, letters: int, table_right: int,
     if anatomy.lies(findings, pictures):
         bottom -= anatomy.NAMES
     columns = table.columns_of(findings)
-    for dropped in (*(c for c in table.LEAST_NEEDED if c in columns), None):
+    for dropped in (*table.least_needed(columns), None):
         laid = table.laid(findings, columns, letters)
         right = table_right - laid.width - LEADERS - anatomy.RIGHT_MARGIN
         room = np.array([right - left, bottom - anatomy.BELOW - top], np.float64)

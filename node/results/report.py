@@ -3,7 +3,7 @@
 Comprehensive 3D SR, Imaging Measurement Report (126000 DCM), one TID 1501 group per measured vertebra: a comment that
 starts with the vertebra's name, then its numbers, each inferred from a two-point polyline on that image. Groups
 that raise the flag come first, worst first, because viewers open the first one. No group is without coordinates: one
-such group was seen to blank all others.
+such group was seen to blank all others. What is doubtful of a radiograph stands in a container after them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,28 @@ from typing import NamedTuple
 
 import highdicom as hd
 import numpy as np
-from highdicom.sr import CodedConcept
+from highdicom.sr import CodedConcept, ContentItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from inference.findings import Findings, VertebraFinding
-from node.results import codes
+from node.results import codes, film_notes
 from node.results.context import ResultContext, ResultError
+from node.results.gaps import gaps
 from node.results.identity import Identity
 from node.results.reformat import Ruler
-from node.results.structured import document, group_head, observation_context, text
-from node.results.wording import comment, is_measured, reading_order
+from node.results.structured import container, document, group_head, observation_context, text
+from node.results.wording import (
+    answer_quality,
+    comment,
+    doubts,
+    graded_text,
+    is_measured,
+    quality_sentence,
+    reading_order,
+    seen_text,
+)
 
 HEIGHT_DIGITS = 2
 """Decimals of a height in mm."""
@@ -75,13 +85,20 @@ def build_report(
     ctx: ResultContext,
 ) -> FileDataset:
     """The report whose lines lie on ``image``: the reformat, or the radiograph. ``drawn`` gives those of a vertebra."""
-    groups = [_group(v, drawn(v), image, identity) for v in reading_order(findings) if is_measured(v)]
+    after = _unseen_beside(findings)
+    groups = [
+        _group(v, drawn(v), image, identity, after.get(v.ordinal, ""))
+        for v in reading_order(findings)
+        if is_measured(v)
+    ]
     tree = hd.sr.MeasurementReport(
         observation_context=observation_context(ctx),
         procedure_reported=codes.PROCEDURE_REPORTED[ctx.pipeline],
         imaging_measurements=groups,
         title=codes.IMAGING_MEASUREMENT_REPORT,
     )
+    if findings.pixel_size is not None:
+        tree[0].ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _doubts(findings)))
     return document(
         "report",
         Comprehensive3DSRStorage,
@@ -123,8 +140,29 @@ def measurements_along(drawn: Sequence[Drawn], image: Dataset, whose: str) -> li
     return measurements
 
 
+def _unseen_beside(findings: Findings) -> dict[int, str]:
+    """By ordinal: what a comment says of a gap, once for each, at the vertebra above it or at the measured one."""
+    said: dict[int, str] = {}
+    for above, below in gaps(findings):
+        if is_measured(above):
+            said[above.ordinal] = f"{said.get(above.ordinal, '')}; at least one not seen before {below.name}"
+        else:
+            said[below.ordinal] = f"; at least one not seen after {above.name}"
+    return said
+
+
+def _doubts(findings: Findings) -> list[ContentItem]:
+    """What was seen of a radiograph, how to read its compression ratio, and what is doubtful of it and of whom."""
+    items: list[ContentItem] = [text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}")]
+    if said := film_notes.compression(findings):
+        items.append(text(codes.HOW_TO_READ, said))
+    items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
+    items += [text(codes.QUALITY, f"{flag}: {said}") for flag, said in doubts(findings)]
+    return items
+
+
 def _group(
-    vertebra: VertebraFinding, drawn: Sequence[Drawn], image: Dataset, identity: Identity
+    vertebra: VertebraFinding, drawn: Sequence[Drawn], image: Dataset, identity: Identity, unseen: str
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """One vertebra: TID 1501 with the comment before its measurements."""
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
@@ -132,5 +170,5 @@ def _group(
     )
     items = group[0].ContentSequence
     first_number = next(i for i, item in enumerate(items) if item.ValueType == "NUM")
-    items.insert(first_number, text(codes.COMMENT, comment(vertebra)))
+    items.insert(first_number, text(codes.COMMENT, comment(vertebra) + unseen))
     return group

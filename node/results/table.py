@@ -11,12 +11,14 @@ from inference.findings import Findings, VertebraFinding
 from inference.grading import PUBLISHED_G
 from node.results import film_notes, wording
 from node.results.drawing import DIM, FRAME, GRADE_COLOURS, TEXT, font, spread, text_width
+from node.results.gaps import gaps
 
 ROW_ROOM = 8
 """Pixels between the letters of two rows."""
 FLAG_TINT = 0.3
 """Brightness of the band behind a vertebra that raises the flag."""
 G_CUT_OFFS = tuple((cut_off, f"<=.{100 * cut_off:.0f}") for cut_off in sorted(PUBLISHED_G))
+UNSEEN = "at least one not seen"
 COLUMN_GAP = 14
 HEADING_LETTERS = 18
 NOTHING = "-"
@@ -51,20 +53,16 @@ def _cut_off(vertebra: VertebraFinding) -> str:
     return next((sign for cut_off, sign in G_CUT_OFFS if ratio is not None and ratio <= cut_off), NOTHING)
 
 
+FRONT_RATIO = Column("Ha/Hp", lambda v: film_notes.relative_text(v, 0) or NOTHING)
+MIDDLE_RATIO = Column("Hm/Hp", lambda v: film_notes.relative_text(v, 1) or NOTHING)
 NAME = Column("", lambda v: v.name, words=True, in_colour=True)
 RATIO = Column("G", lambda v: NOTHING if v.height_ratio is None else wording.ratio_text(v.height_ratio))
+FRONT = Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0])
 CUT_OFF = Column("", lambda v: _cut_off(v).replace(NOTHING, ""), words=True, smaller=4)
 GRADE = Column("grade", wording.grade_word, words=True, in_colour=True)
 DENSITY = Column("HU", density_text)
 UNSAFE_DENSITY = replace(DENSITY, heading="HU*")
 """Where the acquisition makes every one of them unsafe to compare."""
-
-
-def _relative(vertebra: VertebraFinding, part: int) -> str:
-    """A height over the posterior one, where there are no millimetres."""
-    if vertebra.heights_mm is not None or vertebra.relative_heights is None:
-        return NOTHING
-    return f"{vertebra.relative_heights.as_tuple()[part]:.2f}"
 
 
 def _middle(vertebra: VertebraFinding) -> str:
@@ -76,11 +74,11 @@ def _middle(vertebra: VertebraFinding) -> str:
 
 COLUMNS = (
     NAME,
-    Column("Ha", lambda v: wording.heights_text(v.heights_mm)[0]),
+    FRONT,
     Column("Hm", _middle),
     Column("Hp", lambda v: wording.heights_text(v.heights_mm)[2]),
-    Column("Ha/Hp", lambda v: _relative(v, 0)),
-    Column("Hm/Hp", lambda v: _relative(v, 1)),
+    FRONT_RATIO,
+    MIDDLE_RATIO,
     Column("VCR", lambda v: film_notes.compression_text(v) or NOTHING),
     RATIO,
     CUT_OFF,
@@ -89,8 +87,15 @@ COLUMNS = (
     Column("score", lambda v: NOTHING if v.abnormality_score is None else wording.score_text(v.abnormality_score)),
     DENSITY,
 )
-LEAST_NEEDED = (CUT_OFF, DENSITY, UNSAFE_DENSITY)
-"""Left out in this order where the image would become too small beside the table: the notes say what stood there."""
+
+
+def least_needed(columns: Sequence[Column]) -> list[Column]:
+    """Those of ``columns`` that are left out, in this order, where the image would become too small beside the table.
+
+    The notes say what stood there. Ratios of heights go only where the heights themselves stay.
+    """
+    ratios = (MIDDLE_RATIO, FRONT_RATIO) if FRONT in columns else ()
+    return [c for c in (CUT_OFF, DENSITY, UNSAFE_DENSITY, *ratios) if c in columns]
 
 
 def columns_of(findings: Findings) -> tuple[Column, ...]:
@@ -136,6 +141,7 @@ def draw_table(
 ) -> None:
     """One row per vertebra, level with it as far as rows find room, and joined to it by a line.
 
+    Where a vertebra was not seen between two, a row between theirs says so.
     Where vertebrae lie beside each other rows stand in their order, and nothing joins them.
 
     Parameters
@@ -152,18 +158,23 @@ def draw_table(
         Where the lines to the rows begin; ``None``: there are none.
     """
     first, last = rows
-    pitch = min(table.letters + ROW_ROOM, (last - first) / max(1, len(wanted) - 1))
+    at = dict(zip((v.ordinal for v in findings.vertebrae), wanted, strict=True))
+    missed = gaps(findings)
+    rows_wanted = [*wanted, *((at[above.ordinal] + at[below.ordinal]) / 2 for above, below in missed)]
+    pitch = min(table.letters + ROW_ROOM, (last - first) / max(1, len(rows_wanted) - 1))
     letters = min(table.letters, int(pitch) - 3)
-    places = spread(wanted, pitch, first + letters / 2, last - letters / 2)
+    places = spread(rows_wanted, pitch, first + letters / 2, last - letters / 2)
+    for (above, below), place in zip(missed, places[len(wanted) :], strict=True):
+        draw.text((left, place), f"{above.name} - {below.name}: {UNSEEN}", TEXT, font(letters - 2), anchor="lm")
     ends, x = [], float(left)
     for width in table.widths:
         ends.append((x, x + width))
         x += width + COLUMN_GAP
     for column, (start, end) in zip(table.columns, ends, strict=True):
-        at, anchor = (start, "lm") if column.words else (end, "rm")
-        draw.text((at, headings_at), column.heading, DIM, font(HEADING_LETTERS), anchor=anchor)
+        edge, anchor = (start, "lm") if column.words else (end, "rm")
+        draw.text((edge, headings_at), column.heading, DIM, font(HEADING_LETTERS), anchor=anchor)
     draw.line((left, headings_at + 14, left + table.width, headings_at + 14), FRAME, 1)
-    for vertebra, row, place in zip(findings.vertebrae, wanted, places, strict=True):
+    for vertebra, row, place in zip(findings.vertebrae, wanted, places[: len(wanted)], strict=True):
         colour = GRADE_COLOURS[vertebra.grade]
         if joined_from is not None:
             draw.line((joined_from, row, left - 8, place), colour, 1)

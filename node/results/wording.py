@@ -13,6 +13,7 @@ from dataclasses import replace
 from inference import grading
 from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
+from node.results.gaps import gaps, gaps_text
 from node.results.rounding import loss_cut, ratio_cut
 
 RESEARCH = "AI - research use only"
@@ -55,7 +56,8 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.NO_END_PLATES: "end plates not found: no heights",
     Quality.NO_MASK: "not segmented",
     Quality.MASK_CUT: "a part lies outside the field of view: no volumes",
-    Quality.MASK_DISAGREES: "heights of the mask and of the points differ by more than their stated error",
+    Quality.MASK_DISAGREES: "heights of the mask and of the points differ (CT: by more than their stated error; "
+    "radiograph: by more than 10 % of Hp)",
     Quality.CONTRAST_AGENT: "contrast agent raises the HU",
     Quality.CONTRAST_UNKNOWN: "unknown whether contrast agent raises the HU",
     Quality.KVP_NOT_120: "not taken at 120 kV: HU is not comparable",
@@ -70,7 +72,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
     Quality.HEAD_UNSURE: "not sure which end is the head: vertebrae and their upper and lower points may be exchanged",
     Quality.HEADER_CONTRADICTED: "the header says otherwise how the film lies: what its pixels show was believed",
-    Quality.NEIGHBOUR_NOT_SEEN: "by the distance, a vertebra that was not seen lies between this one and the next",
+    Quality.NEIGHBOUR_NOT_SEEN: "by the distance, a vertebra next to it was not seen",
     Quality.DOUBLE_CONTOUR: "an end plate shows twice (oblique): its height may be of either line",
 }
 
@@ -106,6 +108,24 @@ def wrapped(text: str, width: int = 100) -> str:
 def quality_sentence(flag: Quality) -> str:
     """What a quality flag means, in words; the flag's own name where no sentence was written for it."""
     return QUALITY_SENTENCES.get(flag, str(flag).replace("_", " ").lower())
+
+
+def doubts(findings: Findings) -> list[tuple[Quality, str]]:
+    """Each quality flag of vertebrae once, with whose it is: "V2, V4: an end plate shows twice ...".
+
+    Where a vertebra was not seen, `seen_text` says better: between which two.
+    """
+    beside_gaps = {v.ordinal for gap in gaps(findings) for v in gap}
+    by_flag: dict[Quality, list[VertebraFinding]] = {}
+    for vertebra in findings.vertebrae:
+        for flag in vertebra.quality:
+            if flag is not Quality.NEIGHBOUR_NOT_SEEN or vertebra.ordinal not in beside_gaps:
+                by_flag.setdefault(flag, []).append(vertebra)
+    said = []
+    for flag, those in by_flag.items():
+        who = "all" if len(those) == len(findings.vertebrae) > 1 else names_text(those)
+        said.append((flag, f"{who}: {quality_sentence(flag)}"))
+    return said
 
 
 def is_measured(vertebra: VertebraFinding) -> bool:
@@ -321,16 +341,38 @@ def heights_text(heights: Heights | None, pattern: str = "{:.1f}") -> tuple[str,
 
 
 def seen_text(findings: Findings) -> str:
-    """ "k of n measured, levels not seen: ..."."""
+    """ "k of n measured, levels not seen: ..."; before that where a vertebra was not seen between two that were.
+
+    Of levels that may be those of vertebrae without a name nobody knows whether they were seen: said apart.
+    """
     k, n = len(told(findings)), len(findings.vertebrae)
-    counted = f"{k} of {n} vertebrae measured"
+    counted = f"{k} of {n} vertebrae measured" + (f"; {missed}" if (missed := gaps_text(findings)) else "")
     seen = {v.level for v in findings.vertebrae if v.level is not None}
     if not seen:
         why = ", vertebrae are only counted from the top (V1)" if findings.numbering is None else ""
         return f"{counted}; levels not seen: unknown{why}"
     absent = findings.numbering.absent if findings.numbering is not None else ()
-    missing = [str(x) for x in GRADED_LEVELS if x not in seen and x not in absent and x is not Level.T13]
-    return f"{counted}; levels not seen: {', '.join(missing) if missing else 'none of T4 to L5'}"
+    missing = [x for x in GRADED_LEVELS if x not in seen and x not in absent and x is not Level.T13]
+    unnamed = {x: those for x in missing if (those := _may_be(x, findings))}
+    unseen = [str(x) for x in missing if x not in unnamed]
+    parts = [", ".join(unseen)] if unseen else []
+    if unnamed:
+        ordinals = {v.ordinal for those in unnamed.values() for v in those}
+        names = names_text([v for v in findings.vertebrae if v.ordinal in ordinals])
+        parts.append(f"unknown of {', '.join(unnamed)} ({names}: seen, not named)")
+    return f"{counted}; levels not seen: {'; '.join(parts) if parts else 'none of T4 to L5'}"
+
+
+def _may_be(level: Level, findings: Findings) -> list[VertebraFinding]:
+    """Vertebrae without a name that may be of this level, by the named ones above and below them."""
+    rungs = list(Level)
+    named = {v.ordinal: rungs.index(v.level) for v in findings.vertebrae if v.level is not None}
+    at = rungs.index(level)
+    return [
+        v
+        for v in findings.vertebrae
+        if v.level is None and all((rung < at) == (ordinal < v.ordinal) for ordinal, rung in named.items())
+    ]
 
 
 def graded_text(findings: Findings) -> str:

@@ -1,8 +1,9 @@
-"""From the last C-STORE to the last result stored: by the number of slices and by stage; and many studies at once.
+"""From the last C-STORE to the last result stored: by the number of slices and by stage; a film; many studies at once.
 
 Every study has UIDs of its own, and one that was not evaluated has no row: its time would say nothing.
 
-``python -m tests.benchmarks.answering [--slices 120 300 ...] [--studies N] [--at-once N]`` prints these rows alone.
+``python -m tests.benchmarks.answering [--slices 120 300 ...] [--films N] [--studies N] [--at-once N]`` prints these
+rows alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydicom.uid import UID, generate_uid
 
 from node.deliver.sender import send
 from node.deliver.status import Verdict
+from node.demo.film import phantom_film
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import RunningNode, stage
 from node.ledger import Database
@@ -30,6 +32,8 @@ from tests.benchmarks.rows import Row
 
 QUIET_S = 2.0
 STUDIES, STUDY_SLICES = 20, 120
+FILMS = 5
+"""As many films, each alone, of which the one in the middle is told."""
 PATIENCE_S = 1800.0
 
 
@@ -111,7 +115,8 @@ def renamed(files: Sequence[Path], folder: Path, study: int) -> list[Path]:
     for path in files:
         data_set = dcmread(path)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-            data_set[keyword].value = UID(generate_uid(entropy_srcs=[str(data_set[keyword].value), str(study)]))
+            if keyword in data_set:  # a film has no frame of reference
+                data_set[keyword].value = UID(generate_uid(entropy_srcs=[str(data_set[keyword].value), str(study)]))
         data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
         copies.append(folder / path.name)
         data_set.save_as(copies[-1], enforce_file_format=True)
@@ -119,9 +124,13 @@ def renamed(files: Sequence[Path], folder: Path, study: int) -> list[Path]:
 
 
 def measure(
-    scratch: Path, slices: Sequence[int] = lengths.LENGTHS, studies: int = STUDIES, at_once: int = 2
+    scratch: Path,
+    slices: Sequence[int] = lengths.LENGTHS,
+    studies: int = STUDIES,
+    at_once: int = 2,
+    films: int = FILMS,
 ) -> Iterator[Row]:
-    """One row and its stages for each length; then ``studies`` of `STUDY_SLICES` against as many times one."""
+    """One row and its stages for each length and for a film; then many studies against as many times one."""
     from onnx_models.training.phantom.dicom import write_dicom_series
 
     trunk = lengths.whole_trunk()
@@ -146,20 +155,39 @@ def measure(
                 answers += 1
                 answer = _wait(node, database, answers)[-1]
                 shutil.rmtree(folder)
-                yield from _stages(count, _vertebrae(node, answer), answer, acknowledged_at)
+                what = f"{count} slices, {_vertebrae(node, answer)} vertebrae"
+                yield from _stages(what, answer, acknowledged_at)
                 yield Row("  sent to the node", rate, "instances/s")
+            if films:
+                yield from _one_film(node, database, scratch, films, answers)
+                answers += films
             if studies:
                 yield from _many(node, database, files, scratch, studies, answers)
 
 
-def _stages(slices: int, vertebrae: int, answer: dict[str, Any], acknowledged_at: datetime) -> Iterator[Row]:
+def _one_film(node: RunningNode, database: Database, scratch: Path, films: int, answers: int) -> Iterator[Row]:
+    """The demo's film as a study by itself, ``films`` times: the one in the middle by its whole time, and its parts."""
+    _, film = phantom_film(scratch / "film")
+    timed = []
+    for number in range(films):
+        folder = scratch / "renamed"
+        rate_of_sending(renamed([film], folder, number), node.port, "SPINENODE")
+        acknowledged_at = datetime.now(UTC)
+        shutil.rmtree(folder)
+        answer = _wait(node, database, answers + number + 1)[-1]
+        timed.append(list(_stages("one film", answer, acknowledged_at, films)))
+    timed.sort(key=lambda rows: rows[0].value)
+    yield from timed[len(timed) // 2]
+
+
+def _stages(what: str, answer: dict[str, Any], acknowledged_at: datetime, runs: int = 1) -> Iterator[Row]:
     """The whole time, then its parts in their order; together they are the whole."""
     quiet_at = answer["last_instance_at"].timestamp() + QUIET_S
     gate_s, inference_s, results_s = (answer["timings_s"][stage] for stage in ("gate", "inference", "results"))
     claimed, finished = answer["started_at"].timestamp(), answer["finished_at"].timestamp()
     begun, stored = acknowledged_at.timestamp(), answer["stored_at"].timestamp()
-    name = f"last C-STORE to last result, {slices} slices, {vertebrae} vertebrae"
-    yield Row(f"{name}, without the quiet time", stored - begun - QUIET_S, "s")
+    name = f"last C-STORE to last result, {what}, without the quiet time"
+    yield Row(name, stored - begun - QUIET_S, "s", runs=runs)
     yield Row("  of it until the ledger has every slice", quiet_at - QUIET_S - begun, "s")
     yield Row("  of it queue, check of the files, headers", claimed - gate_s - quiet_at, "s")
     yield Row("  of it gate", gate_s, "s")
@@ -193,11 +221,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--slices", type=int, nargs="*", default=lengths.LENGTHS)
     parser.add_argument("--studies", type=int, default=STUDIES)
+    parser.add_argument("--films", type=int, default=FILMS)
     parser.add_argument("--at-once", type=int, default=2)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="spine-bench-"))
     try:
-        for row in measure(scratch, options.slices, options.studies, options.at_once):
+        for row in measure(scratch, options.slices, options.studies, options.at_once, options.films):
             print(row.line(), flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

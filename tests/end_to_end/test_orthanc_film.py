@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
-from node.demo.film import nearest, phantom_film
-from node.demo.reading import read_film_details
+from node.demo.film import TrueBody, nearest, phantom_film
+from node.demo.reading import ReadBody, read_film_details
 from node.demo.stage import stage
 from node.demo.validation import errors_of
 from node.ledger import overview
@@ -25,59 +28,149 @@ from tests.orthanc import free_port, orthanc
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.debian, pytest.mark.usefixtures("shipped_models")]
 KINDS = ["capture", "film_segmentation", "report", "details"]
 OFF_PX = 3.0
-"""Median distance, in pixels of .44 mm, between the drawn ends of heights and the end plates of the phantom."""
+"""Along the height, from any drawn end of a sure body to the end plate of the phantom: 1.7 mm at the spine. The network
+that is shipped stays within 1.8 pixels on this film."""
+OFF_MM = 1.5
+"""Of a height of a sure body from that of the phantom in space, on a calibrated film; seen: 1.2."""
+OFF_RATIO = 0.08
+"""Of a height over the own posterior one; seen: .05."""
+LEAST_SURE = 7
+"""Of the eight bodies that lie whole on the film."""
+HEIGHTS = ("Ha", "Hm", "Hp")
 
 
-def test_a_radiograph_comes_back_with_lines_on_its_end_plates(tmp_path: Path, program: Callable[[str], str]) -> None:
-    storescu, dsrdump, dciodvfy = program("storescu"), program("dsrdump"), Path(program("dciodvfy"))
-    truth, film = phantom_film(tmp_path / "film")
-    sent = dcmread(film)
+@dataclass(frozen=True)
+class Read:
+    """A vertebra as dsrdump prints its group of the report: name to value, unit and (2, 2) ends of the line."""
+
+    name: str
+    numbers: dict[str, tuple[float, str, np.ndarray]]
+
+    @property
+    def lines_px(self) -> np.ndarray:
+        """(3, 2, 2), as `TrueBody.points_px`."""
+        told = HEIGHTS if "Ha" in self.numbers else [f"{height}/Hp" for height in HEIGHTS]
+        return np.array([self.numbers[name][2] for name in told])
+
+
+def test_radiographs_come_back_with_every_height_beside_the_truth(
+    tmp_path: Path, program: Callable[[str], str]
+) -> None:
+    """One film without a known size of its pixels, and the same one as a detector sends it that knows it."""
+    storescu, dciodvfy = program("storescu"), Path(program("dciodvfy"))
+    truth, bare = phantom_film(tmp_path / "film")
+    films = {"bare": bare, "calibrated": _calibrated(bare, truth, tmp_path / "calibrated.dcm")}
+    studies = {name: str(dcmread(path).StudyInstanceUID) for name, path in films.items()}
     with orthanc(tmp_path / "orthanc", program("Orthanc"), modalities={"node": ("SPINENODE", free_port())}) as pacs:
         destination = {"name": "orthanc", "host": "127.0.0.1", "port": pacs.dicom_port, "ae_title": "ORTHANC"}
         sections: dict[str, Any] = {"study": {"quiet_s": 0.5}, "receive": {"port": 0}}
         with stage(site="test", destinations=[destination | {"kinds": KINDS}], **sections) as node:
             for port, title in ((pacs.dicom_port, "ORTHANC"), (node.port, "SPINENODE")):
-                command = [storescu, "-aec", title, "127.0.0.1", str(port), str(film)]
+                command = [storescu, "-aec", title, "127.0.0.1", str(port), *map(str, films.values())]
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
 
             def delivered() -> bool:
                 with ledger_of(node.settings) as database, database.transaction() as connection:
                     counts = overview.counts(connection)
-                return counts["results"] > 0 and counts["deliveries_stored"] == counts["results"]
+                return counts["answers"] == 2 and counts["deliveries_stored"] == counts["results"] == 8
 
             wait_until(delivered, 120, f"all results in Orthanc: {node.tail()}")
-        studies = pacs.get("/studies?expand")
-        assert [study["MainDicomTags"]["StudyInstanceUID"] for study in studies] == [sent.StudyInstanceUID]
-        results = {}
+        filed = {study["MainDicomTags"]["StudyInstanceUID"] for study in pacs.get("/studies?expand")}
+        assert filed == set(studies.values())
+        results: dict[str, dict[str, Path]] = {name: {} for name in films}
         for instance in pacs.get("/instances"):
             path = tmp_path / f"{instance}.dcm"
             path.write_bytes(pacs.file(instance))
-            description = dcmread(path, stop_before_pixels=True).SeriesDescription
-            if description.startswith("AI spine"):
-                results[description.removeprefix("AI spine: FLAG ").removesuffix(" (research)")] = path
-    assert set(results) == {"film", "film segmentation", "film report", "film details"}
-    assert all(errors_of(path, dciodvfy) == [] for path in results.values())
-    mask = dcmread(results["film segmentation"])
-    assert (mask.Rows, mask.Columns) == (sent.Rows, sent.Columns)
+            header = dcmread(path, stop_before_pixels=True)
+            name = next(name for name, study in studies.items() if study == header.StudyInstanceUID)
+            if header.SeriesDescription.startswith("AI spine"):
+                kind = header.SeriesDescription.removeprefix("AI spine: FLAG ").removesuffix(" (research)")
+                results[name][kind] = path
+    for name, film in films.items():
+        assert set(results[name]) == {"film", "film segmentation", "film report", "film details"}
+        assert all(errors_of(path, dciodvfy) == [] for path in results[name].values())
+        sent, mask = dcmread(film), dcmread(results[name]["film segmentation"])
+        assert (mask.Rows, mask.Columns) == (sent.Rows, sent.Columns)
+        answer = read_film_details(results[name]["film details"])
+        assert answer.flag is True
+        report = _dumped(results[name]["film report"], program)
+        details = _dumped(results[name]["film details"], program)
+        assert codes.DETAILS_TITLE.meaning in details
+        unsure = {_tracked(group) for group in _groups(details) if '="LOW_CONFIDENCE: ' in group}
+        bodies = [body for body in map(_read, _groups(report)) if body.name not in unsure]
+        assert len(bodies) >= LEAST_SURE
+        places = [nearest(ReadBody(body.name, body.lines_px, None, None, None), truth) for body in bodies]
+        assert None not in places and len(set(places)) == len(places), "each lies on a vertebra of its own"
+        for body, place in zip(bodies, places, strict=True):
+            assert place is not None
+            _judge(body, truth[place], float(sent.ImagerPixelSpacing[0]) / _magnification(truth, sent))
+        units = {unit for body in bodies for _, unit, _ in body.numbers.values()}
+        assert units == ({"mm", "1", "%"} if name == "calibrated" else {"1", "%"})
+        in_details = {body.name.removeprefix("spine-node "): body.relative_heights for body in answer.bodies}
+        for body in bodies:
+            told = [body.numbers[ratio][0] for ratio in ("Ha/Hp", "Hm/Hp")]
+            assert told == pytest.approx(in_details[body.name], abs=6e-4)
 
-    answer = read_film_details(results["film details"])
-    assert answer.flag is True
-    measured = [body for body in answer.bodies if body.lines_px is not None and nearest(body, truth) is not None]
-    assert len(measured) >= 7
-    off = np.concatenate([np.abs(_along(body.lines_px, truth[nearest(body, truth)].points_px)) for body in measured])
-    assert float(np.median(off)) < OFF_PX
 
-    text = subprocess.run([dsrdump, "+Pl", str(results["film details"])], check=True, capture_output=True).stdout
-    told = re.findall(rb'NUM:\(,,"Anterior height over posterior height"\)="([\d.]+)".*\n.*POLYLINE,([\d./,]+)', text)
-    heights = {body.name: body for body in answer.bodies if body.lines_px is not None}
-    assert len(told) == len(heights)
-    for (value, line), body in zip(told, heights.values(), strict=True):
-        assert float(value) == pytest.approx(body.relative_heights[0], abs=6e-4)
-        ends = np.array([pair.split(b"/") for pair in line.split(b",")], float)
-        np.testing.assert_allclose(ends, body.lines_px[0], atol=1e-3)
-        lengths = np.linalg.norm(np.diff(body.lines_px, axis=1)[:, 0], axis=1)
-        assert lengths[0] / lengths[2] == pytest.approx(float(value), abs=2e-3)
-    assert codes.DETAILS_TITLE.meaning.encode() in text
+def _judge(body: Read, true: TrueBody, pixel_mm: float) -> None:
+    """Every number and every drawn end of one vertebra against the phantom and against each other."""
+    assert np.abs(_along(body.lines_px, true.points_px)).max() < OFF_PX, body.name
+    lengths = np.linalg.norm(np.diff(body.lines_px, axis=1)[:, 0], axis=1)
+    for n, (height, length) in enumerate(zip(HEIGHTS, lengths, strict=True)):
+        if height in body.numbers:
+            value, unit, _ = body.numbers[height]
+            assert unit == "mm"
+            assert value == pytest.approx(length * pixel_mm, rel=2e-3), "as long as its line"
+            assert value == pytest.approx(true.heights_mm[n], abs=OFF_MM), (body.name, height)
+        if f"{height}/Hp" in body.numbers:
+            value, unit, line = body.numbers[f"{height}/Hp"]
+            assert unit == "1"
+            assert value == pytest.approx(lengths[n] / lengths[2], abs=2e-3)
+            assert value == pytest.approx(true.heights_mm[n] / true.heights_mm[2], abs=OFF_RATIO), (body.name, height)
+            np.testing.assert_allclose(line, body.lines_px[n])
+    assert {"Ha/Hp", "Hm/Hp"} <= set(body.numbers)
+
+
+def _calibrated(film: Path, truth: Sequence[TrueBody], path: Path) -> Path:
+    """The film as another study, with the magnification at the spine in its header."""
+    data_set = dcmread(film)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        data_set[keyword].value = generate_uid()
+    data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    data_set.EstimatedRadiographicMagnificationFactor = f"{_magnification(truth, data_set):.6g}"
+    data_set.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _magnification(truth: Sequence[TrueBody], film: Dataset) -> float:
+    """By how much the phantom's heights are larger on the detector than in space."""
+    pixels = np.array([np.linalg.norm(np.diff(body.points_px, axis=1)[:, 0], axis=1) for body in truth])
+    return float(np.median(pixels * float(film.ImagerPixelSpacing[0]) / [body.heights_mm for body in truth]))
+
+
+def _dumped(path: Path, program: Callable[[str], str]) -> str:
+    return subprocess.run([program("dsrdump"), "+Pl", str(path)], check=True, capture_output=True).stdout.decode()
+
+
+def _groups(dumped: str) -> list[str]:
+    """What dsrdump prints of each group."""
+    return dumped.split('CONTAINER:(,,"Measurement Group")')[1:]
+
+
+def _tracked(group: str) -> str:
+    (name,) = re.findall(r'"Tracking Identifier"\)="spine-node ([^"]+)"', group)
+    return str(name)
+
+
+def _read(group: str) -> Read:
+    """A group of the report, by what dsrdump prints."""
+    number = r'NUM:\(,,"([^"]+)"\)="([-\d.]+)" \(([^,]+),.*\n.*POLYLINE,([-\d./,]+)\)'
+    numbers = {
+        what: (float(value), unit, np.array([pair.split("/") for pair in line.split(",")], float))
+        for what, value, unit, line in re.findall(number, group)
+    }
+    assert len(numbers) == group.count(" NUM:(") >= 3, "every number has its line"
+    return Read(_tracked(group), numbers)
 
 
 def _along(lines: np.ndarray, true: np.ndarray) -> np.ndarray:

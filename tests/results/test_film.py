@@ -14,6 +14,7 @@ from PIL import ImageDraw
 from pydicom.dataset import Dataset
 from results_synthetic import context
 
+from inference.film_points import PointSettings
 from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding, WithoutSide
 from inference.refusal import Refusal, RefusalCode
 from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
@@ -22,10 +23,10 @@ from node.results.capture import picture
 from node.results.drawing import FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
 from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
-from node.results.film_picture import film_picture, marks
-from node.results.notes import Caption
+from node.results.film_picture import FilmPicture, film_picture, marks
+from node.results.notes import CUT, Caption
 from node.results.picture import draw_picture, lay_out
-from node.results.wording import as_answered, measured
+from node.results.wording import as_answered, measured, quality_sentence
 from tests.films import RF
 
 CAPTION = Caption("series 1, image 1, LWS", "spine-node 0.1.0, radiograph 1.0.0", "2026-11-20 23:30")
@@ -162,7 +163,7 @@ def test_dcmqi_reads_every_group(wedged: FilmCase, tid1500: Callable[[Result], l
     found = tid1500(encoded(wedged)["report"])
     assert len(found) == 4
     meanings = [i["quantity"]["CodeMeaning"] for i in found[0]["measurementItems"]]
-    assert meanings == ["Ha", "Hm", "Hp", "VCR"]
+    assert meanings == ["Ha", "Hm", "Hp", "VCR", "Ha/Hp", "Hm/Hp"]
 
 
 def test_the_same_answer_gives_the_same_bytes(wedged: FilmCase) -> None:
@@ -247,6 +248,53 @@ def test_without_calibration_there_are_ratios_and_no_millimetres_anywhere(which:
     assert list(found[0]) == ["Ha/Hp", "Hm/Hp", "Hp/Hp", "VCR"]
     assert found[0]["Ha/Hp"][0] == pytest.approx(0.55, abs=0.001)
     assert found[0]["VCR"][:2] == (pytest.approx(45.0), "%")
+
+
+def test_ratios_of_the_own_heights_stand_beside_millimetres(
+    wedged: FilmCase, dumped: Callable[[Result], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In report, details and capture; in the report after what viewers write beside the lines."""
+    results = encoded(wedged)
+    first = numbers(groups(results["report"].dataset)[0])
+    assert list(first) == ["Ha", "Hm", "Hp", "VCR", "Ha/Hp", "Hm/Hp"]
+    assert first["Ha/Hp"][:2] == (pytest.approx(0.55, abs=0.001), "1")
+    assert np.array_equal(first["Ha/Hp"][2], first["Ha"][2])
+    assert '"Ha/Hp")="0.55"' in dumped(results["report"])
+    assert '"Anterior height over posterior height")="0.55"' in dumped(results["details"])
+    layout = lay_out(as_answered(wedged.findings), shown_of(wedged), CAPTION)
+    headings = [c.heading for c in layout.table.columns]
+    assert {"Ha", "Hm", "Hp", "Ha/Hp", "Hm/Hp", "VCR", "G"} <= set(headings)
+    assert layout.table.letters >= 20
+    said = said_on(wedged, monkeypatch)
+    assert "0.55" in said.split() and "12.4" in said.split()
+    assert "over the own posterior height" in said
+
+
+def test_without_room_for_columns_the_notes_have_the_ratios() -> None:
+    """A film so wide that millimetres and ratios leave it no room keeps its size; nothing is left unsaid."""
+    case = film_case({2: 0.55}, count=5)
+    assert case.answer.labels is not None
+    wide = lambda image: np.pad(image, ((0, 0), (900, 900)))  # noqa: E731
+    moved = tuple(
+        replace(
+            v,
+            centroid_px=(v.centroid_px[0] + 900, v.centroid_px[1]),
+            keypoints_px={k: (x + 900, y) for k, (x, y) in v.keypoints_px.items()},
+        )
+        for v in case.findings.vertebrae
+        if v.centroid_px is not None and v.keypoints_px is not None
+    )
+    moved = (replace(moved[0], centroid_px=(20.0, moved[0].centroid_px[1])), *moved[1:])
+    film = replace(case.film, pixels=wide(case.film.pixels))
+    findings = as_answered(replace(case.findings, vertebrae=moved))
+    layout = lay_out(findings, film_picture(film, findings, None), CAPTION)
+    headings = [c.heading for c in layout.table.columns]
+    assert {"Ha", "Hm", "Hp", "VCR"} <= set(headings) and {"Ha/Hp", "Hm/Hp"}.isdisjoint(headings)
+    assert "V2 0.55, 0.70" in " ".join(line[0] for line in layout.notes)
+    unsized = tuple(replace(v, heights_mm=None) for v in moved)
+    findings = replace(findings, vertebrae=unsized, pixel_size=PixelSize(None, "uncalibrated: no spacing"))
+    layout = lay_out(findings, film_picture(replace(film, spacing_mm=None), findings, None), CAPTION)
+    assert {"Ha/Hp", "Hm/Hp"} <= {c.heading for c in layout.table.columns}, "all that there is"
 
 
 def test_end_vertebrae_have_no_compression_ratio_and_negative_ones_stay_negative(wedged: FilmCase) -> None:
@@ -348,6 +396,10 @@ def test_lines_and_points_of_the_capture_lie_on_the_anatomy(case: FilmCase) -> N
             for x, y in (upper, lower):
                 at = page[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3]
                 assert (at.min(axis=-1) > 200).any(), f"a point of {vertebra.name}"
+
+
+def shown_of(case: FilmCase) -> FilmPicture:
+    return film_picture(case.film, as_answered(case.findings), case.answer.labels)
 
 
 def caption_of(case: FilmCase) -> Caption:
@@ -525,20 +577,37 @@ def test_the_document_of_a_calibrated_film(wedged: FilmCase) -> None:
 def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
     assert compression(replace(wedged.findings, vertebrae=())) == ""
     alone = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[:1])
-    assert (
-        compression(alone) == "No compression ratio (VCR): no measured vertebra has a sure, healthy one on both sides."
+    assert compression(alone) == (
+        "No compression ratio (VCR). None without a sure, undeformed one near by on both sides: V1."
     )
     middle = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[1:3])
-    assert "None without" not in compression(middle)
-    assert "next one was taken" not in compression(middle)
+    assert "None" not in compression(middle)
+    assert "passed over" not in compression(middle)
+
+
+def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: FilmCase) -> None:
+    """One that is unsure itself is not said to lack neighbours."""
+    unsure = replace(
+        wedged.findings.vertebrae[1],
+        compression_ratio_percent=None,
+        compared_with=None,
+        quality=(Quality.LOW_CONFIDENCE,),
+    )
+    third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
+    findings = replace(wedged.findings, vertebrae=(wedged.findings.vertebrae[0], unsure, third))
+    said = compression(findings)
+    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4." in said
+    assert "None of an unsure vertebra: V2. None without a sure, undeformed one near by on both sides: V1." in said
+    assert "healthy" not in said
 
 
 def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callable[[Result], str]) -> None:
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(*wedged.findings.vertebrae[:2], third))
-    assert "the next one was taken: V3 with V1 and V4" in compression(findings)
+    assert "passed over: V3 with V1 and V4." in compression(findings)
     details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
-    assert "compression ratio against V1 and V4" in dumped(details)
+    shown = dumped(details)
+    assert "compression ratio against V1 and V4: a neighbour is deformed, unsure, not measured or not seen" in shown
     assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [
         1,
         4,
@@ -565,6 +634,41 @@ def test_the_flags_of_a_film_have_sentences(wedged: FilmCase, monkeypatch: pytes
     assert "lossy compressed" in said
     assert wedged.findings.pixel_size == PixelSize(SPACING_MM, "Pixel Spacing, calibrated (fiducial)")
     assert wedged.findings.patient.worst_grade is Grade.SEVERE
+
+
+def test_double_contours_and_a_contradicting_header_are_told_by_every_result(
+    validation_errors: Callable[[Result], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a film with many of them the capture tells each flag once, whole, in letters that can be read."""
+    case = film_case({3: 0.7})
+    vertebrae = tuple(
+        replace(v, quality=(*v.quality, Quality.DOUBLE_CONTOUR)) if v.ordinal != 2 else v
+        for v in case.findings.vertebrae
+    )
+    whole = (Quality.HEADER_CONTRADICTED, Quality.HEAD_UNSURE, Quality.AGE_UNKNOWN)
+    findings = replace(case.findings, vertebrae=vertebrae, quality=whole)
+    case = replace(case, answer=replace(case.answer, findings=findings))
+    twice, said_otherwise = "V1, V3 to V5: an end plate shows twice (oblique)", "the header says otherwise"
+    said = said_on(case, monkeypatch)
+    assert said.count(twice) == 1 and said.count(said_otherwise) == 1
+    layout = lay_out(as_answered(findings), shown_of(case), CAPTION)
+    assert min(size for _, size, _ in layout.notes) >= 16
+    assert CUT.strip() not in " ".join(line[0] for line in layout.notes)
+    results = encoded(case)
+    report = [str(item.TextValue) for item in items(results["report"].dataset, "TEXT")]
+    assert sum(text.startswith(f"DOUBLE_CONTOUR: {twice}") for text in report) == 1
+    details = [str(item.TextValue) for item in items(results["details"].dataset, "TEXT")]
+    assert sum(text.startswith("DOUBLE_CONTOUR: an end plate shows twice") for text in details) == 4
+    for texts in (report, details):
+        assert sum(text.startswith(f"HEADER_CONTRADICTED: {said_otherwise}") for text in texts) == 1
+        assert sum(text.startswith("HEAD_UNSURE: ") for text in texts) == 1
+    assert validation_errors(results["report"]) == []
+
+
+def test_how_far_mask_and_points_may_differ_is_said_as_it_is_on_films() -> None:
+    said = quality_sentence(Quality.MASK_DISAGREES)
+    assert f"radiograph: by more than {100 * PointSettings().agreement:g} % of Hp" in said
+    assert "CT: by more than their stated error" in said
 
 
 # the front may lie on either side

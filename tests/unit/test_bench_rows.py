@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from tests.benchmarks import answering, lengths
 from tests.benchmarks.rows import Row
+from tests.films import Film
 
 EVALUATED = {"status": "evaluated", "reason_code": None}
 REFUSED = {"status": "not_evaluable", "reason_code": "DUPLICATE_POSITIONS"}
@@ -19,6 +22,16 @@ def test_a_study_that_was_not_evaluated_has_no_time() -> None:
         answering.check_evaluated([EVALUATED, REFUSED], 2)
     with pytest.raises(RuntimeError, match="2 answers to 1 studies"):
         answering.check_evaluated([EVALUATED, EVALUATED], 1)
+
+
+def test_a_film_is_sent_as_another_study_each_time(tmp_path: Path) -> None:
+    """It has no frame of reference, as slices have."""
+    film = Film(sop_uid="1.2.1").write(tmp_path / "film.dcm")
+    studies = set()
+    for number in range(2):
+        (copy,) = answering.renamed([film], tmp_path / str(number), number)
+        studies.add(dcmread(copy).StudyInstanceUID)
+    assert len(studies - {Film().study_uid}) == 2
 
 
 def test_the_memory_of_a_run_is_its_own() -> None:
