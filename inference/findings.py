@@ -130,8 +130,8 @@ class Quality(StrEnum):
     """Which end of a radiograph is the head is not sure: vertebrae, and upper and lower points, may be exchanged."""
     HEADER_CONTRADICTED = "HEADER_CONTRADICTED"
     """A radiograph's header says otherwise of head or front than its pixels show; what they show was believed."""
-    NEIGHBOUR_NOT_SEEN = "NEIGHBOUR_NOT_SEEN"
-    """By the distance a vertebra lies between this one and the next, above or below, that was not seen."""
+    GAP_BELOW = "GAP_BELOW"
+    """By the distance, at least one vertebra that was not seen lies between this one and the next one below."""
     DOUBLE_CONTOUR = "DOUBLE_CONTOUR"
     """An end plate shows twice on a radiograph: it was met obliquely, and its height may be of either line."""
 

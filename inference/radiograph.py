@@ -460,21 +460,21 @@ class _Run:
 
 
 def _with_names(vertebrae: list[Vertebra], names: FilmNames) -> list[Vertebra]:
-    """With their levels; beside named ones those without are flagged, so that no T1 to T3 is graded for want of one."""
-    unnamed = (Quality.NOT_NAMED,) if any(names.levels) else ()
-    return [
-        replace(v, level=level, level_confidence=confidence, quality=v.quality if level else (*v.quality, *unnamed))
-        for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True)
-    ]
+    """With their levels; measured ones beside them are flagged, so that no T1 to T3 is graded for want of a name."""
+    out = []
+    for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True):
+        unnamed = level is None and v.keypoints_px is not None and any(names.levels)
+        quality = (*v.quality, Quality.NOT_NAMED) if unnamed else v.quality
+        out.append(replace(v, level=level, level_confidence=confidence, quality=quality))
+    return out
 
 
 def _with_gaps(vertebrae: list[Vertebra], places: list[int]) -> list[Vertebra]:
-    """Flagged where a neighbour was not seen."""
-    gaps = [b - a > 1 for a, b in pairwise(places)]
-    beside = [above or below for above, below in zip([False, *gaps], [*gaps, False], strict=True)]
+    """Flagged where the next one below was not seen."""
+    gaps = [below - above > 1 for above, below in pairwise(places)]
     return [
-        replace(v, quality=(*v.quality, Quality.NEIGHBOUR_NOT_SEEN)) if gap else v
-        for v, gap in zip(vertebrae, beside, strict=True)
+        replace(v, quality=(*v.quality, Quality.GAP_BELOW)) if gap else v
+        for v, gap in zip(vertebrae, [*gaps, False], strict=True)
     ]
 
 

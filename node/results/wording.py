@@ -13,7 +13,7 @@ from dataclasses import replace
 from inference import grading
 from inference.findings import Acquisition, Findings, Grade, Heights, Level, PatientFinding, Quality, VertebraFinding
 from inference.refusal import Refusal, RefusalCode
-from node.results.gaps import gaps, gaps_text
+from node.results.gaps import gaps_text
 from node.results.rounding import loss_cut, ratio_cut
 
 RESEARCH = "AI - research use only"
@@ -72,7 +72,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
     Quality.HEAD_UNSURE: "not sure which end is the head: vertebrae and their upper and lower points may be exchanged",
     Quality.HEADER_CONTRADICTED: "the header says otherwise how the film lies: what its pixels show was believed",
-    Quality.NEIGHBOUR_NOT_SEEN: "by the distance, a vertebra next to it was not seen",
+    Quality.GAP_BELOW: "by the distance, a vertebra between it and the next one below was not seen",
     Quality.DOUBLE_CONTOUR: "an end plate shows twice (oblique): its height may be of either line",
 }
 
@@ -115,11 +115,10 @@ def doubts(findings: Findings) -> list[tuple[Quality, str]]:
 
     Where a vertebra was not seen, `seen_text` says better: between which two.
     """
-    beside_gaps = {v.ordinal for gap in gaps(findings) for v in gap}
     by_flag: dict[Quality, list[VertebraFinding]] = {}
     for vertebra in findings.vertebrae:
         for flag in vertebra.quality:
-            if flag is not Quality.NEIGHBOUR_NOT_SEEN or vertebra.ordinal not in beside_gaps:
+            if flag is not Quality.GAP_BELOW:
                 by_flag.setdefault(flag, []).append(vertebra)
     said = []
     for flag, those in by_flag.items():

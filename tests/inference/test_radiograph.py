@@ -346,11 +346,11 @@ def test_above_the_last_name_bodies_are_flagged_and_those_above_t4_have_no_grade
     assert graded == [False] * 4 + [True] * 14, "C7, T1, T2, T3 would be the first four"
 
 
-def test_beside_a_vertebra_that_was_not_seen_both_neighbours_say_so() -> None:
+def test_above_a_vertebra_that_was_not_seen_the_gap_is_flagged() -> None:
     bodies = spine([(34.0, 31.0, 36.0)] * 7, top=(40, 170), depth=50.0, disc=11)
     answer = answered(filmed([b for n, b in enumerate(bodies) if n != 3]))
-    beside = [Quality.NEIGHBOUR_NOT_SEEN in v.quality for v in answer.findings.vertebrae]
-    assert beside == [False, False, True, True, False, False]
+    gaps = [Quality.GAP_BELOW in v.quality for v in answer.findings.vertebrae]
+    assert gaps == [False, False, True, False, False, False]
     assert answer.compressions[3].replaced and answer.compressions[3].references == (2, 4)
 
 

@@ -28,7 +28,7 @@ def with_one_missed(case: FilmCase, missed: int) -> FilmCase:
     count = len(seen)
     vertebrae = []
     for n, v in enumerate(seen, start=1):
-        flag = (Quality.NEIGHBOUR_NOT_SEEN,) if v.ordinal in (missed - 1, missed + 1) else ()
+        flag = (Quality.GAP_BELOW,) if v.ordinal == missed - 1 else ()
         ends = n in (1, count)
         vertebrae.append(
             replace(
@@ -55,7 +55,7 @@ def missed() -> FilmCase:
 def seen_at(rows: dict[int, bool]) -> tuple[VertebraFinding, ...]:
     """Vertebrae at whole places along a column, with the flag or without, by place."""
     return tuple(
-        VertebraFinding(n, centroid_px=(100.0, 100.0 * place), quality=(Quality.NEIGHBOUR_NOT_SEEN,) if flagged else ())
+        VertebraFinding(n, centroid_px=(100.0, 100.0 * place), quality=(Quality.GAP_BELOW,) if flagged else ())
         for n, (place, flagged) in enumerate(rows.items(), start=1)
     )
 
@@ -72,20 +72,20 @@ def seen_at(rows: dict[int, bool]) -> tuple[VertebraFinding, ...]:
         ([1, 4, 5, 7, 9], [(1, 2), (3, 4), (4, 5)]),
     ],
 )
-def test_a_gap_lies_between_two_whatever_else_is_flagged(
+def test_a_gap_lies_below_the_one_that_is_flagged(
     missed: FilmCase, places: list[int], pairs: list[tuple[int, int]]
 ) -> None:
-    beside = {p for a, b in pairwise(places) if b - a > 1 for p in (a, b)}
-    findings = replace(missed.findings, vertebrae=seen_at({p: p in beside for p in places}))
+    above = {a for a, b in pairwise(places) if b - a > 1}
+    findings = replace(missed.findings, vertebrae=seen_at({p: p in above for p in places}))
     assert [(above.ordinal, below.ordinal) for above, below in gaps(findings)] == pairs
 
 
 def test_several_gaps_in_words(missed: FilmCase) -> None:
-    rows = {1: False, 2: True, 4: True, 5: False, 6: True, 8: True}
+    rows = {1: False, 2: True, 4: False, 5: False, 6: True, 8: False}
     findings = replace(missed.findings, vertebrae=seen_at(rows))
     assert gaps_text(findings) == ("between V2 and V3 and between V5 and V6 at least one vertebra each was not seen")
     assert seen_text(missed.findings).startswith(f"4 of 4 vertebrae measured; {GAP}; levels not seen")
-    assert all(flag is not Quality.NEIGHBOUR_NOT_SEEN for flag, _ in doubts(missed.findings)), "said once"
+    assert all(flag is not Quality.GAP_BELOW for flag, _ in doubts(missed.findings)), "said once"
 
 
 def test_across_a_gap_the_vertebrae_compared_with_are_named(missed: FilmCase) -> None:
