@@ -67,15 +67,15 @@ def section(told: Record, command: str) -> str:
     head, ends = first["head_right"]
     lines += [
         "",
-        f"T1 to T6 ({upper['n']} whole ones): {100 * upper['found']:.0f} % found, of these "
-        f"{100 * upper['flagged']:.0f} % flagged or not measured; "
+        f"T1 to T6 ({upper['n']} whole ones): {_part(upper['found'])} found, of these "
+        f"{_part(upper['flagged'])} flagged or not measured; "
         f"{100 * upper['sure']:.0f} % of all measured without doubt, with |dG| "
-        f"{upper['sure G error']:.3f}; {100 * upper['named']:.0f} % of those found have a name.",
+        f"{_figure(upper['sure G error'])}; {_part(upper['named'])} of those found have a name.",
         f"Names: {_part(given)} of {count} given are right. Side of the front: right in {_part(front)} of {sides} "
         f"films; head up after turning: {_part(head)} of {ends}. "
         f"Median time {first['seconds']:.2f} s on one core. (All of {ways[0]}.)",
         "",
-        *(_all_graded(way, told["ways"][way]) for way in ways),
+        *_all_graded(told, ways),
         "",
         "| lateral films | goal | " + " | ".join(ways) + " |",
         "|---" * (2 + len(ways)) + "|",
@@ -107,17 +107,19 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _all_graded(way: str, told: Record) -> str:
+def _all_graded(told: Record, ways: Sequence[str]) -> list[str]:
     """What the rule that unsure bodies have no grade is worth."""
-    every, real = told["were all graded"], told["real"]
-    said = (
-        f"Unsure bodies have no grade. Were all graded ({way}), {_part(every['healthy'])} of the healthy ones measured "
-        f"T11 to L5 would be called moderate or worse (of those with a grade {_part(every['healthy graded'])} are), "
-        "at least one body on {} of {} answered films without a fracture".format(*every["films"])
-    )
-    if real is not None:
-        said += f", and on {real['called']} of {real['films'] - real['refused']} answered films of the healthy real CT"
-    return f"{said}."
+    every = [told["ways"][way]["were all graded"] for way in ways]
+    reals = [told["ways"][way]["real"] for way in ways]
+    answered = ["" if r is None else f"{r['called']} of {r['films'] - r['refused']}" for r in reals]
+    return [
+        "| were unsure bodies graded too: moderate or worse | " + " | ".join(ways) + " |",
+        "|---" * (1 + len(ways)) + "|",
+        _row("of the healthy bodies measured, T11 to L5", *(_part(e["healthy"]) for e in every)),
+        _row("(as it is, of those with a grade)", *(_part(e["healthy graded"]) for e in every)),
+        _row("a body on answered films without a fracture", *("{} of {}".format(*e["films"]) for e in every)),
+        _row("a body on answered films of the healthy real CT", *(cell or "not measured" for cell in answered)),
+    ]
 
 
 def _total(kinds: Record) -> str:

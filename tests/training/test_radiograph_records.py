@@ -263,7 +263,8 @@ def test_the_card_holds_both_ways_and_the_plot_every_vertebra(record: dict[str, 
     assert "| blank | 2 of 2 | 2 of 2 |" in card
     assert "| **all, with a header that says lateral** | 1 of 2 (not 1 blank) | 1 of 2 (not 1 blank) |" in card
     assert "| AP films refused | all | 0 of 1 | 0 of 1 |" in card
-    assert "Unsure bodies have no grade. Were all graded (outline)" in card
+    assert "| a body on answered films without a fracture | 0 of 0 | 0 of 0 |" in card
+    assert "| a body on answered films of the healthy real CT | 1 of 1 | 1 of 1 |" in card
     for block in card.split("\n\n"):
         rows = [line.replace(r"\|", "").count("|") for line in block.splitlines() if line.startswith("|")]
         assert len(set(rows)) <= 1
