@@ -234,9 +234,9 @@ def fine_tuned(
         "held_out_patients": len({f.patient for f in held_out}),
         "folder_sha256": folder_digest(folder),
     }
-    _same_site(out / "training" / "site.json", site | {"seed": seed})
     task = FineTuning(learn, held_out, rendered)
     training = Training(task, out / "training", seed=seed)
+    _same_site(training, site | {"seed": seed})
     entry = read_manifest(shipped)["film"]
     if not training.resume():
         training.start_from(shipped / str(entry["weights"]))
@@ -270,9 +270,11 @@ def fine_tuned(
     return told
 
 
-def _same_site(path: Path, site: Record) -> None:
+def _same_site(training: Training, site: Record) -> None:
     """Keep beside the checkpoint what it was taught: with other films, some held out now were learnt from then."""
-    if path.is_file() and json.loads(path.read_text()) != site:
+    path = training.folder / "site.json"
+    begun = training.checkpoint.is_file()
+    if begun and (not path.is_file() or json.loads(path.read_text()) != site):
         raise AnnotationError(f"{path.parent}: this training was begun with other films; give another folder as --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(site))
