@@ -51,7 +51,7 @@ def section(told: Record, command: str) -> str:
         "|---" * (3 + len(ways)) + "|",
     ]
     for name in first["estimates"]:
-        cells = [_interval(told["ways"][way]["estimates"][name]) for way in ways]
+        cells = [interval(told["ways"][way]["estimates"][name]) for way in ways]
         lines.append(_row(name, ROWS[name].counts, GOALS.get(name, ""), *cells))
     for name in first["agreements"]:
         cells = [_agreement(told["ways"][way]["agreements"][name]) for way in ways]
@@ -225,8 +225,9 @@ def plot(true: Sequence[float], said: Sequence[float], title: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _interval(estimate: Sequence[float]) -> str:
-    value, low, high, _ = estimate
+def interval(estimate: Sequence[float]) -> str:
+    """A figure (value, low, high, ...) with its interval, in words."""
+    value, low, high = estimate[:3]
     return f"{value:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(value) else "not measured"
 
 

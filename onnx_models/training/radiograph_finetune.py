@@ -35,6 +35,7 @@ from inference.runtime import read_manifest
 from onnx_models.training.export import MODELS
 from onnx_models.training.film_annotations import AnnotatedFilm, AnnotationError, folder_digest, read_folder
 from onnx_models.training.film_data import FOLDER, VIEWS, FormedFilm, seen_part
+from onnx_models.training.radiograph_card import interval
 from onnx_models.training.radiograph_data import Sample, prepared, target_maps
 from onnx_models.training.radiograph_evaluation import POINTS, ways
 from onnx_models.training.radiograph_network import WholeFilmNetwork
@@ -181,7 +182,8 @@ def card(told: Record) -> str:
         "|---" * (2 + len(columns)) + "|",
     ]
     for name in figures:
-        cells = [rows[column][name].text(3).replace("|", r"\|") for column in columns]
+        told_of = [rows[column][name] for column in columns]
+        cells = [interval((estimate.value, estimate.low, estimate.high)) for estimate in told_of]
         lines.append("| " + " | ".join([name.replace("|", r"\|"), SITE_ROWS[name].counts, *cells]) + " |")
     lines += [
         "| refused | all films | " + " | ".join(refused) + " |",
@@ -253,6 +255,7 @@ def fine_tuned(
         "begun_from": training.begun_from,
         "shipped": before,
         "site": site,
+        "source": "onnx_models/training/radiograph_finetune.py",
     }
     export_network(training.averaged, provenance, out, version=f"{entry['version']}+site")
     rendered_task = WholeFilmTask(rendered)

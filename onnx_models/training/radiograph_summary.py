@@ -335,13 +335,13 @@ for _name in STRATA:
     ROWS |= _stratum_rows(_name)
 _POSTERIOR = "of the posterior height; whole bodies measured"
 SITE_ROWS = {
-    **{name: row for name, row in ROWS.items() if not row.graded and not name.endswith(", mm")},
+    **{n: row for n, row in ROWS.items() if not row.graded and not n.endswith(", mm") and "silhouette" not in n},
     "six points, %": Row(_POSTERIOR, lambda r: error_percent(r, "error_parts")),
     "heights, %": Row(_POSTERIOR, lambda r: error_percent(r, "height_error_parts")),
     "six points, mm": Row("the same, of calibrated films", point_error_mm),
     "heights, mm": Row("the same, of calibrated films", height_error_mm),
 }
-"""Figures of films that a site annotated: losses are not known, and mm only of calibrated ones."""
+"""Figures of films that a site annotated: losses and silhouettes are not known, and mm only of calibrated ones."""
 
 
 def estimates(records: Records, rows: Mapping[str, Row] = ROWS) -> dict[str, Estimate]:

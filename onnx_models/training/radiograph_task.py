@@ -304,7 +304,7 @@ def export_mdr2unet(folder: Path = MODELS) -> Exported:
 def export_network(network: nn.Module, state: dict[str, Any], folder: Path, version: str = VERSION) -> Exported:
     """Export a whole-film network; `state` is what its training says of itself.
 
-    Its "trained_on" counts, where it says other than that the network saw films rendered from phantoms alone.
+    Its "trained_on" and "source" count, where a network saw other than films rendered from phantoms.
     """
     outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
     view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
@@ -340,8 +340,8 @@ def _contract(name: str, outputs: dict[str, dict[str, Any]], state: dict[str, An
         preprocessing=PREPROCESSING,
         provenance={
             "trained_on": RENDERED_ALONE,
-            **state,
             "source": "onnx_models/training/radiograph_task.py",
+            **state,
         },
         card=card,
     )

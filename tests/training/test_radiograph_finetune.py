@@ -310,6 +310,7 @@ def test_what_was_tuned_on_a_site_says_so(tuned: Tuned) -> None:
     assert said["trained_on"].startswith(f"as the shipped weights ({shipped['provenance']['trained_on']}); then ")
     assert "of one site" in said["trained_on"]
     assert said["shipped"] == {"version": shipped["version"], "sha256": shipped["sha256"], **shipped["provenance"]}
+    assert said["source"].endswith("radiograph_finetune.py")
     digest = folder_digest(tuned.site)
     learn, held_out = split(read_folder(tuned.site))
     assert said["site"]["folder_sha256"] == digest
@@ -341,6 +342,7 @@ def test_a_site_s_card_says_nothing_of_grades_and_of_mm_that_are_not_known(tuned
     assert "sensitivity" not in text
     assert "AUC" not in text
     assert ", mm |" not in text
+    assert "silhouette" not in text
 
 
 def test_a_site_s_card_has_mm_where_they_are_known_and_no_grades(film: FormedFilm) -> None:
