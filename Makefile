@@ -34,18 +34,23 @@ chaos: $(READY) debian  ## the full fault suite, KILLS random kills (200) among 
 train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"
 
-train: train-env  ## every shipped model again, MINUTES each; resumes where it was stopped
+train: train-env  ## every shipped model again, MINUTES each, and its figures; resumes where it was stopped
 	$(BIN)/python -m onnx_models.training.labeller_scenes
 	$(BIN)/python -m onnx_models.training.segmenter_generator phantom --count 900
 	$(BIN)/python -m onnx_models.training.segmenter_generator held-out --count 60
 	-$(BIN)/python -m onnx_models.training.segmenter_generator shapes --count 600  # needs the real shapes (CONTRIBUTING.md)
 	$(BIN)/python -m onnx_models.training.completion_data
 	$(BIN)/python -m onnx_models.training.film_generator --count 340 --held-out 24
-	for network in localizer keypoints labeller segmenter completion film; do \
+	$(BIN)/python -m onnx_models.training.film_points_films
+	for network in localizer keypoints labeller segmenter completion film film_points; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
 	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \
 	done
 	$(BIN)/python -m onnx_models.training.evaluate
+	$(BIN)/python -m onnx_models.training.evaluate --set 2
+	for judge in labeller segmenter completion film_points radiograph; do \
+	  $(BIN)/python -m onnx_models.training.$${judge}_evaluation --card || exit 1; \
+	done
 
 debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace && command -v pgbouncer; } >/dev/null; then \

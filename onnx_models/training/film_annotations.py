@@ -8,11 +8,13 @@ A folder holds, in any order and depth, DICOM images FOR PRESENTATION and for ea
   {"anterior_superior": [column, row], ...}}]}``, points counted as SCOORD does: the node's ``findings.json``,
   corrected, is one. ``level`` may be null, vertebrae without points are left out.
 
-Every vertebra that can be seen must be drawn: what is not drawn is taught as "no vertebra".
+Every vertebra that can be seen must be drawn: what is not drawn is taught as "no vertebra". How large a pixel is in the
+plane of the spine is told by the gate (`node.gate.projection`), as for a film that is sent to the node.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -31,6 +33,8 @@ from skimage.measure import find_contours
 
 from inference.film_contour import six_points
 from inference.findings import KEYPOINTS
+from inference.radiograph import BODY_MM
+from node.gate.projection import SAME_BOTH_WAYS, pixel_size
 from onnx_models.training.film_data import LATERAL_VIEWS, FormedFilm, seen_part
 from onnx_models.training.film_truth import PER_SIDE, SECTIONS, FilmTruth, coverage
 
@@ -63,12 +67,16 @@ class AnnotatedFilm:
         PatientID and Manufacturer of its header.
     front_known
         Whether its points or its header tell to which side the front lies.
+    calibrated
+        Whether mm of ``film`` are mm in the plane of the spine. Else they are a guess from the size of the bodies, good
+        for looking at end plates alone, and nothing may be told in mm.
     """
 
     film: FormedFilm
     patient: str
     maker: str
     front_known: bool = True
+    calibrated: bool = False
 
 
 @dataclass
@@ -96,6 +104,15 @@ def read_folder(folder: Path) -> list[AnnotatedFilm]:
     if not annotated:
         raise AnnotationError(f"{folder}: no film with a segmentation or six-point annotation; see film_annotations")
     return [_annotated(*found.images[uid], found.outlines[uid], found.points[uid]) for uid in sorted(annotated)]
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over places and content of all files below ``folder``: which films and annotations these were."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for part in (str(path.relative_to(folder)).encode(), path.read_bytes()):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
 
 
 def _take_in(path: Path, found: _Found) -> None:
@@ -176,11 +193,14 @@ def _annotated(
     if not levels:
         raise AnnotationError(f"{path}: no vertebra is drawn on it; leave it out or draw all that can be seen")
     order = np.argsort([float(at.mean(axis=0) @ _down(six)) for at in six])
-    truth = _truth([levels[n] for n in order], np.array(six)[order], np.array(lines)[order], _pixel_mm(dataset))
+    known = pixel_mm(dataset)
+    scale = known or BODY_MM / max(float(np.median([np.linalg.norm(at[4] - at[5]) for at in six])), 1.0)
+    truth = _truth([levels[n] for n in order], np.array(six)[order], np.array(lines)[order], scale)
     exposed = np.ones(image.shape, bool)
     seen = np.array([seen_part(o, exposed) for o in truth.outlines])
-    film = FormedFilm(image, exposed, truth, seen, LATERAL_VIEWS[0], _pixel_mm(dataset))
-    return AnnotatedFilm(film, str(dataset.get("PatientID", "")), str(dataset.get("Manufacturer", "")), front_known)
+    film = FormedFilm(image, exposed, truth, seen, LATERAL_VIEWS[0], scale)
+    patient, maker = (str(dataset.get(keyword, "")) for keyword in ("PatientID", "Manufacturer"))
+    return AnnotatedFilm(film, patient, maker, front_known, known is not None)
 
 
 def read_image(path: Path, dataset: Dataset) -> NDArray[np.float32]:
@@ -271,14 +291,15 @@ def _front_columns(dataset: Dataset) -> int | None:
     return {"P": -1, "A": 1}.get(letters[0]) if letters else None
 
 
-def _pixel_mm(dataset: Dataset) -> float:
-    """Size of a pixel at the spine as far as the header tells, else 1: then heights are in pixels."""
-    magnification = float(dataset.get("EstimatedRadiographicMagnificationFactor", None) or 1.0)
-    if dataset.get("PixelSpacing"):
-        return float(dataset.PixelSpacing[0])
-    if dataset.get("ImagerPixelSpacing"):
-        return float(dataset.ImagerPixelSpacing[0]) / magnification
-    return 1.0
+def pixel_mm(dataset: Dataset) -> float | None:
+    """Size of a pixel in mm in the plane of the spine.
+
+    ``None`` where the gate would not call the film calibrated, and where pixels are not square.
+    """
+    spacing = pixel_size(dataset).spacing_mm
+    if spacing is None or abs(spacing[0] - spacing[1]) > SAME_BOTH_WAYS * spacing[1]:
+        return None
+    return spacing[0]
 
 
 def _truth(levels: list[str], six: F64, outlines: F64, pixel_mm: float) -> FilmTruth:

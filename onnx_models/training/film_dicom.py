@@ -30,12 +30,13 @@ def write_film(
     sex: str = "F",
     magnification: float | None = None,
     inverse: bool = False,
+    maker: str = "Procedural phantom",
 ) -> Path:
     """Write one image FOR PRESENTATION; returns its path.
 
     ``seed`` fixes every UID, date and number: the same call writes the same bytes. ``magnification`` is written as the
-    estimated radiographic magnification factor, or left out; ``inverse`` stores bone dark as MONOCHROME1. The patient
-    is invented.
+    estimated radiographic magnification factor, or left out; ``inverse`` stores bone dark as MONOCHROME1; ``maker`` is
+    its Manufacturer. The patient is invented.
     """
     key = ("spine-node film", patient_id, seed)
     meta = FileMetaDataset()
@@ -45,7 +46,7 @@ def write_film(
     ds = FileDataset(str(path), Dataset(), file_meta=meta, preamble=b"\0" * 128)
     ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     ds.StudyInstanceUID, ds.SeriesInstanceUID = derived_uid(*key, "study"), derived_uid(*key, "series")
-    _patient_and_study(ds, seed, patient_id, age_years, sex)
+    _patient_and_study(ds, seed, patient_id, age_years, sex, maker)
     ds.InstanceNumber = instance_number
     lateral = film.view in LATERAL_VIEWS
     chest = "chest" in film.view
@@ -91,7 +92,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _patient_and_study(ds: Dataset, seed: int, patient_id: str, age_years: int, sex: str) -> None:
+def _patient_and_study(ds: Dataset, seed: int, patient_id: str, age_years: int, sex: str, maker: str) -> None:
     when = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC) + dt.timedelta(days=seed % 200, minutes=7 * (seed % 60))
     day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
     ds.SpecificCharacterSet = "ISO_IR 192"
@@ -100,7 +101,7 @@ def _patient_and_study(ds: Dataset, seed: int, patient_id: str, age_years: int, 
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
     ds.AccessionNumber, ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = f"X{seed:07d}", str(seed), 1, 1
     ds.Modality, ds.PresentationIntentType = "DX", "FOR PRESENTATION"
-    ds.Manufacturer, ds.ManufacturerModelName = "Procedural phantom", "film"
+    ds.Manufacturer, ds.ManufacturerModelName = maker, "film"
     ds.DeviceSerialNumber, ds.SoftwareVersions = "1", "1"
     ds.InstitutionName, ds.ReferringPhysicianName = "Phantom hospital", ""
     ds.StudyDescription = "Radiograph of the spine"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnx_models.training.evaluation_cards import replaced
 from onnx_models.training.film_evaluation_set import STRATA
+from onnx_models.training.radiograph_summary import ROWS
 
 BEGIN = "<!-- figures: written by onnx_models.training.radiograph_evaluation --card, do not edit -->"
 END = "<!-- end of the film network's own figures -->"
@@ -23,6 +24,12 @@ GOALS = {
     "VCR measured": "≥ .80",
 }
 AGREEMENT_GOALS = {"VCR": "r ≥ .95, ± 10"}
+PIXELS = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "area under the ROC": "roc_auc",
+    "area under the PR curve": "pr_auc",
+}
 Record = dict[str, Any]
 
 
@@ -40,46 +47,89 @@ def section(told: Record, command: str) -> str:
         + f"), {first['vertebrae']} whole vertebrae T11 to L5. Nothing was said of view or direction to the pipeline. "
         "Means with 95 % intervals by drawing films again.",
         "",
-        "| | goal | " + " | ".join(ways) + " |",
-        "|---" * (2 + len(ways)) + "|",
+        "| | counted | goal | " + " | ".join(ways) + " |",
+        "|---" * (3 + len(ways)) + "|",
     ]
     for name in first["estimates"]:
-        cells = [_interval(told["ways"][way]["estimates"][name]) for way in ways]
-        lines.append(f"| {name} | {GOALS.get(name, '')} | " + " | ".join(cells) + " |")
+        cells = [interval(told["ways"][way]["estimates"][name]) for way in ways]
+        lines.append(_row(name, ROWS[name].counts, GOALS.get(name, ""), *cells))
     for name in first["agreements"]:
         cells = [_agreement(told["ways"][way]["agreements"][name]) for way in ways]
-        lines.append(f"| {name}, points | {AGREEMENT_GOALS.get(name, '')} | " + " | ".join(cells) + " |")
-    aucs = [f"{told['ways'][way]['vcr_auc']:.3f}" for way in ways]
-    lines.append("| AUC of VCR for a true one above 20 % | | " + " | ".join(aucs) + " |")
-    pixels = first["pixels"]
+        lines.append(_row(f"{name}, points", "without doubt", AGREEMENT_GOALS.get(name, ""), *cells))
+    aucs = [_figure(told["ways"][way]["vcr_auc"]) for way in ways]
+    lines.append(_row("AUC of VCR for a true one above 20 %", "without doubt", "", *aucs))
+    for name, key in PIXELS.items():
+        cells = [_figure(told["ways"][way]["pixels"][key], 4) for way in ways]
+        lines.append(_row(f"pixels of the map of bodies, {name}", "all films", "", *cells))
     upper = first["upper thoracic"]
     given, count = first["names"]
     front, sides = first["front_right"]
     head, ends = first["head_right"]
-    refused, shown = first["refused_of_first_hundred"]
     lines += [
         "",
-        f"Pixels of the network's map: sensitivity {pixels['sensitivity']:.3f}, specificity "
-        f"{pixels['specificity']:.4f}, "
-        f"area under the ROC {pixels['roc_auc']:.4f}, under the PR curve {pixels['pr_auc']:.4f}.",
-        f"T1 to T6 ({upper['n']} whole ones): {100 * upper['found']:.0f} % found, of these "
-        f"{100 * upper['flagged']:.0f} % flagged or not measured; "
+        f"T1 to T6 ({upper['n']} whole ones): {_part(upper['found'])} found, of these "
+        f"{_part(upper['flagged'])} flagged or not measured; "
         f"{100 * upper['sure']:.0f} % of all measured without doubt, with |dG| "
-        f"{upper['sure G error']:.3f}; {100 * upper['named']:.0f} % of those found have a name.",
+        f"{_figure(upper['sure G error'])}; {_part(upper['named'])} of those found have a name.",
         f"Names: {_part(given)} of {count} given are right. Side of the front: right in {_part(front)} of {sides} "
         f"films; head up after turning: {_part(head)} of {ends}. "
-        f"Median time {first['seconds']:.2f} s on one core.",
+        f"Median time {first['seconds']:.2f} s on one core. (All of {ways[0]}.)",
         "",
-        f"Refused lateral films: {refused} of the first {shown} (goal: at most 2 of 100); of all "
-        f"{first['films']}: {_refusals(first['refused'])}.",
+        *_all_graded(told, ways),
         "",
-        "| films that must be refused | refused |",
-        "|---|---|",
-        *(f"| {kind} | {n} of {m} |" for kind, (n, m) in first["negatives"].items()),
-        "| all | {} of {} |".format(*(sum(row[n] for row in first["negatives"].values()) for n in (0, 1))),
+        "| lateral films | goal | " + " | ".join(ways) + " |",
+        "|---" * (2 + len(ways)) + "|",
+        _row(
+            "refused of the first hundred",
+            "at most 2",
+            *("{} of {}".format(*told["ways"][way]["refused_of_first_hundred"]) for way in ways),
+        ),
+        _row("refused of all", "", *(_refusals(told["ways"][way]["refused"]) for way in ways)),
+        "",
+        "| films that must be refused: refused | " + " | ".join(ways) + " |",
+        "|---" * (1 + len(ways)) + "|",
+    ]
+    for kind in first["negatives"]:
+        shown = (told["ways"][way]["negatives"].get(kind, (0, 0)) for way in ways)
+        lines.append(_row(kind, *("{} of {}".format(*counts) for counts in shown)))
+    lines += [
+        _row("**all**", *(_total(told["ways"][way]["negatives"]) for way in ways)),
+        _row(
+            "**all, with a header that says lateral**",
+            *(_total(kinds) + _passed(kinds) for kinds in (told["ways"][way]["called lateral"] for way in ways)),
+        ),
     ]
     lines += _real_lines(told, ways)
     return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _all_graded(told: Record, ways: Sequence[str]) -> list[str]:
+    """What the rule that unsure bodies have no grade is worth."""
+    every = [told["ways"][way]["were all graded"] for way in ways]
+    reals = [told["ways"][way]["real"] for way in ways]
+    answered = ["" if r is None else f"{r['called']} of {r['films'] - r['refused']}" for r in reals]
+    return [
+        "| were unsure bodies graded too: moderate or worse | " + " | ".join(ways) + " |",
+        "|---" * (1 + len(ways)) + "|",
+        _row("of the healthy bodies measured, T11 to L5", *(_part(e["healthy"]) for e in every)),
+        _row("(as it is, of those with a grade)", *(_part(e["healthy graded"]) for e in every)),
+        _row("a body on answered films without a fracture", *("{} of {}".format(*e["films"]) for e in every)),
+        _row("a body on answered films of the healthy real CT", *(cell or "not measured" for cell in answered)),
+    ]
+
+
+def _total(kinds: Record) -> str:
+    return "{} of {}".format(*(sum(row[n] for row in kinds.values()) for n in (0, 1)))
+
+
+def _passed(kinds: Record) -> str:
+    """Of which kinds films passed."""
+    passed = [f"{m - n} {kind}" for kind, (n, m) in kinds.items() if m > n]
+    return f" (not {', '.join(passed)})" if passed else ""
 
 
 def written(card: str, told: Record, command: str) -> str:
@@ -91,29 +141,45 @@ def written(card: str, told: Record, command: str) -> str:
 
 
 def _real_lines(told: Record, ways: Sequence[str]) -> list[str]:
-    real = told["ways"][ways[0]]["real"]
-    if real is None:
+    reals = [told["ways"][way]["real"] for way in ways]
+    if reals[0] is None:
         return ["", "Films of the real CT: not measured, the folder of real images is absent."]
-    found, of = real["found"]
-    right, given = real["names"]
-    refused, frontal = real["frontal refused"]
-    each = ", ".join("refused" if d is None else f"{d:.2f}" for d in real["each dice"])
+
+    def row(name: str, goal: str, cell: Callable[[Record], str]) -> str:
+        return _row(name, goal, *("not measured" if real is None else cell(real) for real in reals))
+
+    def each(real: Record) -> str:
+        return ", ".join("refused" if d is None else f"{d:.2f}" for d in real["each dice"])
+
     return [
         "",
-        f"Films rendered from the one real CT (healthy lumbar spine, 3 mm voxels, silver masks), {real['films']} poses "
-        "and formations; no training sees them, and they are a development case (see above):",
+        "Films rendered from the one real CT (healthy lumbar spine, 3 mm voxels, silver masks), "
+        f"{reals[0]['films']} poses and formations; no training sees them, and they are a development case (see "
+        "above):",
         "",
-        "| | goal | |",
-        "|---|---|---|",
-        f"| Dice, projected mid-sagittal section | ≥ .88 | {real['dice']:.3f} ({each}) |",
-        f"| Dice, silhouette | | {real['silhouette']:.3f} |",
-        f"| Dice of a vertebra, L2 to L5 | | {real['vertebra dice']:.3f} |",
-        f"| whole vertebrae found | | {found} of {of} |",
-        f"| false findings a film, and the most | ≤ 1 | {real['false findings']:.2f}, {real['most false findings']} |",
-        f"| lateral films refused | 0 | {real['refused']} of {real['films']} |",
-        f"| AP films refused | all | {refused} of {frontal} |",
-        f"| films flagged (the spine is healthy) | 0 | {real['flagged']} of {real['films']} |",
-        f"| names right | | {_part(right)} of {given} |",
+        "| | goal | " + " | ".join(ways) + " |",
+        "|---" * (2 + len(ways)) + "|",
+        row("Dice, projected mid-sagittal section, 0 where refused", "≥ .88", lambda r: _figure(r["dice"])),
+        row("the same, answered films", "", lambda r: _figure(r["dice answered"])),
+        row("the same, each film", "", each),
+        row("Dice, silhouette, 0 where refused", "", lambda r: _figure(r["silhouette"])),
+        row("the same, answered films", "", lambda r: _figure(r["silhouette answered"])),
+        row("Dice of a vertebra, L2 to L5, 0 where not found", "", lambda r: _figure(r["vertebra dice"])),
+        row("the same, found ones", "", lambda r: _figure(r["vertebra dice found"])),
+        row("whole vertebrae found", "", lambda r: "{} of {}".format(*r["found"])),
+        row(
+            "false findings an answered film, and the most",
+            "≤ 1",
+            lambda r: f"{_figure(r['false findings'], 2)}, {r['most false findings']}",
+        ),
+        row("lateral films refused", "0", lambda r: f"{r['refused']} of {r['films']}"),
+        row("AP films refused", "all", lambda r: "{} of {}".format(*r["frontal refused"])),
+        row(
+            "answered films flagged (the spine is healthy)",
+            "0",
+            lambda r: f"{r['flagged']} of {r['films'] - r['refused']}",
+        ),
+        row("names right", "", lambda r: f"{_part(r['names'][0])} of {r['names'][1]}"),
     ]
 
 
@@ -159,9 +225,14 @@ def plot(true: Sequence[float], said: Sequence[float], title: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _interval(estimate: Sequence[float]) -> str:
-    value, low, high, _ = estimate
+def interval(estimate: Sequence[float]) -> str:
+    """A figure (value, low, high, ...) with its interval, in words."""
+    value, low, high = estimate[:3]
     return f"{value:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(value) else "not measured"
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "not measured"
 
 
 def _agreement(found: Sequence[float]) -> str:

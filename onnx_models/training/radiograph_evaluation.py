@@ -4,8 +4,10 @@
 On ``radiograph-eval/1`` (rendered) and, where the real images are, on films of the real CT, each through the pipeline
 itself, with the outline's six points and, where that network is there, with the six-point network's. Records are kept
 below ``build/evaluation/radiograph``: called again it goes on where the minutes ended, and figures are of what is
-done. ``--card`` writes them into the card, with a Bland-Altman plot beside it. Where the maps alone are to be compared
-(the five networks of the method), see `radiograph_comparison`.
+done. ``--body-network film_mdr2unet`` adds the pipeline with that network's map of bodies (``models.film_bodies`` of
+the configuration), beside the others: the default is what is best on both sets. ``--card`` writes all into the card,
+with a Bland-Altman plot beside it. Where the maps alone are to be compared (the five networks of the method), see
+`radiograph_comparison`.
 """
 
 from __future__ import annotations
@@ -33,13 +35,25 @@ from onnx_models.training.real_cases import real_folder
 OUTLINE, POINTS = "outline", "six-point network"
 
 
-def ways(folder: Path, network: str = "film") -> dict[str, RadiographSettings]:
-    """Both ways of measuring, as far as their networks are there; the pipeline's own comes first."""
-    there = read_manifest(folder)
+def ways(folder: Path, network: str = "film", body_network: str | None = None) -> dict[str, RadiographSettings]:
+    """Both ways of measuring, as far as their networks are there; the pipeline's own comes first.
+
+    With a ``body_network`` the first one stands there once more, with that network's map of bodies.
+    """
     outline = replace(RadiographSettings(), network=network, points=None)
-    if PointSettings().network not in there:
-        return {OUTLINE: outline}
-    return {POINTS: replace(outline, points=PointSettings()), OUTLINE: outline}
+    found = {OUTLINE: outline}
+    if PointSettings().network in read_manifest(folder):
+        found = {POINTS: replace(outline, points=PointSettings()), **found}
+    if body_network is not None:
+        way, settings = next(iter(found.items()))
+        found[f"{way}, bodies of {body_network}"] = replace(settings, body_network=body_network)
+    return found
+
+
+def outlines_only(found: dict[str, RadiographSettings]) -> dict[str, RadiographSettings]:
+    """The same ways without the six-point network; what is the same then stands there once."""
+    alone = {way.replace(POINTS, OUTLINE): replace(settings, points=None) for way, settings in found.items()}
+    return dict(sorted(alone.items()))  # the outline's own first
 
 
 def evaluated(runner: FilmRunner, films: int, negatives: int, poses: int, deadline: float) -> Record:
@@ -48,9 +62,15 @@ def evaluated(runner: FilmRunner, films: int, negatives: int, poses: int, deadli
     Films, negatives and poses are looked at in turn, so that an early end leaves some of each.
     """
     tasks: list[tuple[float, int, Callable[[], Record | None]]] = []
-    kinds: list[list[Record]] = [[], [], [], []]
+    kinds: list[list[Record]] = [[], [], [], [], []]
     for kind, (count, make) in enumerate(
-        ((films, runner.film), (negatives, runner.negative), (poses, runner.real_lateral), (poses, runner.real_frontal))
+        (
+            (films, runner.film),
+            (negatives, runner.negative),
+            (poses, runner.real_lateral),
+            (poses, runner.real_frontal),
+            (negatives, runner.negative_called_lateral),
+        )
     ):
         tasks += [((n + 0.5) / count, kind, lambda m=make, n=n: m(n)) for n in range(count)]  # type: ignore[misc]
     for _, kind, make_one in sorted(tasks, key=lambda task: task[:2]):
@@ -77,25 +97,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--negatives", type=int, default=120)
     parser.add_argument("--poses", type=int, default=POSES, help="films of the real CT, lateral and frontal")
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--body-network", help="name of one whose map of bodies is judged in place of the network's")
     parser.add_argument("--outline-only", action="store_true", help="leave the six-point network out")
     parser.add_argument("--card", action="store_true", help="write the figures into the model's card")
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * options.minutes
+    entries = read_manifest(options.models)
+    for name in (options.network, options.body_network):
+        if name is not None and name not in entries:
+            parser.error(f"{options.models} has no network {name}: export it first (onnx_models.training.export)")
+    chosen = ways(options.models, options.network, options.body_network)
     found: dict[str, Any] = {}
     runner = None
-    for way, settings in ways(options.models, options.network).items():
-        if options.outline_only and way != OUTLINE:
-            continue
+    for way, settings in (outlines_only(chosen) if options.outline_only else chosen).items():
         runner = load_film_runner(settings, options.models, _real_ct)
         found[way] = evaluated(runner, options.films, options.negatives, options.poses, deadline)
     assert runner is not None  # there is always the outline
-    entries = read_manifest(options.models)
     told: Record = {
         "date": datetime.now(UTC).date().isoformat(),
         "set": runner.chosen.name,
         "set_sha256": runner.chosen.sha256,
         "films_of_the_set": runner.chosen.films,
-        "models": {n: entries[n]["sha256"] for n in (options.network, PointSettings().network) if n in entries},
+        "models": {
+            n: entries[n]["sha256"]
+            for n in (options.network, PointSettings().network, options.body_network)
+            if n in entries
+        },
         "ways": found,
     }
     if options.card:
@@ -103,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = (
             "python -m onnx_models.training.radiograph_evaluation --card "
             f"--films {options.films} --negatives {options.negatives}"
+            + (f" --body-network {options.body_network}" if options.body_network else "")
         )
         path.write_text(written(path.read_text(), told, command))
         first = next(iter(found))

@@ -5,13 +5,16 @@
 patients is held out. Half of each batch are the site's films, varied a little; the other half are rendered ones
 (``python -m onnx_models.training.film_generator``), without which the network would forget other views, upside-down
 films and fractures. The result is exported into ``--out`` beside copies of the other networks, so that the node can
-be given that folder, with a card that compares it with the shipped one on the held-out films. Nothing is shipped.
+be given that folder, with a card that compares it with the shipped one on the held-out films, through the pipeline as
+the node runs it and with outlines alone. Nothing is shipped. A folder to try it with is made by
+``python -m onnx_models.training.film_site``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,17 +30,25 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from inference.film_field import block_mean
-from inference.radiograph import RadiographSettings
+from inference.film_points import PointSettings
 from inference.runtime import read_manifest
 from onnx_models.training.export import MODELS
-from onnx_models.training.film_annotations import AnnotatedFilm, AnnotationError, read_folder
+from onnx_models.training.film_annotations import AnnotatedFilm, AnnotationError, folder_digest, read_folder
 from onnx_models.training.film_data import FOLDER, VIEWS, FormedFilm, seen_part
+from onnx_models.training.radiograph_card import interval
 from onnx_models.training.radiograph_data import Sample, prepared, target_maps
-from onnx_models.training.radiograph_evaluation import OUTLINE
+from onnx_models.training.radiograph_evaluation import POINTS, ways
 from onnx_models.training.radiograph_network import WholeFilmNetwork
 from onnx_models.training.radiograph_records import Record, load_film_runner
-from onnx_models.training.radiograph_summary import estimates
-from onnx_models.training.radiograph_task import FULL_FROM, WholeFilmTask, batch_of, export_network, whole_film_loss
+from onnx_models.training.radiograph_summary import SITE_ROWS, estimates
+from onnx_models.training.radiograph_task import (
+    FULL_FROM,
+    RENDERED_ALONE,
+    WholeFilmTask,
+    batch_of,
+    export_network,
+    whole_film_loss,
+)
 from onnx_models.training.train import Schedule, Training
 
 F64 = NDArray[np.float64]
@@ -128,36 +139,54 @@ def _sample(film: FormedFilm, front_known: bool) -> Sample:
     return Sample(canvas, maps * measured, known * measured, VIEWS.index(film.view))
 
 
-def compared(shipped: Path, tuned: Path, held_out: Sequence[AnnotatedFilm]) -> dict[str, list[Record]]:
-    """Records of the held-out films through the pipeline, with the shipped and with the new network."""
-    out = {}
-    for name, folder in ((SHIPPED, shipped), (TUNED, tuned)):
-        runner = load_film_runner(replace(RadiographSettings(), points=None), folder)
-        out[name] = [runner.judged(f.film, n) for n, f in enumerate(held_out)]
+def compared(shipped: Path, tuned: Path, held_out: Sequence[AnnotatedFilm]) -> dict[str, dict[str, list[Record]]]:
+    """Records of the held-out films through the pipeline, by way of measuring, with the shipped and the new network.
+
+    The first way is what the node does with such a folder.
+    """
+    out: dict[str, dict[str, list[Record]]] = {}
+    for way, settings in ways(shipped).items():
+        for name, folder in ((SHIPPED, shipped), (TUNED, tuned)):
+            runner = load_film_runner(settings, folder)
+            records = [runner.judged(f.film, n, f.calibrated) for n, f in enumerate(held_out)]
+            out.setdefault(way, {})[name] = records
     return out
 
 
 def card(told: Record) -> str:
     """The card of the new network."""
-    rows = {name: estimates(records) for name, records in told["records"].items()}
-    figures = [n for n in rows[SHIPPED] if np.isfinite([rows[SHIPPED][n].value, rows[TUNED][n].value]).any()]
-    refused = {name: sum(bool(r["refusal"]) for r in records) for name, records in told["records"].items()}
-    count = len(told["records"][SHIPPED])
+    records = told["records"]
+    columns = [(way, name) for way in records for name in (SHIPPED, TUNED)]
+    rows = {(way, name): estimates(records[way][name], SITE_ROWS) for way, name in columns}
+    figures = [n for n in SITE_ROWS if np.isfinite([rows[column][n].value for column in columns]).any()]
+    films = next(iter(records.values()))[SHIPPED]
+    calibrated = sum(f["vertebrae"][0]["calibrated"] for f in films if f["vertebrae"])
+    refused = [f"{sum(bool(r['refusal']) for r in records[way][name])} of {len(films)}" for way, name in columns]
     before, after = told["rendered"]
+    site = told["site"]
     lines = [
         "# Whole-film network, fine-tuned on a site's own films",
         "",
-        f"Research use only. Made {told['date']} from the shipped weights `{told['begun_from'][:12]}` in "
-        f"{told['steps']} steps on {told['films']} films of {told['patients']} patients ({', '.join(told['makers'])}) "
-        "beside rendered ones.",
-        f"Judged on {count} held-out films of {told['held_out_patients']} other patients, with the outline's points "
-        f"({OUTLINE}); truth is what the site's readers drew, so losses and grades are not judged. Few films make wide "
-        "intervals (95 %, films drawn again): believe no difference that lies within them.",
+        f"Research use only. Made {told['date']} from the shipped weights `{told['begun_from'][:12]}` "
+        f"({told['shipped']['version']}: {told['shipped']['trained_on']}) in "
+        f"{told['steps']} steps on {site['films']} films of {site['patients']} patients of one site "
+        f"({', '.join(told['makers'])}; folder SHA-256 `{site['folder_sha256'][:12]}`) beside rendered ones.",
         "",
-        "| held-out films of the site | shipped | fine-tuned |",
-        "|---|---|---|",
-        *(f"| {name} | {rows[SHIPPED][name].text(3)} | {rows[TUNED][name].text(3)} |" for name in figures),
-        f"| refused | {refused[SHIPPED]} of {count} | {refused[TUNED]} of {count} |",
+        *_warning(told),
+        f"Judged on {len(films)} held-out films of {site['held_out_patients']} other patients ({calibrated} with "
+        "pixels of a known size: mm are of these alone); truth is what the site's readers drew, so neither losses nor "
+        "grades are judged. Few films make wide intervals (95 %, films drawn again): believe no difference that lies "
+        "within them.",
+        "",
+        "| held-out films of the site | counted | " + " | ".join(f"{name}, {way}" for way, name in columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for name in figures:
+        told_of = [rows[column][name] for column in columns]
+        cells = [interval((estimate.value, estimate.low, estimate.high)) for estimate in told_of]
+        lines.append("| " + " | ".join([name.replace("|", r"\|"), SITE_ROWS[name].counts, *cells]) + " |")
+    lines += [
+        "| refused | all films | " + " | ".join(refused) + " |",
         "",
         "| rendered held-out films (what might be forgotten) | shipped | fine-tuned |",
         "|---|---|---|",
@@ -169,6 +198,24 @@ def card(told: Record) -> str:
     return "\n".join(lines)
 
 
+def _warning(told: Record) -> list[str]:
+    """What in the folder is of the shipped network still."""
+    lines = [
+        "**Thresholds were not chosen again**: those of the view, of names and of what is sure belong to the shipped "
+        "weights and to rendered films."
+    ]
+    if POINTS in told["records"]:
+        lines = [
+            "**The six-point network beside it is the shipped one, unchanged.** It was trained on the maps of the "
+            f"shipped network, and the limit by which it calls a body sure ({PointSettings().sure}) was chosen with "
+            "them: how sure its bodies are with the new maps is not known. What the node tells of heights and grades "
+            f'is its. Use this folder only where "{TUNED}, {POINTS}" is no worse than "{SHIPPED}, {POINTS}" below.',
+            "",
+            *lines,
+        ]
+    return [*lines, ""]
+
+
 def fine_tuned(
     folder: Path, out: Path, schedule: Schedule, shipped: Path = MODELS, rendered: Path = FOLDER, seed: int = 1
 ) -> Record:
@@ -177,39 +224,63 @@ def fine_tuned(
     Raises
     ------
     AnnotationError
-        The folder cannot be used.
+        The folder cannot be used, or the training in ``out`` was begun with other films.
     FileNotFoundError
         There are no rendered films beside it.
     """
     learn, held_out = split(read_folder(folder), seed)
+    site = {
+        "films": len(learn),
+        "patients": len({f.patient for f in learn}),
+        "held_out_films": len(held_out),
+        "held_out_patients": len({f.patient for f in held_out}),
+        "folder_sha256": folder_digest(folder),
+    }
     task = FineTuning(learn, held_out, rendered)
     training = Training(task, out / "training", seed=seed)
+    _same_site(training, site | {"seed": seed})
+    entry = read_manifest(shipped)["film"]
     if not training.resume():
-        training.start_from(shipped / str(read_manifest(shipped)["film"]["weights"]))
+        training.start_from(shipped / str(entry["weights"]))
     start = copy.deepcopy(training.network) if training.step == 0 else _network(shipped)
     training.run(schedule)
     copied(shipped, out)
+    before = {"version": entry["version"], "sha256": entry["sha256"], **dict(entry["provenance"])}
+    trained_on = before.get("trained_on", RENDERED_ALONE)
     provenance = {
+        "trained_on": f"as the shipped weights ({trained_on}); then {site['films']} films of {site['patients']} "
+        "patients of one site, annotated there, beside rendered ones",
         "steps": training.step,
         "seed": seed,
         "begun_from": training.begun_from,
-        "fine_tuned_on": f"{len(learn)} films of {len({f.patient for f in learn})} patients of one site",
+        "shipped": before,
+        "site": site,
+        "source": "onnx_models/training/radiograph_finetune.py",
     }
-    export_network(training.averaged, provenance, out, version=f"{read_manifest(shipped)['film']['version']}+site")
+    export_network(training.averaged, provenance, out, version=f"{entry['version']}+site")
     rendered_task = WholeFilmTask(rendered)
     told: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "begun_from": training.begun_from,
+        "shipped": {"version": entry["version"], "trained_on": trained_on},
         "steps": training.step,
-        "films": len(learn),
-        "patients": len({f.patient for f in learn}),
+        "site": site,
         "makers": sorted({f.maker for f in learn}),
-        "held_out_patients": len({f.patient for f in held_out}),
         "records": compared(shipped, out, held_out),
         "rendered": (rendered_task.evaluate(start.eval()), rendered_task.evaluate(training.averaged.eval())),
     }
     (out / "film.md").write_text(card(told))
     return told
+
+
+def _same_site(training: Training, site: Record) -> None:
+    """Keep beside the checkpoint what it was taught: with other films, some held out now were learnt from then."""
+    path = training.folder / "site.json"
+    begun = training.checkpoint.is_file()
+    if begun and (not path.is_file() or json.loads(path.read_text()) != site):
+        raise AnnotationError(f"{path.parent}: this training was begun with other films; give another folder as --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(site))
 
 
 def _network(folder: Path) -> nn.Module:

@@ -1,9 +1,10 @@
 """One film through the whole radiograph pipeline beside its truth, as a plain record that is kept on disk.
 
 As in `evaluation_records` a record holds truth and answer side by side and is filed under the hashes of the set, the
-models and the source of ``inference``, so that an interrupted evaluation goes on where it stopped. The pipeline is
-told the pixel spacing in the plane of the spine and nothing of the view or of the patient's direction: what it says of
-them it says from the pixels. Masks are compared here, once, because they are not kept.
+models and the source of ``inference`` and of this module, so that an interrupted evaluation goes on where it stopped.
+The pipeline is told the pixel spacing in the plane of the spine and nothing of the view or of the patient's direction:
+what it says of them it says from the pixels. Films that must be refused are shown a second time with a header that
+calls them lateral. Masks are compared here, once, because they are not kept.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.film_grid import whole_film
 from inference.film_preparation import prepare
-from inference.film_sight import SIZE
+from inference.film_sight import Look
 from inference.findings import KEYPOINTS, VertebraFinding
 from inference.geometry import Radiograph
+from inference.grading import GradingRule, is_graded
 from inference.radiograph import RadiographAnswer, RadiographSettings, evaluate
 from inference.runtime import Models, load_models
 from onnx_models import MODELS
@@ -72,6 +73,11 @@ class FilmRunner:
         """The record of a film that must be refused."""
         return self._kept(f"negative-{index:03d}", lambda: self._refused(*negative(self.chosen, index)))
 
+    def negative_called_lateral(self, index: int) -> Record:
+        """Likewise, with a header that says that the view is lateral: the pixels then need say less."""
+        name = f"negative-called-lateral-{index:03d}"
+        return self._kept(name, lambda: self._refused(*negative(self.chosen, index), lateral=True))
+
     def real_lateral(self, number: int) -> Record | None:
         """The record of a lateral film of the real CT; ``None`` where that is absent."""
         ct = self.real()
@@ -98,16 +104,19 @@ class FilmRunner:
         partial.replace(path)
         return made
 
-    def _refused(self, film: FormedFilm | RealFilm, kind: str) -> Record:
-        answer = evaluate(Radiograph(film.image), self.models, self.settings)
+    def _refused(self, film: FormedFilm | RealFilm, kind: str, lateral: bool | None = None) -> Record:
+        answer = evaluate(Radiograph(film.image, lateral=lateral), self.models, self.settings)
         return {"kind": kind, **said_of(answer)}
 
-    def judged(self, film: FormedFilm, index: int) -> Record:
-        """What the pipeline says of a film beside its truth; not kept."""
+    def judged(self, film: FormedFilm, index: int, calibrated: bool = True) -> Record:
+        """What the pipeline says of a film beside its truth; not kept.
+
+        Of a film that is not ``calibrated`` the pipeline is told no spacing, and nothing is compared in mm.
+        """
         truth = film.truth
         spine = np.flatnonzero(~truth.sacral)
         mm = film.pitch_mm / float(np.median(truth.magnification)) if len(truth.levels) else film.pitch_mm
-        shown = Radiograph(film.image, spacing_mm=(mm, mm))
+        shown = Radiograph(film.image, spacing_mm=(mm, mm) if calibrated else None)
         answer = evaluate(shown, self.models, self.settings)
         sections, shadows = (np.zeros(film.image.shape, bool) for _ in range(2))
         owner = np.zeros(film.image.shape, np.uint8)
@@ -129,6 +138,7 @@ class FilmRunner:
                 "points": truth.points[n].tolist(),
                 "centre": truth.centres[n].tolist(),
                 "mm": film.pitch_mm / float(truth.magnification[n]),
+                "calibrated": calibrated,
             }
             for n in spine
         ]
@@ -174,14 +184,12 @@ class FilmRunner:
         }
 
     def _pixels(self, shown: Radiograph, answer: RadiographAnswer, sections: Bools) -> list[list[int]]:
-        """Histograms of the network's probability over pixels of its grid with and without a body."""
-        film = prepare(shown)
-        turn = answer.orientation.turn if answer.orientation is not None else 0
-        grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
-        name = self.settings.network
-        body = self.models.run(name, {"film": film.on(grid)[None, None]})["body"][0, 0]
+        """Histograms of the probability of a body, as the pipeline uses it, over pixels with and without one."""
+        s = self.settings
+        look = Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies)
+        seen = look(prepare(shown), answer.orientation.turn if answer.orientation is not None else 0)
         counts = PixelCounts.empty(BINS)
-        counts.add(body, grid.from_film(sections.astype(np.float32)) > 0.5)
+        counts.add(seen.maps["body"], seen.grid.from_film(sections.astype(np.float32)) > 0.5)
         return [counts.positive.tolist(), counts.negative.tolist()]
 
 
@@ -193,7 +201,7 @@ def load_film_runner(
     Raises ``ModelError`` where one is missing.
     """
     models = load_models(folder, "cpu", threads=1, names=list(settings.networks))
-    return FilmRunner(models, settings, source_hash(pipeline_source("radiograph")), real=real)
+    return FilmRunner(models, settings, source_hash([*pipeline_source("radiograph"), Path(__file__)]), real=real)
 
 
 def said_of(answer: RadiographAnswer) -> Record:
@@ -207,8 +215,19 @@ def said_of(answer: RadiographAnswer) -> Record:
         "numbering": bool(findings.numbering is not None and findings.numbering.known),
         "flag": bool(findings.patient.flag),
         "bodies": len(findings.vertebrae),
+        "called": sum(called(v) for v in findings.vertebrae),
         "seconds": round(sum(findings.timings_s.values()), 3),
     }
+
+
+def called(v: VertebraFinding, rule: GradingRule | None = None) -> bool:
+    """Whether a measured body would be graded moderate or severe if no doubt kept it from being graded."""
+    rule = rule or GradingRule()
+    if v.height_ratio is None or not is_graded(v.level):
+        return False
+    if v.height_loss is not None:
+        return max(v.height_loss.as_tuple()) >= rule.moderate_loss
+    return v.height_ratio <= rule.moderate_g
 
 
 def compared(true: list[Record], owner: NDArray[np.uint8], answer: RadiographAnswer) -> list[Record]:
@@ -217,7 +236,8 @@ def compared(true: list[Record], owner: NDArray[np.uint8], answer: RadiographAns
     Parameters
     ----------
     true
-        With "centre" as (row, column) index, "heights" in mm, and "mm", the size of a pixel at the body.
+        With "centre" as (row, column) index, "heights" in mm, and "mm", the size of a pixel at the body; without
+        "calibrated", or where that is true, both are so, else they only fit each other.
     owner
         (rows, columns): n + 1 where the film shows body n of ``true``, else 0.
     """
@@ -259,21 +279,28 @@ def _found(v: VertebraFinding, true: Record) -> Record:
     points = None
     if v.keypoints_px is not None and all(k in v.keypoints_px for k in KEYPOINTS):  # else its front is unknown
         points = [[v.keypoints_px[k][1] - 0.5, v.keypoints_px[k][0] - 0.5] for k in KEYPOINTS]
-    error = None
+    error = parts = height_parts = None
     if points is not None and "points" in true:
-        error = (np.linalg.norm(np.array(points) - true["points"], axis=1) * true["mm"]).tolist()
+        told, real = np.array(points), np.array(true["points"])
+        off = np.linalg.norm(told - real, axis=1)
+        tall, true_tall = (np.linalg.norm(p[0::2] - p[1::2], axis=1) for p in (told, real))
+        parts, height_parts = (off / true_tall[2]).tolist(), (np.abs(tall - true_tall) / true_tall[2]).tolist()
+        error = (off * true["mm"]).tolist() if true.get("calibrated", True) else None
     heights = v.heights_mm
     return {
         "ordinal": v.ordinal,
         "level": None if v.level is None else str(v.level),
         "level_confidence": v.level_confidence,
         "error_mm": error,
+        "error_parts": parts,
+        "height_error_parts": height_parts,
         "heights": None if heights is None else list(heights.as_tuple()),
         "outline_heights": None if v.mask_heights_mm is None else list(v.mask_heights_mm.as_tuple()),
         "relative": None if v.relative_heights is None else list(v.relative_heights.as_tuple()),
         "loss": None if v.height_loss is None else list(v.height_loss.as_tuple()),
         "G": v.height_ratio,
         "grade": None if v.grade is None else str(v.grade),
+        "called": called(v),
         "vcr": v.compression_ratio_percent,
         "compared_with": None if v.compared_with is None else list(v.compared_with),
         "confidence": v.confidence,

@@ -1,11 +1,14 @@
 """From records of `radiograph_records` to the figures of a film network's card.
 
-Every figure is a function of a list of records, so that whole films can be drawn again for its interval.
+Every figure is a function of a list of records, so that whole films can be drawn again for its interval. What is
+missed counts: where a figure can be had with refused films and missed bodies as well, that one comes first, and what it
+is of those answered, found or measured stands beside it. `ROWS` says of each what it counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,9 @@ UPPER = ("T1", "T2", "T3", "T4", "T5", "T6")
 DOUBTS = ("LOW_CONFIDENCE", "MASK_DISAGREES")
 """A vertebra with one of these is measured, and said not to be sure."""
 VCR_FRACTURE = 20.0
+FRACTURED = ("moderate", "severe")
+NOT_MEASURED = -np.inf
+"""Score of a body that nothing was measured of: no other one looks less deformed."""
 
 
 def vertebrae(records: Records, levels: Sequence[str] | None = None, whole: bool = True) -> list[Record]:
@@ -59,16 +65,33 @@ def sure(found: Record) -> bool:
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
+def answered(records: Records) -> list[Record]:
+    """Films that were not refused."""
+    return [r for r in records if not r["refusal"]]
+
+
+def fractured(body: Record) -> bool:
+    """Whether a body truly lost a quarter or more of a height against its undeformed twin."""
+    return bool(max(body["loss"]) >= SURE_LOSS)
+
+
 def mean_dice(records: Records, name: str = "dice") -> float:
-    """Mean over the films that were answered."""
-    said = [r[name] for r in records if r[name] is not None]
-    return float(np.mean(said)) if said else float("nan")
+    """Mean over all films; 0 for those that were refused."""
+    return _mean([r[name] or 0.0 for r in records])
 
 
 def vertebra_dice(records: Records, levels: Sequence[str]) -> float:
-    """Mean over whole bodies that were found."""
-    said = [v["found"]["dice"] for v in vertebrae(records, levels) if v["found"]]
-    return float(np.mean(said)) if said else float("nan")
+    """Mean over all whole bodies; 0 for those that were not found, on refused films too."""
+    return _mean([v["found"]["dice"] if v["found"] else 0.0 for v in vertebrae(records, levels)])
+
+
+def found_vertebra_dice(records: Records, levels: Sequence[str]) -> float:
+    """Mean over the whole bodies that were found."""
+    return _mean([v["found"]["dice"] for v in vertebrae(records, levels) if v["found"]])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def found_part(records: Records, levels: Sequence[str]) -> float:
@@ -77,19 +100,25 @@ def found_part(records: Records, levels: Sequence[str]) -> float:
 
 
 def merged_part(records: Records, levels: Sequence[str]) -> float:
-    """Part of whole bodies that share a found body with another one."""
-    return fraction([v["merged"] for v in vertebrae(records, levels)])
+    """Part of the whole bodies of answered films that share a found body with another one."""
+    return fraction([v["merged"] for v in vertebrae(answered(records), levels)])
 
 
 def false_findings(records: Records) -> float:
-    """Measured bodies a film where none is, or S1."""
-    return float(np.mean([r["elsewhere"] for r in records])) if records else float("nan")
+    """Measured bodies an answered film where none is, or S1."""
+    return _mean([r["elsewhere"] for r in answered(records)])
 
 
 def point_error_mm(records: Records, levels: Sequence[str] | None = None) -> float:
     """Mean distance of the six points from the true ones."""
     said = [v["found"]["error_mm"] for v in measured(records, levels) if v["found"]["error_mm"]]
     return float(np.mean(said)) if said else float("nan")
+
+
+def error_percent(records: Records, name: str, levels: Sequence[str] | None = None) -> float:
+    """Mean of "error_parts" (six points) or "height_error_parts", per cent of the true posterior height."""
+    said = [v["found"][name] for v in measured(records, levels) if v["found"][name]]
+    return 100 * float(np.mean(said)) if said else float("nan")
 
 
 def height_error_mm(records: Records, levels: Sequence[str] | None = None) -> float:
@@ -133,6 +162,12 @@ def compressions(records: Records, levels: Sequence[str] = LOWER) -> tuple[Float
     return np.array(true), np.array(said), possible
 
 
+def vcr_measured(records: Records) -> float:
+    """Part of the compression ratios of T11 to L5 that were told without doubt."""
+    _, said, possible = compressions(records)
+    return len(said) / possible if possible else float("nan")
+
+
 def own_losses(records: Records, part: int, levels: Sequence[str] = LOWER) -> tuple[Floats, Floats]:
     """(true, measured) loss against the own posterior height, per cent; part 0: anterior, 1: middle."""
     bodies = [v for v in measured(records, levels) if sure(v["found"])]
@@ -146,16 +181,59 @@ def loss_score(found: Record) -> float:
 
 
 def moderate_auc(records: Records, levels: Sequence[str] = LOWER) -> float:
-    """Area under the ROC for a true loss of a quarter or more against the undeformed twin."""
-    bodies = measured(records, levels)
-    truth = np.array([max(v["loss"]) >= SURE_LOSS for v in bodies], bool)
-    return area_under_curve(np.array([loss_score(v["found"]) for v in bodies]), truth)
+    """Area under the ROC for a true loss of a quarter or more, of all whole bodies.
+
+    Those of which nothing was measured, on refused films too, look least deformed.
+    """
+    return _auc(vertebrae(records, levels))
+
+
+def measured_auc(records: Records, levels: Sequence[str] = LOWER) -> float:
+    """The same of `measured` bodies."""
+    return _auc(measured(records, levels))
+
+
+def _auc(bodies: Sequence[Record]) -> float:
+    told = [bool(v["found"]) and v["found"]["G"] is not None for v in bodies]
+    score = np.array([loss_score(v["found"]) if t else NOT_MEASURED for v, t in zip(bodies, told, strict=True)])
+    return area_under_curve(score, np.array([fractured(v) for v in bodies], bool))
 
 
 def flags(records: Records, positive: bool, levels: Sequence[str] = LOWER) -> float:
-    """Part of the truly (un)deformed ones that are graded moderate or severe, or are not, among those measured."""
-    bodies = [v for v in measured(records, levels) if (max(v["loss"]) >= SURE_LOSS) == positive]
-    return fraction([(v["found"]["grade"] in ("moderate", "severe")) == positive for v in bodies])
+    """Part of all whole bodies, truly fractured ones or others, that are graded moderate or severe, or are not.
+
+    Bodies that were missed, on refused films too, or have no grade are not graded so.
+    """
+    return _flagged(vertebrae(records, levels), positive)
+
+
+def measured_flags(records: Records, positive: bool, levels: Sequence[str] = LOWER) -> float:
+    """The same of `measured` bodies."""
+    return _flagged(measured(records, levels), positive)
+
+
+def _flagged(bodies: Sequence[Record], positive: bool) -> float:
+    chosen = [v for v in bodies if fractured(v) == positive]
+    return fraction([(bool(v["found"]) and v["found"]["grade"] in FRACTURED) == positive for v in chosen])
+
+
+def were_all_graded(records: Records, levels: Sequence[str] = LOWER) -> Record:
+    """What would be called moderate or severe if no doubt kept a body from being graded.
+
+    Returns
+    -------
+    "healthy": part of the healthy `measured` bodies that would be called so; "healthy graded": part of those of them
+    with a grade that are; "films": [so many answered films without a fracture would have such a body, so many there
+    are].
+    """
+    healthy = [v for v in measured(records, levels) if not fractured(v)]
+    graded = [v["found"]["grade"] for v in healthy if v["found"]["grade"] is not None]
+    films = [r for r in answered(records) if not any(fractured(v) for v in r["vertebrae"])]
+    return {
+        "healthy": fraction([v["found"]["called"] for v in healthy]),
+        "healthy graded": fraction([grade in FRACTURED for grade in graded]),
+        "films": [sum(r["called"] > 0 for r in films), len(films)],
+    }
 
 
 def pixel_figures(records: Records) -> dict[str, float]:
@@ -192,40 +270,83 @@ def names_right(records: Records) -> tuple[float, int]:
 # --- all together -----------------------------------------------------------------------------------------------------
 
 
-def estimates(records: Records) -> dict[str, Estimate]:
-    """Every figure with its 95 % interval, films drawn again."""
-    figures: dict[str, Callable[[Records], float]] = {
-        "Dice, section": mean_dice,
-        "Dice, silhouette": lambda r: mean_dice(r, "silhouette_dice"),
-        "Dice of a vertebra, L2 to L5": lambda r: vertebra_dice(r, LUMBAR),
-        "found, T11 to L5": lambda r: found_part(r, LOWER),
-        "merged, T11 to L5": lambda r: merged_part(r, LOWER),
-        "found, T7 to T10": lambda r: found_part(r, MIDDLE),
-        "merged, T7 to T10": lambda r: merged_part(r, MIDDLE),
-        "found, T1 to T6": lambda r: found_part(r, UPPER),
-        "false findings a film": false_findings,
-        "six points, mm": lambda r: point_error_mm(r, LOWER),
-        "heights, mm": lambda r: height_error_mm(r, LOWER),
-        "|dG|": lambda r: ratio_error(r, LOWER),
-        "AUC, moderate or worse": moderate_auc,
-        "graded moderate or worse, sensitivity": lambda r: flags(r, True),
-        "graded moderate or worse, specificity": lambda r: flags(r, False),
-        "VCR measured": vcr_measured,
+@dataclass(frozen=True)
+class Row:
+    """A figure of the card.
+
+    Attributes
+    ----------
+    counts
+        In words, what it is a mean or a part of.
+    figure
+        From records to its value; nan where there is none.
+    graded
+        Whether it rests on true losses, which a site's annotations do not tell.
+    """
+
+    counts: str
+    figure: Callable[[Records], float]
+    graded: bool = False
+
+
+_FILMS, _ANSWERED = "all films, 0 where refused", "answered films"
+_WHOLE, _FOUND = "all whole bodies", "whole bodies found"
+_MEASURED = "whole bodies measured, T11 to L5"
+_ALL_LOWER = "all whole bodies T11 to L5, also missed or refused"
+ROWS = {
+    "Dice, section": Row(_FILMS, mean_dice),
+    "Dice, section, answered": Row(_ANSWERED, lambda r: mean_dice(answered(r))),
+    "Dice, silhouette": Row(_FILMS, lambda r: mean_dice(r, "silhouette_dice")),
+    "Dice, silhouette, answered": Row(_ANSWERED, lambda r: mean_dice(answered(r), "silhouette_dice")),
+    "Dice of a vertebra, L2 to L5": Row(f"{_WHOLE}, 0 where not found", lambda r: vertebra_dice(r, LUMBAR)),
+    "Dice of a vertebra, L2 to L5, found": Row(_FOUND, lambda r: found_vertebra_dice(r, LUMBAR)),
+    "found, T11 to L5": Row(_WHOLE, lambda r: found_part(r, LOWER)),
+    "merged, T11 to L5": Row(f"{_WHOLE} of answered films", lambda r: merged_part(r, LOWER)),
+    "found, T7 to T10": Row(_WHOLE, lambda r: found_part(r, MIDDLE)),
+    "merged, T7 to T10": Row(f"{_WHOLE} of answered films", lambda r: merged_part(r, MIDDLE)),
+    "found, T1 to T6": Row(_WHOLE, lambda r: found_part(r, UPPER)),
+    "false findings a film": Row(_ANSWERED, false_findings),
+    "six points, mm": Row(_MEASURED, lambda r: point_error_mm(r, LOWER)),
+    "heights, mm": Row(_MEASURED, lambda r: height_error_mm(r, LOWER)),
+    "|dG|": Row(_MEASURED, lambda r: ratio_error(r, LOWER)),
+    "AUC, moderate or worse": Row(_ALL_LOWER, moderate_auc, graded=True),
+    "AUC, moderate or worse, measured": Row(_MEASURED, measured_auc, graded=True),
+    "graded moderate or worse, sensitivity": Row(_ALL_LOWER, lambda r: flags(r, True), graded=True),
+    "graded moderate or worse, sensitivity, measured": Row(_MEASURED, lambda r: measured_flags(r, True), graded=True),
+    "graded moderate or worse, specificity": Row(_ALL_LOWER, lambda r: flags(r, False), graded=True),
+    "graded moderate or worse, specificity, measured": Row(_MEASURED, lambda r: measured_flags(r, False), graded=True),
+    "VCR measured": Row("whole bodies T11 to L5 with whole neighbours", vcr_measured),
+}
+"""The figures of every set of films, in the order of the card: those with a goal before what stands beside them."""
+
+
+def _stratum_rows(stratum: str) -> dict[str, Row]:
+    def of(records: Records) -> list[Record]:
+        return [one for one in records if one["stratum"] == stratum]
+
+    return {
+        f"Dice, {stratum}": Row(_FILMS, lambda r: mean_dice(of(r))),
+        f"Dice, {stratum}, answered": Row(_ANSWERED, lambda r: mean_dice(answered(of(r)))),
+        f"found, T11 to L5, {stratum}": Row(_WHOLE, lambda r: found_part(of(r), LOWER)),
     }
-    for stratum in STRATA:
-        figures[f"Dice, {stratum}"] = lambda r, s=stratum: mean_dice(_of(r, s))  # type: ignore[misc]
-        figures[f"found, T11 to L5, {stratum}"] = lambda r, s=stratum: found_part(_of(r, s), LOWER)  # type: ignore[misc]
-    return {name: bootstrapped(records, over) for name, over in figures.items()}
 
 
-def _of(records: Records, stratum: str) -> list[Record]:
-    return [one for one in records if one["stratum"] == stratum]
+for _name in STRATA:
+    ROWS |= _stratum_rows(_name)
+_POSTERIOR = "of the posterior height; whole bodies measured"
+SITE_ROWS = {
+    **{n: row for n, row in ROWS.items() if not row.graded and not n.endswith(", mm") and "silhouette" not in n},
+    "six points, %": Row(_POSTERIOR, lambda r: error_percent(r, "error_parts")),
+    "heights, %": Row(_POSTERIOR, lambda r: error_percent(r, "height_error_parts")),
+    "six points, mm": Row("the same, of calibrated films", point_error_mm),
+    "heights, mm": Row("the same, of calibrated films", height_error_mm),
+}
+"""Figures of films that a site annotated: losses and silhouettes are not known, and mm only of calibrated ones."""
 
 
-def vcr_measured(records: Records) -> float:
-    """Part of the compression ratios of T11 to L5 that were told without doubt."""
-    _, said, possible = compressions(records)
-    return len(said) / possible if possible else float("nan")
+def estimates(records: Records, rows: Mapping[str, Row] = ROWS) -> dict[str, Estimate]:
+    """Every figure with its 95 % interval, films drawn again."""
+    return {name: bootstrapped(records, row.figure) for name, row in rows.items()}
 
 
 def agreements(records: Records) -> dict[str, Agreement]:
@@ -240,8 +361,13 @@ def agreements(records: Records) -> dict[str, Agreement]:
     }
 
 
-def summary(films: Records, negatives: Records, real: Records, frontal: Records) -> Record:
-    """Every figure, ready for JSON and for the card."""
+def summary(
+    films: Records, negatives: Records, real: Records, frontal: Records, called_lateral: Records = ()
+) -> Record:
+    """Every figure, ready for JSON and for the card.
+
+    ``called_lateral`` are films that must be refused, with a header that says lateral.
+    """
     true, said, _ = compressions(films)
     counts = {s: sum(r["stratum"] == s for r in films) for s in STRATA}
     return {
@@ -260,7 +386,9 @@ def summary(films: Records, negatives: Records, real: Records, frontal: Records)
         "front_right": _part([r["front_right"] for r in films if r["front_right"] is not None]),
         "head_right": _part([r["head_right"] for r in films if r["head_right"] is not None]),
         "seconds": float(np.median([r["seconds"] for r in films])) if films else float("nan"),
+        "were all graded": were_all_graded(films),
         "negatives": _refusals(negatives),
+        "called lateral": _refusals(called_lateral),
         "real": _real(real, frontal),
     }
 
@@ -287,13 +415,17 @@ def _real(lateral: Records, frontal: Records) -> Record | None:
         "films": len(lateral),
         "refused": sum(bool(r["refusal"]) for r in lateral),
         "dice": mean_dice(lateral),
+        "dice answered": mean_dice(answered(lateral)),
         "each dice": [r["dice"] for r in lateral],
         "silhouette": mean_dice(lateral, "silhouette_dice"),
+        "silhouette answered": mean_dice(answered(lateral), "silhouette_dice"),
         "vertebra dice": vertebra_dice(lateral, LUMBAR),
+        "vertebra dice found": found_vertebra_dice(lateral, LUMBAR),
         "found": [sum(bool(v["found"]) for v in bodies), len(bodies)],
         "most false findings": max(r["elsewhere"] for r in lateral),
         "false findings": false_findings(lateral),
         "flagged": sum(r["flag"] for r in lateral),
+        "called": sum(r["called"] > 0 for r in answered(lateral)),
         "names": names_right(lateral),
         "frontal refused": [sum(bool(r["refusal"]) for r in frontal), len(frontal)],
     }

@@ -278,6 +278,7 @@ PREPROCESSING = (
     "8 x 8 tiles), Gaussian filter of half a canvas pixel; shrunk with the aspect kept so that the longer side has 256 "
     "pixels, in the middle of 256 x 256, 0 outside the field and the film."
 )
+RENDERED_ALONE = "films rendered from procedural phantoms; no real radiograph, no real CT"
 _MAP = {"dtype": "float32", "shape": [1, 1, SIZE, SIZE]}
 _MEANINGS = {
     "body": "probability of vertebral bodies C3 to L6 (projected mid-sagittal section)",
@@ -301,7 +302,10 @@ def export_mdr2unet(folder: Path = MODELS) -> Exported:
 
 
 def export_network(network: nn.Module, state: dict[str, Any], folder: Path, version: str = VERSION) -> Exported:
-    """Export a whole-film network; `state` is what its training says of itself."""
+    """Export a whole-film network; `state` is what its training says of itself.
+
+    Its "trained_on" and "source" count, where a network saw other than films rendered from phantoms.
+    """
     outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
     view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
     contract = replace(_contract("film", outputs | {"view": view}, state, "film.md"), version=version)
@@ -335,9 +339,9 @@ def _contract(name: str, outputs: dict[str, dict[str, Any]], state: dict[str, An
         dynamic={},
         preprocessing=PREPROCESSING,
         provenance={
-            "trained_on": "films rendered from procedural phantoms; no real radiograph, no real CT",
-            **state,
+            "trained_on": RENDERED_ALONE,
             "source": "onnx_models/training/radiograph_task.py",
+            **state,
         },
         card=card,
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -16,12 +20,19 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
+from safetensors.torch import load_file  # noqa: E402
+
+from inference.film_points import PointSettings  # noqa: E402
 from inference.findings import KEYPOINTS  # noqa: E402
-from inference.runtime import load_models, read_manifest  # noqa: E402
-from onnx_models.training import export as exporting  # noqa: E402
+from inference.radiograph import BODY_MM, RadiographSettings  # noqa: E402
+from inference.runtime import Models, load_models, read_manifest  # noqa: E402
+from onnx_models import MODELS  # noqa: E402
+from onnx_models.training import film_site  # noqa: E402
 from onnx_models.training.film_annotations import (  # noqa: E402
     SEGMENTATION,
+    AnnotatedFilm,
     AnnotationError,
+    folder_digest,
     outline_of,
     read_folder,
 )
@@ -30,18 +41,36 @@ from onnx_models.training.film_dicom import write_film  # noqa: E402
 from onnx_models.training.film_geometry import cone_beam  # noqa: E402
 from onnx_models.training.film_look import Look  # noqa: E402
 from onnx_models.training.film_rendering import LineIntegrals  # noqa: E402
+from onnx_models.training.film_site import site_film, write_site  # noqa: E402
 from onnx_models.training.film_truth import coverage, film_truth, union  # noqa: E402
 from onnx_models.training.film_views import FILM  # noqa: E402
 from onnx_models.training.metrics import dice_of  # noqa: E402
 from onnx_models.training.phantom import sample_patient  # noqa: E402
-from onnx_models.training.radiograph_finetune import SHIPPED, TUNED, fine_tuned, split, varied  # noqa: E402
-from onnx_models.training.radiograph_network import WholeFilmNetwork  # noqa: E402
-from onnx_models.training.radiograph_task import export_network  # noqa: E402
+from onnx_models.training.radiograph_data import target_maps  # noqa: E402
+from onnx_models.training.radiograph_evaluation import OUTLINE, POINTS  # noqa: E402
+from onnx_models.training.radiograph_finetune import SHIPPED, TUNED, card, fine_tuned, split, varied  # noqa: E402
+from onnx_models.training.radiograph_records import FilmRunner, Record  # noqa: E402
 from onnx_models.training.train import Schedule  # noqa: E402
 
 pytestmark = pytest.mark.training
 OTHER_MAKER = Look(counts=3e4, curve="root", sharpen=4.0, sharpen_width=3.0, gamma=2.2, high=6.0)
 """Processing beyond what the training draws."""
+
+
+EXACT = RadiographSettings(points=None, sure_body=0.85, mirrored_too=False)
+
+
+@dataclass(frozen=True)
+class Exact(Models):
+    """Gives the maps that it was told."""
+
+    maps: NDArray[np.float32] | None = None
+
+    def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        assert self.maps is not None
+        view = np.eye(1, len(VIEWS), dtype=np.float32)
+        names = ("body", "centre", "sacrum", "front", "head")
+        return {n: m[None, None] for n, m in zip(names, self.maps, strict=True)} | {"view": view}
 
 
 @pytest.fixture(scope="module")
@@ -167,31 +196,182 @@ def test_truth_goes_with_a_film_that_is_varied(film: FormedFilm) -> None:
         assert len(other.seen) == len(other.truth.levels) > 2
 
 
-def test_a_site_of_another_maker_goes_on_from_the_shipped_weights(
-    stored: StoredFilm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporting, "PARITY", 1e-3)  # random weights leave the batch normalisation ill-conditioned
-    torch.manual_seed(1)
-    shipped, out = tmp_path / "shipped", tmp_path / "out"
-    export_network(WholeFilmNetwork().eval(), {"steps": 0, "seed": 1, "begun_from": None}, shipped)
+def test_millimetres_are_told_of_films_that_the_gate_calls_calibrated(film: FormedFilm, tmp_path: Path) -> None:
+    path = write_film(film, tmp_path / "film.dcm")
+    image = pydicom.dcmread(path)
+    six_point_file(film, tmp_path / "points.json", str(image.SOPInstanceUID))
+
+    def read(**header: object) -> AnnotatedFilm:
+        shown = pydicom.dcmread(path)
+        for keyword, value in header.items():
+            setattr(shown, keyword, value)
+        shown.save_as(tmp_path / "film.dcm")
+        (found,) = read_folder(tmp_path)
+        return found
+
+    posterior = float(np.median(np.linalg.norm(film.truth.points[:, 4] - film.truth.points[:, 5], axis=1)))
+    detector = film.pitch_mm
+    unknown: list[dict[str, object]] = [
+        {},
+        {"PixelSpacing": [0.3, 0.3]},  # neither calibrated nor smaller than the detector's by a magnification
+        {"EstimatedRadiographicMagnificationFactor": "1.0"},
+        {"PixelSpacing": [0.3, 0.33], "PixelSpacingCalibrationType": "FIDUCIAL"},
+    ]
+    for header in unknown:
+        told = read(**header)
+        assert not told.calibrated
+        assert told.film.pitch_mm == pytest.approx(BODY_MM / posterior)
+        image.save_as(path)
+    told = read(PixelSpacing=[0.3, 0.3], PixelSpacingCalibrationType="FIDUCIAL")
+    assert (told.calibrated, told.film.pitch_mm) == (True, 0.3)
+    image.save_as(path)
+    told = read(EstimatedRadiographicMagnificationFactor="1.25")
+    assert told.calibrated
+    assert told.film.pitch_mm == pytest.approx(detector / 1.25)
+
+
+def test_a_site_s_folder_has_one_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_text("1")
+    first = folder_digest(tmp_path)
+    assert folder_digest(tmp_path) == first
+    (tmp_path / "a" / "one").write_text("2")
+    assert folder_digest(tmp_path) != first
+
+
+def test_films_of_a_made_up_site_are_annotated_as_a_site_would(tmp_path: Path) -> None:
+    assert film_site.main(["--count", "2", "--maker", "B", "--folder", str(tmp_path), "--long-side", "320"]) == 0
+    made = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    films = read_folder(tmp_path)
+    assert len({f.patient for f in films}) == 2
+    assert {f.maker for f in films} == {"Phantom maker B"}
+    assert all(f.calibrated and f.front_known for f in films)
+    (tmp_path / "0001.json").unlink()
+    write_site(tmp_path, 2, "B", 320)  # what is there stays, what is missing comes back as it was
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == made
+    for number, path in enumerate(sorted(tmp_path.glob("*.dcm"))):
+        truth, read = site_film(number, "B", 320), read_folder_of(films, path)
+        np.testing.assert_allclose(read.film.truth.points, truth.truth.points, atol=1e-6)
+        np.testing.assert_allclose(read.film.truth.heights_mm, truth.truth.heights_mm, rtol=0.15)
+    assert not np.array_equal(site_film(0, "A", 320).image, site_film(0, "B", 320).image)
+
+
+def read_folder_of(films: list[AnnotatedFilm], path: Path) -> AnnotatedFilm:
+    """The one of these that was read from this file."""
+    patient = str(pydicom.dcmread(path, stop_before_pixels=True).PatientID)
+    return next(f for f in films if f.patient == patient)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuning of the shipped networks on films of three patients, one of whom is held out."""
+
+    site: Path
+    rendered: Path
+    out: Path
+    told: Record
+
+
+@pytest.fixture(scope="module")
+def tuned(stored: StoredFilm, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("tuned")
     for name in ("train", "held_out"):
-        stored.save(tmp_path / "rendered" / name / "00000000.npz")
+        stored.save(folder / "rendered" / name / "00000000.npz")
     for n, patient in enumerate(("A", "B", "B")):
         shown = formed(stored, np.random.default_rng(n), OTHER_MAKER, Placement())
-        image = pydicom.dcmread(write_film(shown, tmp_path / "site" / f"{n}.dcm", patient_id=patient, seed=n))
-        six_point_file(shown, tmp_path / "site" / f"{n}.json", str(image.SOPInstanceUID))
+        image = pydicom.dcmread(write_film(shown, folder / "site" / f"{n}.dcm", patient_id=patient, seed=n))
+        six_point_file(shown, folder / "site" / f"{n}.json", str(image.SOPInstanceUID))
+    told = fine_tuned(folder / "site", folder / "out", Schedule(steps=2), MODELS, folder / "rendered")
+    return Tuned(folder / "site", folder / "rendered", folder / "out", told)
+
+
+def test_a_site_of_another_maker_goes_on_from_the_shipped_weights(tuned: Tuned) -> None:
     with pytest.raises(AnnotationError, match="one patient"):
-        split([f for f in read_folder(tmp_path / "site") if f.patient == "B"])
-    learn, held_out = split(read_folder(tmp_path / "site"))
+        split([f for f in read_folder(tuned.site) if f.patient == "B"])
+    learn, held_out = split(read_folder(tuned.site))
     assert {f.patient for f in learn}.isdisjoint(f.patient for f in held_out)
-    told = fine_tuned(tmp_path / "site", out, Schedule(steps=2), shipped, tmp_path / "rendered")
-    assert told["steps"] == 2
-    assert len(told["records"][SHIPPED]) == len(told["records"][TUNED]) == len(held_out)
-    entries = read_manifest(out)
-    assert entries["film"]["sha256"] != read_manifest(shipped)["film"]["sha256"]
-    assert entries["film"]["version"].endswith("+site")
-    assert entries["film"]["provenance"]["begun_from"] == told["begun_from"]
-    assert load_models(out, "cpu", names=["film"]).identities[0].name == "film"
-    text = (out / "film.md").read_text()
-    assert "| held-out films of the site | shipped | fine-tuned |" in text
-    assert "| Dice" in text or "| found" in text
+    shipped, entry = read_manifest(MODELS)["film"], read_manifest(tuned.out)["film"]
+    weights = (MODELS / str(shipped["weights"])).read_bytes()
+    assert tuned.told["steps"] == 2
+    assert tuned.told["begun_from"] == hashlib.sha256(weights).hexdigest()
+    assert entry["sha256"] != shipped["sha256"]
+    assert entry["version"] == f"{shipped['version']}+site"
+    assert load_models(tuned.out, "cpu", names=["film"]).identities[0].name == "film"
+    begun, gone_on = load_file(MODELS / str(shipped["weights"])), load_file(tuned.out / str(entry["weights"]))
+    apart = [
+        float((begun[k] - gone_on[k]).abs().max()) for k in begun if begun[k].is_floating_point() and "num" not in k
+    ]
+    assert 0 < float(np.median(apart)) < 0.02  # not random ones
+
+
+def test_what_was_tuned_on_a_site_says_so(tuned: Tuned) -> None:
+    shipped = read_manifest(MODELS)["film"]
+    said = read_manifest(tuned.out)["film"]["provenance"]
+    assert said["trained_on"].startswith(f"as the shipped weights ({shipped['provenance']['trained_on']}); then ")
+    assert "of one site" in said["trained_on"]
+    assert said["shipped"] == {"version": shipped["version"], "sha256": shipped["sha256"], **shipped["provenance"]}
+    assert said["source"].endswith("radiograph_finetune.py")
+    digest = folder_digest(tuned.site)
+    learn, held_out = split(read_folder(tuned.site))
+    assert said["site"]["folder_sha256"] == digest
+    assert (said["site"]["films"], said["site"]["held_out_films"]) == (len(learn), len(held_out))
+    text = (tuned.out / "film.md").read_text()
+    assert digest[:12] in text
+    assert f"on {len(learn)} films of" in text
+    assert shipped["provenance"]["trained_on"] in text
+
+
+def test_a_tuned_network_is_judged_as_the_node_runs_it_beside_outlines(tuned: Tuned) -> None:
+    records = tuned.told["records"]
+    assert list(records) == [POINTS, OUTLINE]
+    _, held_out = split(read_folder(tuned.site))
+    assert all(len(records[way][name]) == len(held_out) for way in records for name in (SHIPPED, TUNED))
+    text = (tuned.out / "film.md").read_text()
+    ways = (POINTS, OUTLINE)
+    columns = " | ".join(f"{name}, {way}" for way in ways for name in (SHIPPED, TUNED))
+    assert f"| held-out films of the site | counted | {columns} |" in text
+    assert "six-point network beside it is the shipped one, unchanged" in text
+    assert f"({PointSettings().sure})" in text
+    assert "| Dice, section | all films, 0 where refused |" in text
+
+
+def test_a_site_s_card_says_nothing_of_grades_and_of_mm_that_are_not_known(tuned: Tuned) -> None:
+    text = (tuned.out / "film.md").read_text()
+    assert "(0 with pixels of a known size" in text
+    assert "specificity" not in text
+    assert "sensitivity" not in text
+    assert "AUC" not in text
+    assert ", mm |" not in text
+    assert "silhouette" not in text
+
+
+def test_a_site_s_card_has_mm_where_they_are_known_and_no_grades(film: FormedFilm) -> None:
+    record = FilmRunner(Exact({}, (), "none", maps=target_maps(film)[0]), EXACT, "source").judged(film, 0)
+    site = {"films": 3, "patients": 2, "held_out_films": 1, "held_out_patients": 1, "folder_sha256": "d" * 64}
+    told = {
+        "date": "2026-11-22",
+        "begun_from": "b" * 64,
+        "shipped": {"version": "1.1.0", "trained_on": "rendered films"},
+        "steps": 2,
+        "site": site,
+        "makers": ["one"],
+        "records": {OUTLINE: {SHIPPED: [record], TUNED: [record]}},
+        "rendered": ({"dice": 0.8}, {"dice": 0.7}),
+    }
+    text = card(told)
+    assert "(1 with pixels of a known size" in text
+    assert "| heights, mm | the same, of calibrated films |" in text
+    assert "| heights, % | of the posterior height; whole bodies measured |" in text
+    assert "specificity" not in text
+    assert "six-point network beside it" not in text
+    assert "| dice | 0.800 | 0.700 |" in text
+
+
+def test_a_training_does_not_go_on_with_other_films(tuned: Tuned, tmp_path: Path) -> None:
+    site, out = tmp_path / "site", tmp_path / "out"
+    shutil.copytree(tuned.site, site)
+    shutil.copytree(tuned.out, out)
+    (site / "2.json").unlink()
+    (site / "2.dcm").unlink()
+    with pytest.raises(AnnotationError, match="begun with other films"):
+        fine_tuned(site, out, Schedule(steps=3), MODELS, tuned.rendered)

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: make trai
 from inference.film_names import NameSettings  # noqa: E402
 from inference.radiograph import RadiographSettings  # noqa: E402
 from inference.runtime import Models  # noqa: E402
+from onnx_models import MODELS  # noqa: E402
 from onnx_models.training import radiograph_records  # noqa: E402
 from onnx_models.training.film_data import VIEWS, FormedFilm, Placement, StoredFilm, formed  # noqa: E402
 from onnx_models.training.film_geometry import cone_beam  # noqa: E402
@@ -27,23 +28,40 @@ from onnx_models.training.film_views import FILM  # noqa: E402
 from onnx_models.training.phantom import Plan, sample_patient  # noqa: E402
 from onnx_models.training.radiograph_card import BEGIN, END, plot, written  # noqa: E402
 from onnx_models.training.radiograph_data import target_maps  # noqa: E402
-from onnx_models.training.radiograph_evaluation import evaluated  # noqa: E402
+from onnx_models.training.radiograph_evaluation import OUTLINE, POINTS, evaluated, outlines_only, ways  # noqa: E402
 from onnx_models.training.radiograph_records import FilmRunner  # noqa: E402
-from onnx_models.training.radiograph_summary import LOWER, compressions, estimates, found_part, summary  # noqa: E402
+from onnx_models.training.radiograph_summary import (  # noqa: E402
+    LOWER,
+    compressions,
+    error_percent,
+    estimates,
+    flags,
+    found_part,
+    measured_flags,
+    pixel_figures,
+    point_error_mm,
+    summary,
+    were_all_graded,
+)
 
 pytestmark = pytest.mark.training
 
 
 @dataclass(frozen=True)
 class Told(Models):
-    """Gives the maps that it was told, whatever it is shown."""
+    """Gives the maps that it was told, whatever it is shown; "bodies alone" gives a map of its own."""
 
     maps: NDArray[np.float32] | None = None
+    bodies: NDArray[np.float32] | None = None
+    lateral: float = 1.0
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         assert self.maps is not None
+        if name == "bodies alone":
+            assert self.bodies is not None
+            return {"body": self.bodies[None, None]}
         view = np.zeros((1, len(VIEWS)), np.float32)
-        view[0, 0] = 1
+        view[0, 0], view[0, VIEWS.index("other")] = self.lateral, 1 - self.lateral
         names = ("body", "centre", "sacrum", "front", "head")
         return {n: m[None, None] for n, m in zip(names, self.maps, strict=True)} | {"view": view}
 
@@ -128,14 +146,108 @@ def test_records_are_kept_and_an_early_end_leaves_some_of_each(
     assert told["films"] == 2
     assert told["negatives"] == {"other, hand": [0, 1]}
     assert told["real"] is None
-    assert len(list(judge.folder.glob("*.json"))) == 3
+    assert len(list(judge.folder.glob("*.json"))) == 4
     monkeypatch.setattr(radiograph_records, "positive", None)  # not needed again
     assert json.dumps(evaluated(judge, 2, 1, 3, float("inf"))) == json.dumps(told)
     assert evaluated(judge, 2, 1, 3, 0.0)["films"] == 0
 
 
+def test_missed_bodies_and_refused_films_count_in_what_has_a_goal(film: FormedFilm, record: dict[str, Any]) -> None:
+    refused = runner(np.zeros((5, 256, 256), np.float32)).judged(film, 0)
+    both = [record | {"elsewhere": 2}, refused]
+    figures = {name: e.value for name, e in estimates(both).items()}
+    for dice in ("Dice, section", "Dice, silhouette", f"Dice, {record['stratum']}"):
+        assert figures[dice] == pytest.approx(figures[f"{dice}, answered"] / 2)
+    assert figures["Dice, section, answered"] == record["dice"]
+    vertebra = "Dice of a vertebra, L2 to L5"
+    assert figures[vertebra] == pytest.approx(figures[f"{vertebra}, found"] / 2)
+    assert figures["graded moderate or worse, sensitivity"] == 0.5
+    assert figures["graded moderate or worse, sensitivity, measured"] == 1
+    assert figures["AUC, moderate or worse"] < figures["AUC, moderate or worse, measured"] == 1
+    assert figures["false findings a film"] == 2
+    with_merged = record | {"vertebrae": [v | {"merged": True} for v in record["vertebrae"]]}
+    assert estimates([with_merged, refused])["merged, T11 to L5"].value == 1
+    assert summary([record], [], [record, refused], [])["real"]["dice"] == pytest.approx(record["dice"] / 2)
+
+
+def test_an_ungraded_fracture_is_not_flagged_however_few_are_graded(record: dict[str, Any]) -> None:
+    def doubted(body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"found": body["found"] | {"grade": None, "quality": ["LOW_CONFIDENCE"]}}
+
+    missed = record | {"vertebrae": [v | {"found": None} if max(v["loss"]) >= 0.25 else v for v in record["vertebrae"]]}
+    unsure = record | {"vertebrae": [doubted(v) for v in record["vertebrae"]]}
+    assert flags([record] + 5 * [missed], True) == pytest.approx(1 / 6)
+    assert measured_flags([record] + 5 * [missed], True) == 1
+    assert flags([record, unsure], True) == measured_flags([record, unsure], True) == 0.5
+    assert flags([missed], False) == 1
+
+
+def test_what_would_be_called_were_all_graded_is_told(record: dict[str, Any]) -> None:
+    unsure = {"grade": None, "quality": ["LOW_CONFIDENCE"], "called": True}
+    healthy = [v for v in record["vertebrae"] if max(v["loss"]) < 0.25]
+    film = record | {"vertebrae": [v | {"found": v["found"] | unsure} for v in healthy], "called": len(healthy)}
+    told = were_all_graded([film, record])
+    count = sum(v["level"] in LOWER and v["whole"] for v in healthy)
+    assert count > 0
+    assert told["films"] == [1, 1]  # the other one has a fracture
+    assert told["healthy"] == pytest.approx(0.5)
+    assert told["healthy graded"] == 0
+    assert sum(v["found"]["called"] for v in record["vertebrae"] if v["found"]) == record["called"] >= 1
+
+
+def test_another_network_s_map_of_bodies_is_judged_in_place_of_the_first_one_s(film: FormedFilm) -> None:
+    maps = target_maps(film)[0]
+    models = Told({}, (), "none", maps=np.concatenate([np.zeros_like(maps[:1]), maps[1:]]), bodies=maps[0])
+    settings = runner(maps).settings
+    alone = FilmRunner(models, settings, "source").judged(film, 0)
+    other = FilmRunner(models, replace(settings, body_network="bodies alone"), "source").judged(film, 0)
+    assert alone["refusal"] == "NO_SPINE_FOUND"
+    assert other["dice"] > 0.94
+    assert pixel_figures([alone])["sensitivity"] == 0
+    assert pixel_figures([other])["sensitivity"] > 0.94
+
+
+def test_a_body_network_is_one_of_the_ways() -> None:
+    found = ways(MODELS, "film", "film_mdr2unet")
+    way = f"{POINTS}, bodies of film_mdr2unet"
+    assert list(found) == [POINTS, OUTLINE, way]
+    assert found[way].body_network == "film_mdr2unet"
+    assert found[way].points == found[POINTS].points is not None
+    alone = outlines_only(found)
+    assert list(alone) == [OUTLINE, f"{OUTLINE}, bodies of film_mdr2unet"]
+    assert not any(settings.points for settings in alone.values())
+
+
+def test_films_that_must_be_refused_are_shown_with_a_header_that_says_lateral_too(
+    film: FormedFilm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(radiograph_records, "BUILD", tmp_path)
+    monkeypatch.setattr(radiograph_records, "negative", lambda chosen, n: (film, "other, hand"))
+    doubtful = runner(target_maps(film)[0])
+    doubtful.models = Told({}, (), "none", maps=target_maps(film)[0], lateral=0.5)
+    told = summary(
+        [], [doubtful.negative(0)], [], [], called_lateral=[doubtful.negative_called_lateral(n) for n in range(2)]
+    )
+    assert told["negatives"] == {"other, hand": [1, 1]}
+    assert told["called lateral"] == {"other, hand": [0, 2]}
+
+
+def test_a_film_that_is_not_calibrated_is_compared_in_parts_of_a_height(film: FormedFilm) -> None:
+    judge = runner(target_maps(film)[0])
+    unknown, known = judge.judged(film, 0, calibrated=False), judge.judged(film, 0)
+    for told, in_mm in ((unknown, False), (known, True)):
+        found = [v["found"] for v in told["vertebrae"] if v["found"]]
+        assert len(found) >= 5
+        assert all(bool(f["error_mm"]) == bool(f["heights"]) == in_mm for f in found if f["relative"])
+    assert np.isnan(point_error_mm([unknown]))
+    assert error_percent([unknown], "error_parts") == pytest.approx(error_percent([known], "error_parts"))
+    assert 0 < error_percent([unknown], "height_error_parts") < 5
+
+
 def test_the_card_holds_both_ways_and_the_plot_every_vertebra(record: dict[str, Any]) -> None:
-    figures = summary([record] * 3, [{"kind": "blank", "refusal": "NO_SPINE_FOUND"}], [record], [{"refusal": None}])
+    passed = {"kind": "blank", "refusal": None}
+    negatives = [{"kind": "blank", "refusal": "NO_SPINE_FOUND"}] * 2
+    figures = summary([record] * 3, negatives, [record], [{"refusal": None}], [negatives[0], passed])
     told = {
         "date": "2026-11-21",
         "set": "radiograph-eval/1",
@@ -147,9 +259,18 @@ def test_the_card_holds_both_ways_and_the_plot_every_vertebra(record: dict[str, 
     card = written(f"before\n{BEGIN}\nold\n{END}\nafter\n", told, "the command")
     assert "old" not in card
     assert card.startswith("before")
-    assert "| | goal | six-point network | outline |" in card
-    assert "| blank | 1 of 1 |" in card
-    assert "| AP films refused | all | 0 of 1 |" in card
+    assert "| | counted | goal | six-point network | outline |" in card
+    assert "| blank | 2 of 2 | 2 of 2 |" in card
+    assert "| **all, with a header that says lateral** | 1 of 2 (not 1 blank) | 1 of 2 (not 1 blank) |" in card
+    assert "| AP films refused | all | 0 of 1 | 0 of 1 |" in card
+    assert "| a body on answered films without a fracture | 0 of 0 | 0 of 0 |" in card
+    assert "| a body on answered films of the healthy real CT | 1 of 1 | 1 of 1 |" in card
+    for block in card.split("\n\n"):
+        rows = [line.replace(r"\|", "").count("|") for line in block.splitlines() if line.startswith("|")]
+        assert len(set(rows)) <= 1
+    assert [line.split(" | ")[1] for line in card.splitlines() if line.startswith("| Dice, section |")] == [
+        "all films, 0 where refused"
+    ]
     true, said = figures["vcr"]
     drawn = plot(true, said, "A title")
     assert drawn.count("<circle") == len(said) > 2
