@@ -7,7 +7,7 @@ MINUTES ?= 90
 OHIF := @ohif/app@3.13.2
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check bench chaos train train-env viewer debian clean lock tools sbom audit
+.PHONY: demo test check bench chaos fuzz train train-env viewer debian clean lock tools sbom audit
 
 demo: $(READY)  ## the main job, end to end: phantom CT in, results back in a PACS (INPUT=folder sends your own images)
 	@$(BIN)/spine-node demo $(if $(INPUT),--input "$(INPUT)")
@@ -27,9 +27,11 @@ bench: $(READY) debian  ## speed against peers: prints a table, writes build/ben
 
 chaos: $(READY) debian  ## the full fault suite, KILLS random kills (200) among them; prints what each fault cost
 	@rm -f build/chaos.jsonl
-	SPINE_NODE_CHAOS_KILLS=$(or $(KILLS),200) SPINE_NODE_CHAOS_COUNTS=build/chaos.jsonl \
-	  $(BIN)/python -m pytest -n 0 -m chaos tests; code=$$?; \
-	  $(BIN)/python -m tests.chaos.counts build/chaos.jsonl; exit $$code
+	SPINE_NODE_CHAOS_KILLS=$(or $(KILLS),200) SPINE_NODE_CHAOS_COUNTS=$(CURDIR)/build/chaos.jsonl \
+	  $(BIN)/python -m pytest -n 0 -m chaos tests
+
+fuzz: $(READY)  ## hostile conversations and data sets for FUZZ_MINUTES (10), others in every round; prints how many
+	$(BIN)/python -m tests.fuzz --minutes $(or $(FUZZ_MINUTES),10)
 
 train-env: $(READY)  ## adds PyTorch, for training only; pick a build that fits your driver with PIP_INDEX_URL or find-links
 	$(BIN)/pip install --quiet "torch==2.13.0" "onnxscript>=0.7"

@@ -93,7 +93,6 @@ def test_a_full_spool_refuses_and_takes_again(
     tmp_path: Path,
     small_disk: Callable[[Path, int], SmallDisk],
     reserve_mb: int,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Four associations until each was refused ten times; with a reserve the disk is never full, without it is."""
     disk = small_disk(tmp_path / "disk", SMALL_DISK_MB * 1024)
@@ -139,22 +138,20 @@ def test_a_full_spool_refuses_and_takes_again(
             sender.release()
     finally:
         listener.stop()
-    with capsys.disabled():
-        record(
-            f"spool full, reserve {reserve_mb} MB",
-            sent=len(statuses) + 5,
-            acknowledged=len(receptions),
-            refused_0xA700=statuses.count(0xA700),
-            least_free_kb=least_free // 1024,
-            **{"in the ledger": len(names) + 5},
-        )
+    record(
+        f"spool full, reserve {reserve_mb} MB",
+        sent=len(statuses) + 5,
+        acknowledged=len(receptions),
+        refused_0xA700=statuses.count(0xA700),
+        least_free_kb=least_free // 1024,
+        **{"in the ledger": len(names) + 5},
+    )
 
 
 def test_a_full_outbox_is_waited_for(
     tmp_path: Path,
     database: Database,
     small_disk: Callable[[Path, int], SmallDisk],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The disk gives out at the first, the second, the third result; each try leaves no more than the one before."""
     house = House(tmp_path, database)
@@ -173,15 +170,13 @@ def test_a_full_outbox_is_waited_for(
     assert tries > 3, "more than the three that a study has which kills its worker"
     assert [answer["state"] for answer in house.study()["answers"]] == ["done"]
     assert {dataset.SOPInstanceUID for dataset in house.outbox()} == {uid for _, uid in house.sent()}
-    with capsys.disabled():
-        record("outbox full", expected=3, received=len(house.outbox()), tries_on_a_full_disk=tries)
+    record("outbox full", expected=3, received=len(house.outbox()), tries_on_a_full_disk=tries)
 
 
 def test_a_full_disk_of_the_private_database_is_waited_for(
     tmp_path: Path,
     small_disk: Callable[[Path, int], SmallDisk],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Until the server gives itself up, since it cannot write its log; then there is room again."""
     monkeypatch.setattr(registrar_module, "PAUSE_S", 0.1)
@@ -217,5 +212,4 @@ def test_a_full_disk_of_the_private_database_is_waited_for(
                 registrar.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    with capsys.disabled():
-        record("database's disk full", sent=40, acknowledged=40, **{"in the ledger": 40})
+    record("database's disk full", sent=40, acknowledged=40, **{"in the ledger": 40})

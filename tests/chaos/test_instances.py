@@ -18,7 +18,7 @@ from node.deliver.status import Reply
 from node.ledger import Database, answers, deliveries, intake, overview
 from node.workflow import MOST_IMAGES
 from tests.benchmarks.raw_sender import requests
-from tests.chaos.counting import count
+from tests.chaos.counts import record
 from tests.chaos.test_models import CtHouse, ct_series
 from tests.conftest import wait_until
 from tests.dicom import SERIES, STUDY, ct_slice, write_series
@@ -66,7 +66,15 @@ def test_missing_late_and_repeated_slices_make_one_answer_for_each_state_of_the_
     with house.database.transaction() as connection:
         row = connection.execute("SELECT count(*) AS n FROM instance WHERE duplicate_of IS NOT NULL").fetchone()
     assert row == {"n": 2 * 12 + 1}
-    count("missing, late, repeated slices", sent=38, in_ledger=38, duplicates=25, answers=2, results=len(house.sent()))
+    record(
+        "missing, late, repeated slices",
+        sent=38,
+        expected=2 * len(first),
+        received=len(house.sent()),
+        answers=2,
+        repeated_images=25,
+        **{"in the ledger": 38},
+    )
 
 
 def test_other_bytes_under_a_uid_that_was_there_are_not_analysed_and_the_answer_says_so(house: CtHouse) -> None:
@@ -148,7 +156,9 @@ def test_one_series_from_two_senders_at_once_is_one_series(tmp_path: Path, datab
         assert [study["instances"] for study in overview.studies(connection)] == [40]
         jobs = connection.execute("SELECT lock FROM procrastinate_jobs").fetchall()
     assert [row["lock"] for row in jobs] == [f"study:{STUDY}"]
-    count("one series from two senders", sent=80, acknowledged=80, in_ledger=80, duplicates=40, studies=1)
+    record(
+        "one series from two senders", sent=80, acknowledged=80, repeated_images=40, studies=1, **{"in the ledger": 80}
+    )
 
 
 def _encoded(dataset: Dataset, folder: Path) -> bytes:
@@ -274,11 +284,11 @@ def test_very_many_tiny_instances_cost_no_more_each_and_bounded_memory(
     assert (found["parked"], found["attempts"]) == (None, 0), (
         "its images go when their time has come, as all that was decided"
     )
-    count(
+    record(
         "tiny instances",
         sent=MANY,
         acknowledged=MANY,
-        in_ledger=MANY,
         grown_mb=round(grown_mb),
         rows_read=with_statistics,
+        **{"in the ledger": MANY},
     )
