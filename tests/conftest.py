@@ -16,9 +16,35 @@ import pytest
 from node.answering import models_folder
 from node.ledger import Database, migrate, private_database
 from node.settings import load_settings
+from tests.chaos import counts
 from tests.listening import Certificates, make_certificates
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+OWN_COUNTS = pytest.StashKey[Path]()
+"""The file of a run for which nobody named one."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name a file for the counts of this run; processes that run tests beside this one inherit the name."""
+    if counts.FILE not in os.environ:
+        descriptor, name = tempfile.mkstemp(prefix="spine-counts-", suffix=".jsonl")
+        os.close(descriptor)
+        config.stash[OWN_COUNTS] = Path(name)
+        os.environ[counts.FILE] = name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Forget the run's own file."""
+    if (own := config.stash.get(OWN_COUNTS, None)) is not None:
+        own.unlink(missing_ok=True)
+        del os.environ[counts.FILE]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What each fault cost, and how many inputs were tried."""
+    if lines := counts.lines_of(Path(os.environ[counts.FILE])):
+        terminalreporter.write_line("")
+        terminalreporter.write(counts.table(lines))
 
 
 @pytest.fixture(scope="session")

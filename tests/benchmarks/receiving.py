@@ -1,4 +1,4 @@
-"""Receiving: the listener against DCMTK's storescp, Orthanc, its own plain handler, and the disk.
+"""Receiving: the listener against DCMTK's storescp, Orthanc, its own plain handler, the disk and the loopback.
 
 ``python -m tests.benchmarks.receiving [--short] [--pairs N] [--only TEXT]`` prints these rows alone. Durable rows write
 to the disk; the others to tmpfs, where only the code counts. Peers' CPU time is that of their processes, children
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -131,12 +131,22 @@ def _cpu_s(pid: int) -> float:
     return total
 
 
-@contextmanager
-def ours(folder: Path, *options: str) -> Iterator[Receiver]:
+def ours(folder: Path, *options: str) -> AbstractContextManager[Receiver]:
     """The node's listener."""
+    return _receiving("tests.benchmarks.receiver", folder, *options)
+
+
+def raw_limit(folder: Path, load: Load) -> AbstractContextManager[Receiver]:
+    """What only takes bytes from loopback TCP and writes each instance of a load to a file."""
+    ((head, pixels),) = requests(1, load.size)
+    return _receiving("tests.benchmarks.raw_receiver", folder, str(len(head) + len(pixels)))
+
+
+@contextmanager
+def _receiving(module: str, folder: Path, *options: str) -> Iterator[Receiver]:
     folder.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.receiver", str(folder), *options],
+        [sys.executable, "-m", module, str(folder), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -271,7 +281,9 @@ def not_durable(memory: Path, loads: list[Load], pairs: int) -> Iterator[Row]:
         archive = stack.enter_context(orthanc_peer(memory / "orthanc", synchronous=False))
         for load in loads:
             name = f"receive, tmpfs, {load.name}"
+            limit = stack.enter_context(raw_limit(memory / f"raw-{load.size}", load))
             for peer_name, peer, associations in (
+                ("loopback TCP with a write", limit, 1),
                 ("storescp", single, 1),
                 ("storescp --fork", forking, 4),
                 ("Orthanc", archive, 1),

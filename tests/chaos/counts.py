@@ -1,10 +1,12 @@
 """What each fault cost, in figures: one JSON line per fault, in a file that ``SPINE_NODE_CHAOS_COUNTS`` names.
 
-Lines survive parallel test processes; ``python -m tests.chaos.counts FILE`` prints them as a table.
+Lines survive parallel test processes. They are printed as a table at the end of every test run (``tests/conftest.py``);
+where nobody named a file, that is one of the run's own. ``python -m tests.chaos.counts FILE`` prints a table again.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -23,15 +25,16 @@ from node.ledger import overview
 from node.service import ledger_of
 from tests.chaos.department import RESULTS_PER_ANSWER
 
+FILE = "SPINE_NODE_CHAOS_COUNTS"
+"""Environment variable that names the file."""
 COLUMNS = ("sent", "acknowledged", "in the ledger", "expected", "received", "duplicates", "digests per UID")
 """Requests; SOP instances acknowledged and entered; results; requests to the PACS beyond one per result."""
 
 
 def record(fault: str, **counts: Any) -> None:
-    """Keep the counts of a fault, and print them. Names may have blanks: ``**{"in the ledger": 3}``."""
+    """Keep the counts of a fault. Names may have blanks: ``**{"in the ledger": 3}``, and those of `COLUMNS` should."""
     line = json.dumps({"fault": fault, **counts})
-    print(f"\n{line}")
-    if path := os.environ.get("SPINE_NODE_CHAOS_COUNTS"):
+    if path := os.environ.get(FILE):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a", encoding="utf-8") as file:  # one write of one line: whole, whoever else appends
@@ -105,18 +108,22 @@ def end_to_end(
     return counts
 
 
-def main(path: Path) -> None:
-    """Print the lines of a file as a table."""
-    if not path.exists():
-        print(f"no counts: {path} is not there")
-        return
-    table = Table("fault", *COLUMNS, "more", title="Faults")
-    for line in path.read_text(encoding="utf-8").splitlines():
+def table(lines: Sequence[str], width: int = 200) -> str:
+    """Lines of such a file as text, one row per fault."""
+    rows = Table("fault", *COLUMNS, "more", title="Faults, and what each cost")
+    for line in lines:
         row = json.loads(line)
         more = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("fault", *COLUMNS))
-        table.add_row(row["fault"], *(str(row.get(name, "")) for name in COLUMNS), more)
-    Console(width=200).print(table)
+        rows.add_row(row["fault"], *(str(row.get(name, "")) for name in COLUMNS), more)
+    text = io.StringIO()
+    Console(file=text, width=width).print(rows)
+    return text.getvalue()
+
+
+def lines_of(path: Path) -> list[str]:
+    """What has been recorded in a file so far."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    print(table(lines_of(Path(sys.argv[1]))))

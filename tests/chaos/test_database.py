@@ -133,9 +133,7 @@ def sections(pacs: SmallPacs) -> dict[str, object]:
     }
 
 
-def test_a_hospitals_server_in_every_mood(
-    tmp_path: Path, shipped_models: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hospitals_server_in_every_mood(tmp_path: Path, shipped_models: Path) -> None:
     with (
         HospitalServer() as server,
         SmallPacs(tmp_path / "pacs") as pacs,
@@ -154,16 +152,15 @@ def test_a_hospitals_server_in_every_mood(
             lifted = time.monotonic()
             trial.study()
             trial.wait()
-            with capsys.disabled():
-                end_to_end(
-                    f"PostgreSQL {server.version} {name}",
-                    node,
-                    pacs.received,
-                    trial.sent,
-                    trial.acknowledged,
-                    away_s=round(lifted - begun, 1),
-                    whole_again_after_s=round(time.monotonic() - lifted, 1),
-                )
+            end_to_end(
+                f"PostgreSQL {server.version} {name}",
+                node,
+                pacs.received,
+                trial.sent,
+                trial.acknowledged,
+                away_s=round(lifted - begun, 1),
+                whole_again_after_s=round(time.monotonic() - lifted, 1),
+            )
         assert node.process.poll() is None and node.process.pid == supervisor
         log = node.log.read_text(encoding="utf-8")
         assert "the ledger is away; receiving goes on" in log

@@ -87,9 +87,7 @@ def half_finished(house: House) -> dict[str, str]:
     }
 
 
-def test_an_empty_machine_goes_on_with_what_was_undelivered(
-    tmp_path: Path, database: Database, empty_dsn: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_machine_goes_on_with_what_was_undelivered(tmp_path: Path, database: Database, empty_dsn: str) -> None:
     (tmp_path / "lost").mkdir()
     house = House(tmp_path / "lost", database)
     with SmallPacs(tmp_path / "pacs") as pacs:
@@ -125,13 +123,12 @@ def test_an_empty_machine_goes_on_with_what_was_undelivered(
     assert len(built) == 3
     assert left == []
     assert "restored" in events
-    with capsys.disabled():
-        record("restored into an empty machine", sent=4, acknowledged=4, expected=12, received=12, duplicates=0,
-               **{"in the ledger": 4, "digests per UID": {1: 12}})  # fmt: skip
+    record("restored into an empty machine", sent=4, acknowledged=4, expected=12, received=12, duplicates=0,
+           **{"in the ledger": 4, "digests per UID": {1: 12}})  # fmt: skip
 
 
 def test_an_answer_that_the_restored_ledger_does_not_know_comes_again_with_the_same_bytes(
-    tmp_path: Path, database: Database, empty_dsn: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, database: Database, empty_dsn: str
 ) -> None:
     """The archive has results which were made after the back-up: under their UIDs there must never be other bytes."""
     (tmp_path / "lost").mkdir()
@@ -157,10 +154,9 @@ def test_an_answer_that_the_restored_ledger_does_not_know_comes_again_with_the_s
         for item in pacs.received:
             digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
         dates = {(ds.ContentDate, ds.ContentTime) for ds in map(dcmread, pacs.stored().values())}
-    with capsys.disabled():
-        record("ledger older than the last results", sent=2, acknowledged=2, expected=6, received=len(digests),
-               duplicates=len(pacs.received) - len(digests),
-               **{"digests per UID": dict(Counter(map(len, digests.values())))})  # fmt: skip
+    record("ledger older than the last results", sent=2, acknowledged=2, expected=6, received=len(digests),
+           duplicates=len(pacs.received) - len(digests),
+           **{"digests per UID": dict(Counter(map(len, digests.values())))})  # fmt: skip
     assert len(pacs.received) == 12
     assert len(digests) == 6, "no result under a second UID"
     assert {len(found) for found in digests.values()} == {1}, "no second digest under one UID"

@@ -19,6 +19,7 @@ import pytest
 from node.ledger import DatabaseError, check_server, migrate, private_database, revive_private_database
 from node.service import run
 from node.settings import load_settings
+from tests.chaos.counts import record
 from tests.chaos.hospital import DATABASE, HospitalServer, free_port, owner
 
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.chaos]
@@ -146,3 +147,4 @@ def test_the_private_database_comes_back_from_every_death_and_ends_with_its_node
     assert len(set(pids)) == 5
     alive = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
     assert not alive
+    record("private database killed by four signals", kills=len(pids) - 1, left_behind=len(alive))

@@ -10,7 +10,7 @@ from pydicom.uid import RLELossless
 
 from node.gate import decoding
 from node.ledger import Database
-from tests.chaos.counting import count
+from tests.chaos.counts import record
 from tests.chaos.test_models import CtHouse, ct_series
 
 pytestmark = [pytest.mark.chaos]
@@ -40,4 +40,4 @@ def test_a_study_that_kills_what_decodes_it_is_tried_again_then_parked(
     assert house.answers() == []
     kills = len(killed.read_text())
     assert most <= kills <= 2 * most, "a process or two in each attempt"
-    count("decoders that are killed", sent=len(datasets), in_ledger=len(datasets), kills=kills, parked=1)
+    record("decoders that are killed", sent=len(datasets), kills=kills, parked=1, **{"in the ledger": len(datasets)})

@@ -8,20 +8,24 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from node.demo.pacs import SmallPacs
+from node.demo.stage import RunningNode
 from node.ledger import Database, migrate, private_database, revive_private_database
+from node.process import read_state
 from node.receive import registrar as registrar_module
 from node.receive.association import Listener
 from node.receive.registrar import Registrar
 from node.receive.spool import Reception, Spool
 from node.settings import Receive
-from tests.chaos.counts import record
+from tests.chaos.counts import end_to_end, record
+from tests.chaos.test_database import Trial, sections
 from tests.conftest import wait_until
 from tests.integration.test_films import LATERAL, House
 from tests.pdus import RawSender, store
@@ -31,6 +35,12 @@ pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.chaos]
 
 MB = 2**20
 SMALL_DISK_MB = 8
+SMALL_DATABASE_DISK_MB = 160
+SAYS = {
+    "tables": ["the ledger is away; receiving goes on", '"DiskFull"'],
+    "log": ["the ledger is away; receiving goes on", "the private database does not come back"],
+}
+"""Words of the node's log."""
 INSTANCE = bytes(300_000)
 
 
@@ -93,7 +103,6 @@ def test_a_full_spool_refuses_and_takes_again(
     tmp_path: Path,
     small_disk: Callable[[Path, int], SmallDisk],
     reserve_mb: int,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Four associations until each was refused ten times; with a reserve the disk is never full, without it is."""
     disk = small_disk(tmp_path / "disk", SMALL_DISK_MB * 1024)
@@ -139,22 +148,20 @@ def test_a_full_spool_refuses_and_takes_again(
             sender.release()
     finally:
         listener.stop()
-    with capsys.disabled():
-        record(
-            f"spool full, reserve {reserve_mb} MB",
-            sent=len(statuses) + 5,
-            acknowledged=len(receptions),
-            refused_0xA700=statuses.count(0xA700),
-            least_free_kb=least_free // 1024,
-            **{"in the ledger": len(names) + 5},
-        )
+    record(
+        f"spool full, reserve {reserve_mb} MB",
+        sent=len(statuses) + 5,
+        acknowledged=len(receptions),
+        refused_0xA700=statuses.count(0xA700),
+        least_free_kb=least_free // 1024,
+        **{"in the ledger": len(names) + 5},
+    )
 
 
 def test_a_full_outbox_is_waited_for(
     tmp_path: Path,
     database: Database,
     small_disk: Callable[[Path, int], SmallDisk],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The disk gives out at the first, the second, the third result; each try leaves no more than the one before."""
     house = House(tmp_path, database)
@@ -173,21 +180,67 @@ def test_a_full_outbox_is_waited_for(
     assert tries > 3, "more than the three that a study has which kills its worker"
     assert [answer["state"] for answer in house.study()["answers"]] == ["done"]
     assert {dataset.SOPInstanceUID for dataset in house.outbox()} == {uid for _, uid in house.sent()}
-    with capsys.disabled():
-        record("outbox full", expected=3, received=len(house.outbox()), tries_on_a_full_disk=tries)
+    record("outbox full", expected=3, received=len(house.outbox()), tries_on_a_full_disk=tries)
+
+
+@pytest.mark.parametrize("what", ["tables", "log"])
+def test_a_node_whose_database_has_no_room_receives_and_answers_once_there_is_some(
+    tmp_path: Path, shipped_models: Path, small_disk: Callable[[Path, int], SmallDisk], what: str
+) -> None:
+    """For its tables: the server refuses to write. For its log: the server ends, and cannot be started."""
+    folder = Path(tempfile.mkdtemp(prefix="spine-full-"))
+    try:
+        with SmallPacs(tmp_path / "pacs") as pacs:
+            disk = small_disk(folder / "data" / "postgres", SMALL_DATABASE_DISK_MB * 1024)
+            node = RunningNode(folder, **sections(pacs))
+            try:
+                node.start()
+                trial = Trial(node, tmp_path / "studies")
+                trial.study()
+                trial.wait()
+                supervisor = node.process.pid
+                ballast = disk.fill()
+                {"tables": _extend_tables, "log": _use_up_the_log}[what](str(read_state(node.settings)["dsn"]))
+                trial.study()
+                for words in SAYS[what]:
+                    wait_until(lambda said=words: said in node.log.read_text(), 120, f"it to say {words}")  # type: ignore[misc]
+                trial.study()
+                ballast.unlink()
+                trial.wait()
+                end_to_end(f"no room for the database's {what}", node, pacs.received, trial.sent, trial.acknowledged)
+                assert (node.process.poll(), node.process.pid) == (None, supervisor), "without a restart"
+            finally:
+                node.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _extend_tables(dsn: str) -> None:
+    """Write until no table can become larger."""
+    with pytest.raises(psycopg.errors.DiskFull), psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE ballast AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 1000000)")
+
+
+def _use_up_the_log(dsn: str) -> None:
+    """Write until the server gives itself up, since it cannot write its log."""
+    with closing(psycopg.connect(dsn, autocommit=True)) as connection:
+        with pytest.raises(psycopg.OperationalError):
+            for _ in range(SMALL_DATABASE_DISK_MB):
+                connection.execute("SELECT pg_logical_emit_message(false, 'ballast', repeat('x', 1000000))")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
 
 
 def test_a_full_disk_of_the_private_database_is_waited_for(
     tmp_path: Path,
     small_disk: Callable[[Path, int], SmallDisk],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Until the server gives itself up, since it cannot write its log; then there is room again."""
     monkeypatch.setattr(registrar_module, "PAUSE_S", 0.1)
     folder = Path(tempfile.mkdtemp(prefix="spine-full-"))
     try:
-        disk = small_disk(folder, 160 * 1024)
+        disk = small_disk(folder, SMALL_DATABASE_DISK_MB * 1024)
         spool = Spool(tmp_path / "spool")
         content = encoded_slice(tmp_path)
         with private_database(folder / "data") as dsn:
@@ -196,12 +249,7 @@ def test_a_full_disk_of_the_private_database_is_waited_for(
                 registrar = Registrar(spool, database, lambda _connection, _study: None)
                 registrar.start()
                 ballast = disk.fill()
-                with pytest.raises(psycopg.OperationalError):
-                    for _ in range(50):
-                        with psycopg.connect(dsn, autocommit=True) as connection:
-                            connection.execute("CREATE TABLE IF NOT EXISTS ballast AS SELECT repeat('x', 1000) AS x")
-                            connection.execute("INSERT INTO ballast SELECT x FROM ballast")
-                            connection.execute("SELECT pg_switch_wal()")
+                _use_up_the_log(dsn)
                 receptions = [spool.store(received(content + bytes(2 * n))) for n in range(40)]
                 for reception in receptions:
                     registrar.arrived(reception)
@@ -217,5 +265,4 @@ def test_a_full_disk_of_the_private_database_is_waited_for(
                 registrar.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    with capsys.disabled():
-        record("database's disk full", sent=40, acknowledged=40, **{"in the ledger": 40})
+    record("database's disk full", sent=40, acknowledged=40, **{"in the ledger": 40})

@@ -100,17 +100,16 @@ def lost_in_cuts(disk: ForgetfulDisk, sent: dict[str, bytes], folder: Path, stri
 
 
 def test_what_was_acknowledged_survives_every_power_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
 ) -> None:
     disk = ForgetfulDisk(tmp_path / "node", tmp_path / "store")
     sent = receive(tmp_path / "node", disk, monkeypatch)
     promised, broken, torn = lost_in_cuts(disk, sent, tmp_path, strict)
-    with capsys.disabled():
-        record(
-            f"{CUTS} power cuts while receiving, {'strict' if strict else 'ext4'} rule",
-            acknowledged=promised,
-            **{"in the ledger": promised - broken, "torn files set aside": torn},
-        )
+    record(
+        f"{CUTS} power cuts while receiving, {'strict' if strict else 'ext4'} rule",
+        acknowledged=promised,
+        **{"in the ledger": promised - broken, "torn files set aside": torn},
+    )
     assert promised > 5 * CUTS
     assert torn > CUTS, "the model forgets"
     assert broken == 0
@@ -141,7 +140,7 @@ def test_the_model_would_find_a_flush_that_is_missing(
 
 
 def test_what_was_built_is_there_once_the_ledger_says_so_or_is_made_again_alike(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power is cut at each flush of the outbox in turn; then the ledger enters the answer, and it is cut again."""
     house = House(tmp_path, database)
@@ -176,13 +175,12 @@ def test_what_was_built_is_there_once_the_ledger_says_so_or_is_made_again_alike(
     with database.transaction() as connection:
         rows = connection.execute("SELECT sop_instance_uid AS uid, sha256, outbox_name FROM result").fetchall()
     found = {row["uid"]: hashlib.sha256((outbox / row["outbox_name"]).read_bytes()).hexdigest() for row in rows}
-    with capsys.disabled():
-        record(
-            f"{cuts} power cuts while building results",
-            expected=len(rows),
-            received=len(found),
-            **{"digests per UID": dict(Counter(len(made) for made in digests.values()))},
-        )
+    record(
+        f"{cuts} power cuts while building results",
+        expected=len(rows),
+        received=len(found),
+        **{"digests per UID": dict(Counter(len(made) for made in digests.values()))},
+    )
     assert cuts == len(rows) + 4, "at the spool's start, each file, its folder, the outbox, the data directory"
     assert found == {row["uid"]: row["sha256"] for row in rows}
     assert {uid: {digest} for uid, digest in found.items()} == digests

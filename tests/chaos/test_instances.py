@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from node.deliver.status import Reply
 from node.ledger import Database, answers, deliveries, intake, overview
 from node.workflow import MOST_IMAGES
 from tests.benchmarks.raw_sender import requests
-from tests.chaos.counting import count
+from tests.chaos.counts import record
 from tests.chaos.test_models import CtHouse, ct_series
 from tests.conftest import wait_until
 from tests.dicom import SERIES, STUDY, ct_slice, write_series
 from tests.films import Film
+from tests.integration.test_films import LATERAL
 from tests.integration.test_ledger import instance
 from tests.integration.test_receiving import Ear
 from tests.listening import resident_mb
@@ -66,7 +68,15 @@ def test_missing_late_and_repeated_slices_make_one_answer_for_each_state_of_the_
     with house.database.transaction() as connection:
         row = connection.execute("SELECT count(*) AS n FROM instance WHERE duplicate_of IS NOT NULL").fetchone()
     assert row == {"n": 2 * 12 + 1}
-    count("missing, late, repeated slices", sent=38, in_ledger=38, duplicates=25, answers=2, results=len(house.sent()))
+    record(
+        "missing, late, repeated slices",
+        sent=38,
+        expected=2 * len(first),
+        received=len(house.sent()),
+        answers=2,
+        repeated_images=25,
+        **{"in the ledger": 38},
+    )
 
 
 def test_other_bytes_under_a_uid_that_was_there_are_not_analysed_and_the_answer_says_so(house: CtHouse) -> None:
@@ -148,7 +158,9 @@ def test_one_series_from_two_senders_at_once_is_one_series(tmp_path: Path, datab
         assert [study["instances"] for study in overview.studies(connection)] == [40]
         jobs = connection.execute("SELECT lock FROM procrastinate_jobs").fetchall()
     assert [row["lock"] for row in jobs] == [f"study:{STUDY}"]
-    count("one series from two senders", sent=80, acknowledged=80, in_ledger=80, duplicates=40, studies=1)
+    record(
+        "one series from two senders", sent=80, acknowledged=80, repeated_images=40, studies=1, **{"in the ledger": 80}
+    )
 
 
 def _encoded(dataset: Dataset, folder: Path) -> bytes:
@@ -190,6 +202,61 @@ def test_uids_of_instances_that_differ_in_length_make_no_duplicates(database: Da
             intake.register(connection, [instance(name, uid, digest)]) for name, digest in (("a", "x"), ("b", "x"))
         ]
     assert found == [{STUDY}, set()]
+
+
+LEVELS = ("1.2.826.0.1.3680043.8.498.70000", "1.2.826.0.1.3680043.8.498.80000", "1.2.826.0.1.3680043.8.498.90000")
+"""Study, series and instance; letters take the place of their last digit."""
+
+
+def in_case(changed: int, letter: str) -> tuple[str, ...]:
+    """UIDs of the levels, of which one ends with a letter of the test's choice."""
+    return tuple(uid[:-1] + (letter if level == changed else str(changed)) for level, uid in enumerate(LEVELS))
+
+
+@pytest.mark.filterwarnings("ignore:.*VR UI")  # pydicom's, which the node does not print either
+def test_uids_that_differ_in_case_alone_are_two_at_every_level(tmp_path: Path, database: Database) -> None:
+    """No UID has letters, but some senders write them: one is never taken for the other."""
+    dataset = ct_slice(0, *LEVELS[:2])
+    dataset.SOPInstanceUID, dataset.FrameOfReferenceUID = LEVELS[2], "1.2.3"
+    content = _encoded(dataset, tmp_path)
+    sent = [in_case(changed, letter) for changed in range(len(LEVELS)) for letter in "Aa"]
+    with listening(tmp_path, database) as ear:
+        for uids in sent:
+            altered = content
+            for before, uid in zip(LEVELS, uids, strict=True):
+                altered = altered.replace(before.encode(), uid.encode())
+            with RawSender(ear.listener.port) as sender:
+                sender.associate()
+                assert sender.store_all([store(uids[2], altered)]) == [0x0000]
+        wait_until(lambda: ear.count("instances") == len(sent), what="every instance in the ledger")
+    found = rows(database, "study_uid, series_uid, sop_instance_uid, duplicate_of")
+    assert [(*uids,) for *uids, _ in found] == sent
+    assert [twin for *_, twin in found] == [None] * len(sent), "none is a duplicate"
+    with database.transaction() as connection:
+        studies = {row["study_uid"] for row in overview.studies(connection)}
+        jobs = connection.execute("SELECT lock FROM procrastinate_jobs").fetchall()
+    assert studies == {study for study, *_ in sent}
+    assert {row["lock"] for row in jobs} == {f"study:{study}" for study in studies}
+
+
+@pytest.mark.filterwarnings("ignore:.*VR UI")  # pydicom's, which the node does not print either
+def test_what_has_letters_in_a_uid_is_kept_apart_and_refused_with_a_reason(house: CtHouse) -> None:
+    """No result could name it; what stands beside it in the study is answered."""
+    films = [replace(LATERAL, sop_uid=f"1.2.{letter}", series_uid=f"1.3.{letter}") for letter in "Aa"]
+    house.receive(*(film.dataset() for film in [*films, LATERAL, *films]))
+    found = {row["series_uid"]: (row["outcome"], row["reason_code"]) for row in house.study()["series"]}
+    assert found == {
+        "1.3.A": ("not_eligible", "MISSING_IDENTIFIERS"),
+        "1.3.a": ("not_eligible", "MISSING_IDENTIFIERS"),
+        LATERAL.series_uid: ("answered", None),
+    }
+    assert house.answers() == [("radiograph", LATERAL.sop_uid, 1, "evaluated", True)]
+    receptions = [(uid, twin is not None) for uid, twin in rows(house.database, "sop_instance_uid, duplicate_of")]
+    once = [("1.2.A", False), ("1.2.a", False), (LATERAL.sop_uid, False)]
+    assert sorted(receptions) == sorted([*once, ("1.2.A", True), ("1.2.a", True)])
+    record(
+        "UIDs that differ in case", sent=5, expected=3, received=len(house.sent()), **{"in the ledger": len(receptions)}
+    )
 
 
 class Reads:
@@ -274,11 +341,11 @@ def test_very_many_tiny_instances_cost_no_more_each_and_bounded_memory(
     assert (found["parked"], found["attempts"]) == (None, 0), (
         "its images go when their time has come, as all that was decided"
     )
-    count(
+    record(
         "tiny instances",
         sent=MANY,
         acknowledged=MANY,
-        in_ledger=MANY,
         grown_mb=round(grown_mb),
         rows_read=with_statistics,
+        **{"in the ledger": MANY},
     )

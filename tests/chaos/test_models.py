@@ -28,7 +28,7 @@ from node.metrics.tally import EVALUATIONS, TALLY
 from node.service import Child
 from node.settings import Settings, load_settings
 from node.workflow import FEWEST_DEATHS, QUIETER_S, Workflow
-from tests.chaos.counting import count
+from tests.chaos.counts import record
 from tests.chaos.deadly_worker import DEADLY_ROWS
 from tests.conftest import wait_until
 from tests.dicom import ct_slice
@@ -122,7 +122,7 @@ def test_a_network_that_returns_no_numbers_is_answered_so_and_the_rest_of_the_st
     assert (study["parked"], study["attempts"]) == (None, 0)
     house.evaluate()
     assert len(house.answers()) == 2, "what was answered is not computed again"
-    count("network of NaN", studies=1, answered=2, model_failed=1, results=len(house.sent()))
+    record("network of NaN", studies=1, answered=2, model_failed=1, received=len(house.sent()))
 
 
 def _poisoned(shipped: Path, folder: Path) -> Path:
@@ -233,7 +233,7 @@ def test_a_study_that_never_finds_enough_memory_is_parked_and_analysed_when_aske
         assert overview.retry(connection, STUDY, ["pacs"]) == 1
     house.evaluate()
     assert [(status, revision) for _, _, revision, status, _ in house.answers()] == [("evaluated", 1)]
-    count("memory never suffices", attempts=most, parked=1, then_answered=1, results=len(house.sent()))
+    record("memory never suffices", attempts=most, parked=1, then_answered=1, received=len(house.sent()))
 
 
 def test_too_little_memory_while_reading_pixels_is_no_fault_of_the_pixels(
@@ -294,7 +294,7 @@ def test_a_study_that_was_in_work_beside_one_that_kills_its_worker_is_not_parked
         assert process.wait(60) == 0
     assert attempts[0] == {STUDY: 1, f"{STUDY}.2": 1}, "both were in work when the worker died first"
     assert attempts[1][f"{STUDY}.2"] <= 1, "and never beside each other after that"
-    count("worker killed by a study beside another", kills=FEWEST_DEATHS, parked=1, neighbours_parked=0)
+    record("worker killed by a study beside another", kills=FEWEST_DEATHS, parked=1, neighbours_parked=0)
 
 
 def _attempts(database: Database) -> dict[str, int]:
@@ -326,7 +326,7 @@ def test_a_study_that_kills_its_worker_each_time_is_parked_and_the_next_one_is_a
     assert {row["subject"] for row in died} == {STUDY}
     keeper.round()
     assert _jobs(house.database) == 0, "nothing looks at it any more"
-    count("worker killed by a study each time", kills=most, parked=1, studies=2, answered=1)
+    record("worker killed by a study each time", kills=most, parked=1, studies=2, answered=1)
 
 
 @contextmanager

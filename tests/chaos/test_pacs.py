@@ -19,7 +19,7 @@ import pytest
 
 from node.deliver import commitment, courier
 from node.ledger import Database, overview
-from tests.chaos.counting import count
+from tests.chaos.counts import record
 from tests.chaos.town import AE_TITLE, BACKOFF_S, PATIENCE_S, Gate, MoodyPacs, Town
 from tests.conftest import wait_until
 from tests.desk import Desk
@@ -152,7 +152,16 @@ def _check_the_requests(town: Town, requests_of_the_hour: dict[str, int]) -> Non
     for row in figures.values():
         total.update(row)
     assert figures["late"]["repeats"], "what the archive had, it was sent again, since nobody had heard so"
-    count("an hour of moods", destinations=len(figures), **total, digests_per_uid=1, each=figures)
+    record(
+        "an hour of moods",
+        expected=total["results"],
+        received=total["requests"] - total["repeats"],
+        duplicates=total["repeats"],
+        destinations=len(figures),
+        requests_in_the_hour=total["in the hour"],
+        repeats={name: row["repeats"] for name, row in figures.items() if row["repeats"]},
+        **{"digests per UID": {1: total["results"]}},
+    )
 
 
 def _all_reasons(town: Town, name: str) -> str:
@@ -215,7 +224,16 @@ def test_an_archive_that_kills_its_sender_is_parked_and_its_neighbours_arrive(
         requests = [request for pacs in town.pacs.values() for request in pacs.requests]
         assert len({(request.sop_instance_uid, request.sha256) for request in requests}) == 12
         assert [row["attempts"] for row in town.rows("slow")] == [1] * 3
-        count("sender killed at each try", kills=len(killed), parked=3, neighbours_parked=0, results=12)
+        record(
+            "sender killed at each try",
+            expected=12,
+            received=len({request.sop_instance_uid for request in requests}),
+            duplicates=len(requests) - 12,
+            kills=len(killed),
+            parked=3,
+            neighbours_parked=0,
+            **{"digests per UID": {1: 12}},
+        )
 
 
 def test_a_delivery_that_was_under_way_whenever_a_sender_was_killed_is_not_parked_for_it(
@@ -236,7 +254,7 @@ def test_a_delivery_that_was_under_way_whenever_a_sender_was_killed_is_not_parke
         with town.delivering():
             wait_until(lambda: town.states()["slow"] == {"stored": 3}, PATIENCE_S, "it to arrive")
             wait_until(lambda: _deaths(database) == [], PATIENCE_S, "the deaths to be forgotten")
-        count("sender killed beside a delivery", kills=2, parked=0, results=3)
+        record("sender killed beside a delivery", expected=3, received=3, kills=2, parked=0)
 
 
 def _sender(process: subprocess.Popen[bytes], port: int) -> int:

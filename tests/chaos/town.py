@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from node.demo.pacs import AE_TITLE, SmallPacs
 from node.keeper import Keeper
 from node.ledger import Database, overview
 from node.queue import Queue
-from node.settings import load_settings
+from node.settings import Settings, load_settings
 from tests.conftest import wait_until
 from tests.desk import Desk
 from tests.dicom import STUDY
@@ -33,6 +33,23 @@ from tests.dicom import STUDY
 PATIENCE_S = 240.0
 BACKOFF_S = (60, 120, 300, 900, 1800)
 """As the default, without its first seconds, which a busy machine may take for a round: together most of an hour."""
+
+
+@contextmanager
+def role_process(settings: Settings, dsn: str, *program: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of a node, as the supervisor starts it (``program``: module and arguments); asked to end at the end."""
+    process = subprocess.Popen([sys.executable, "-m", *program], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps({"settings": settings.model_dump(mode="json"), "dsn": dsn}).encode() + b"\n")
+        process.stdin.flush()
+        yield process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()  # waits, and closes the pipe
 
 
 @dataclass(frozen=True)
@@ -116,22 +133,9 @@ class Town:
         with self.database.transaction() as connection:
             Queue(self.database.dsn).wake_delivery(connection, answer, name)
 
-    @contextmanager
-    def delivering(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The delivering process, as the supervisor starts it; asked to end at the end."""
-        order = {"settings": self.settings.model_dump(mode="json"), "dsn": self.database.dsn}
-        process = subprocess.Popen([sys.executable, "-m", "node.role", "deliver"], stdin=subprocess.PIPE)
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-            yield process
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0
-        finally:
-            process.kill()
-            process.communicate()  # waits, and closes the pipe
+    def delivering(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """The delivering process."""
+        return role_process(self.settings, self.database.dsn, "node.role", "deliver")
 
     def later(self, seconds: float) -> None:
         """Move the clock of ledger and queue."""

@@ -20,6 +20,7 @@ from node.ledger import overview
 from node.service import ledger_of
 from node.settings import Settings
 from tests.archive import Archive
+from tests.chaos.counts import record
 from tests.chaos.department import RESULTS_PER_ANSWER
 from tests.cluster.killer import MachineKiller
 from tests.cluster.machines import LISTENER, WORKER, cluster
@@ -54,9 +55,7 @@ def sections(pacs_port: int, stalled_after_s: float = 15.0) -> dict[str, Any]:
     }
 
 
-def test_machines_die_at_random_and_every_result_comes_once(
-    tmp_path: Path, shipped_models: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_machines_die_at_random_and_every_result_comes_once(tmp_path: Path, shipped_models: Path) -> None:
     workers = dict.fromkeys(SHORT_WORKERS, WORKER) if IN_FULL else SHORT_WORKERS
     roles = {"listener1": LISTENER, "listener2": LISTENER, **workers}
     with (
@@ -83,14 +82,19 @@ def test_machines_die_at_random_and_every_result_comes_once(
         for item in list(pacs.received):
             digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
         repeats = len(pacs.received) - len(digests)
-    with capsys.disabled():
-        killed = {f"{name}/{what}": count for (name, what), count in sorted(killer.killed.items())}
-        print(
-            f"\nkills {sum(killed.values())} {killed}; connections by listener {sorted(splitter.served.values())}; "
-            f"requests {department.counts.sent}, acknowledged {len(department.counts.acknowledged)}, in the ledger "
-            f"{len(entered)}; answers {answers} of {studies} studies, results expected {len(results)}, received "
-            f"{len(digests)}, repeats {repeats}, digests per UID {dict(Counter(map(len, digests.values())))}"
-        )
+    killed = {f"{name}/{what}": count for (name, what), count in sorted(killer.killed.items())}
+    record(
+        f"{sum(killed.values())} kills among five machines",
+        sent=department.counts.sent,
+        acknowledged=len(department.counts.acknowledged),
+        expected=RESULTS_PER_ANSWER * answers,
+        received=len(digests),
+        duplicates=repeats,
+        answers=f"{answers} of {studies} studies",
+        connections_by_listener=sorted(splitter.served.values()),
+        killed=killed,
+        **{"in the ledger": len(entered), "digests per UID": dict(Counter(map(len, digests.values())))},
+    )
     assert len(splitter.served) >= 2, "series were split across the listeners"
     assert department.counts.acknowledged <= entered
     assert len(entered) == 12 * studies

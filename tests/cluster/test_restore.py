@@ -27,7 +27,7 @@ STUDIES = 3
 
 
 def test_two_machines_are_restored_and_every_acknowledged_study_is_answered_once(
-    tmp_path: Path, shipped_models: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shipped_models: Path
 ) -> None:
     backup = tmp_path / "backup"
     with postgres_server() as server, Archive(tmp_path / "pacs") as pacs:
@@ -74,10 +74,9 @@ def test_two_machines_are_restored_and_every_acknowledged_study_is_answered_once
         for item in pacs.received:
             digests.setdefault(item.sop_instance_uid, set()).add(item.sha256)
     repeats = len(pacs.received) - len(digests)
-    with capsys.disabled():
-        record("two machines restored", sent=department.counts.sent, acknowledged=len(department.counts.acknowledged),
-               expected=STUDIES * RESULTS_PER_ANSWER, received=len(digests), duplicates=repeats,
-               **{"digests per UID": dict(Counter(map(len, digests.values())))})  # fmt: skip
+    record("two machines restored", sent=department.counts.sent, acknowledged=len(department.counts.acknowledged),
+           expected=STUDIES * RESULTS_PER_ANSWER, received=len(digests), duplicates=repeats,
+           **{"digests per UID": dict(Counter(map(len, digests.values())))})  # fmt: skip
     assert {row["uid"]: row["sha256"] for row in rows} == sent, "the same results, made again"
     assert set(digests) == set(sent), "no study was answered under another UID"
     assert {len(found) for found in digests.values()} == {1}, "one digest under one UID"

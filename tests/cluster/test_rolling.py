@@ -17,6 +17,7 @@ import pytest
 from node.demo.stage import RunningNode
 from node.service import ledger_of
 from tests.archive import Archive
+from tests.chaos.counts import record
 from tests.chaos.department import RESULTS_PER_ANSWER
 from tests.cluster.machines import LISTENER, PATIENCE_S, WORKER, Cluster, cluster
 from tests.cluster.server import fresh_database, postgres_server
@@ -103,6 +104,15 @@ def test_the_former_program_and_the_new_one_share_ledger_and_storage_for_a_while
         received = [item.sop_instance_uid for item in pacs.received]
     assert images is not None
     acknowledged = early.counts.acknowledged | late.counts.acknowledged
+    record(
+        "former program and new one side by side, one kill",
+        sent=early.counts.sent + late.counts.sent,
+        acknowledged=len(acknowledged),
+        expected=len(results),
+        received=len(set(received)),
+        duplicates=len(received) - len(set(received)),
+        **{"in the ledger": images["n"]},
+    )
     assert images["n"] == len(acknowledged) == 12 * (BEFORE + DURING)
     assert len(answers) == BEFORE + DURING
     assert sum(row["n"] for row in answers) * RESULTS_PER_ANSWER == len(results)

@@ -20,6 +20,7 @@ from node.receive.registrar import Registrar
 from node.receive.spool import ReceivedObject, Spool
 from node.service import ledger_of
 from tests.archive import Archive
+from tests.chaos.counts import record
 from tests.chaos.department import RESULTS_PER_ANSWER, write_study
 from tests.cluster.machines import LISTENER, WORKER, Cluster, cluster
 from tests.cluster.server import fresh_database, postgres_server
@@ -153,6 +154,12 @@ def test_old_jobs_in_flight_are_finished_by_the_new_version_once(tmp_path: Path,
                 ).fetchall()
                 results = {r["uid"] for r in connection.execute("SELECT sop_instance_uid AS uid FROM result")}
         received = [item.sop_instance_uid for item in pacs.received]
+    record(
+        "old jobs in flight at an upgrade",
+        expected=4 * RESULTS_PER_ANSWER + 1,
+        received=len(set(received)),
+        duplicates=len(received) - len(set(received)),
+    )
     assert versions == [version for version, _, _ in migrations()]
     assert {row["study_uid"] for row in evaluated} == {
         WAITING,

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.stage import RunningNode, StageError, stage
 from node.ledger import overview
 from node.service import ledger_of
+from tests.chaos.counts import record
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.xdist_group("node")
@@ -76,6 +78,21 @@ def digests(pacs: SmallPacs) -> dict[str, set[str]]:
     for item in pacs.received:
         found.setdefault(item.sop_instance_uid, set()).add(item.sha256)
     return found
+
+
+def count(fault: str, pacs: SmallPacs, images: int, **more: Any) -> None:
+    """Record a fault of a node that was sent ``images`` images, which all were acknowledged and entered."""
+    found = digests(pacs)
+    record(
+        fault,
+        sent=images,
+        acknowledged=images,
+        expected=len(EVALUATED),
+        received=len(found),
+        duplicates=len(pacs.received) - len(found),
+        **{"in the ledger": images, "digests per UID": dict(Counter(map(len, found.values())))},
+        **more,
+    )
 
 
 def kinds(pacs: SmallPacs) -> list[str]:
@@ -208,6 +225,8 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_each_process_is_killed(
         assert kinds(pacs) == EVALUATED
         assert {len(found) for found in digests(pacs).values()} == {1}
         assert len(digests(pacs)) == len(EVALUATED)
+        killed = {"receive": 1, "everything": 1, "evaluate": len(STEPS)}
+        count("killed in each step of an evaluation", pacs, len(files), killed=killed)
 
 
 @pytest.mark.chaos
@@ -226,6 +245,7 @@ def test_the_private_database_is_killed_and_comes_back(
         assert kinds(pacs) == EVALUATED
         with ledger_of(node.settings) as database, database.transaction() as connection:
             assert overview.counts(connection)["instances"] == len(files)
+        count("private database killed while images arrive", pacs, len(files), kills=1)
 
 
 @pytest.mark.chaos
@@ -251,6 +271,7 @@ def test_killed_while_delivering_sends_the_same_bytes(
         assert all(len(found) == 1 for found in digests(pacs).values())
         repeats = len(pacs.received) - len(digests(pacs))
         assert 1 <= repeats <= len(killed)
+        count("sender killed with an answer on its way", pacs, len(files), kills=len(killed))
 
 
 def test_a_second_node_on_the_same_data_is_refused(tmp_path: Path, shipped_models: Path) -> None:

@@ -1,4 +1,4 @@
-"""The short form: fixed seeds, under a minute; `python -m tests.fuzz --minutes N` goes on with others."""
+"""The short form: fixed seeds, under a minute; `make fuzz` goes on with others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.chaos.counts import record
 from tests.fuzz.inputs import conversations, data_sets, hostile, syntaxes
 from tests.fuzz.properties import Content, wire
 
@@ -25,6 +26,7 @@ def test_no_conversation_harms_the_listener(tmp_path: Path) -> None:
 
         talk()
         assert tested.tried["conversations"] >= 100
+    record("strangers: hostile conversations", **tested.tried)
 
 
 def test_no_data_set_harms_spool_registrar_or_gate(tmp_path: Path) -> None:
@@ -37,3 +39,4 @@ def test_no_data_set_harms_spool_registrar_or_gate(tmp_path: Path) -> None:
 
     take()
     assert tested.tried["data sets"] >= 100
+    record("strangers: hostile data sets", **tested.tried)

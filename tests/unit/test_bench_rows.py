@@ -9,8 +9,11 @@ import pytest
 from pydicom import dcmread
 
 from tests.benchmarks import answering, lengths
+from tests.benchmarks.raw_sender import requests
+from tests.benchmarks.receiving import Load, raw_limit
 from tests.benchmarks.rows import Row
 from tests.films import Film
+from tests.pdus import RELEASE_RP, RawSender
 
 EVALUATED = {"status": "evaluated", "reason_code": None}
 REFUSED = {"status": "not_evaluable", "reason_code": "DUPLICATE_POSITIONS"}
@@ -41,6 +44,16 @@ def test_the_memory_of_a_run_is_its_own() -> None:
     assert status == 3
     assert seconds > 0
     assert 20 < peak_mib < 80 < len(held) >> 20
+
+
+def test_the_raw_limit_of_receiving_has_written_every_byte(tmp_path: Path) -> None:
+    load = Load("small", 3, 128)
+    sent = [head + pixels for head, pixels in requests(load.count, load.size)]
+    with raw_limit(tmp_path / "raw", load) as receiver, RawSender(receiver.port) as sender:
+        sender.associate()
+        assert sender.store_all(sent) == [0] * load.count
+        assert sender.release() == RELEASE_RP
+        assert [path.read_bytes() for path in sorted(receiver.folder.iterdir())] == sent
 
 
 def test_a_row_keeps_its_columns_and_is_no_power_of_ten() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +87,28 @@ def looked_up(name: str, *weaknesses: str) -> dict[str, Any]:
 def test_an_audit_that_could_not_be_made_is_no_good_audit(report: dict[str, Any] | None, code: int, told: str) -> None:
     assert audit.verdict(report)[0] == code
     assert told in audit.verdict(report)[1]
+
+
+def test_a_check_without_an_audit_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit.main(str(tmp_path / "pip-audit")) == audit.NOT_AUDITED
+    asks_nobody = tmp_path / "asks-nobody"
+    asks_nobody.write_text("#!/bin/sh\necho no route to host >&2\nexit 1\n")
+    asks_nobody.chmod(0o700)
+    assert audit.main(str(asks_nobody)) == audit.NOT_AUDITED
+    absent, unreachable = capsys.readouterr().out.splitlines()
+    assert absent.startswith("audit: NOT AUDITED: pip-audit is not installed here")
+    assert unreachable == "audit: NOT AUDITED: the advisory service cannot be asked from here"
+
+
+def test_the_audit_is_a_part_of_the_checks_and_not_of_the_tests() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+
+    def would_run(target: str) -> str:
+        command = ["make", "--dry-run", "--no-print-directory", target]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    checks, tests = would_run("check"), would_run("test")
+    assert "deploy/audit.py" in checks
+    assert "audit" not in tests
+    assert "ruff check" in tests and "mypy" in tests
