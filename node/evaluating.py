@@ -37,6 +37,7 @@ def run(settings: Settings, dsn: str) -> None:
             stalled_after_s=settings.work.stalled_after_s,
             drain_s=settings.work.drain_s,
             name="evaluate",
+            give_up=workflow.give_up,
         )
 
 

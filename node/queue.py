@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import procrastinate
 import psycopg
-from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+import structlog
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, UniqueViolation
 from procrastinate.signals import on_stop
 from psycopg.rows import dict_row
 from psycopg_pool import PoolTimeout
 
 from node.ledger import deaths, intake
 from node.ledger.database import RECONNECT_S
+
+log = structlog.get_logger(__name__)
 
 EVALUATE = "evaluate"
 DELIVER = "deliver"
@@ -108,11 +113,16 @@ def run_worker(
     drain_s: float,
     name: str,
     queues: Sequence[str] | None = None,
+    give_up: Callable[[], None] = lambda: None,
 ) -> None:
     """Work on ``queues`` until SIGTERM or SIGINT; then finish what runs within ``drain_s``.
 
     Each queue has a worker, and so ``concurrency`` places, of its own; without ``queues`` each task's queue is the one
     of its name. When one worker ends by itself (its connection broke), all end.
+
+    What does not end in time is handed back: others take these jobs at once, and nobody takes this process for dead.
+    It then ends here and now, with exit status 0, because threads cannot be ended. ``give_up`` is called before, to
+    take back what the jobs have written of themselves.
     """
     queues = list(tasks) if queues is None else queues
     places = concurrency * len(queues)
@@ -122,8 +132,20 @@ def run_worker(
         reconnect_timeout=RECONNECT_S,
     )
     app = procrastinate.App(connector=connector)
+    running: dict[int | None, procrastinate.jobs.Job] = {}
+
+    def known_while_it_runs(function: Callable[..., None]) -> Callable[..., None]:
+        def run(context: procrastinate.JobContext, **arguments: Any) -> None:
+            running[context.job.id] = context.job
+            try:
+                function(**arguments)
+            finally:
+                del running[context.job.id]
+
+        return run
+
     for task_name, function in tasks.items():
-        app.task(name=task_name, queue=task_name)(function)
+        app.task(name=task_name, queue=task_name, pass_context=True)(known_while_it_runs(function))
 
     async def work_on(queue: str) -> None:
         await app.run_worker_async(
@@ -131,7 +153,7 @@ def run_worker(
             name=name,
             concurrency=concurrency,
             fetch_job_polling_interval=POLLING_S,
-            shutdown_graceful_timeout=drain_s,
+            # no shutdown_graceful_timeout: after it Procrastinate would wait for threads, whose jobs stay in work
             install_signal_handlers=False,  # each worker's would replace those of the one before
             update_heartbeat_interval=max(stalled_after_s / 3, 0.5),
             stalled_worker_timeout=stalled_after_s,
@@ -150,12 +172,36 @@ def run_worker(
                 stopped.cancel()
                 for worker in workers:
                     worker.cancel()  # to Procrastinate: take no more, finish what runs
-                await asyncio.wait(workers)
+                _, late = await asyncio.wait(workers, timeout=drain_s)
+                if late:
+                    await _hand_back(app, list(running.values()), give_up)
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(0)
                 for worker in workers:
                     with contextlib.suppress(asyncio.CancelledError):
                         worker.result()
 
     asyncio.run(work())
+
+
+async def _hand_back(
+    app: procrastinate.App, jobs: Sequence[procrastinate.jobs.Job], give_up: Callable[[], None]
+) -> None:
+    """Let others have these jobs; what fails at it is found later, like the work of a process that died."""
+    log.warning("what did not end in time is handed back", jobs=len(jobs))
+    try:
+        give_up()
+    except AWAY as error:
+        log.warning("an attempt that was given up stays counted", reason=type(error).__name__)
+    try:
+        for job in jobs:
+            try:
+                await app.job_manager.retry_job(job)
+            except UniqueViolation:  # its like waits already
+                await app.job_manager.finish_job(job, status=procrastinate.jobs.Status.FAILED, delete_job=True)
+    except AWAY as error:
+        log.warning("not handed back", reason=type(error).__name__)
 
 
 def forget_ended(connection: psycopg.Connection[Any], limit: int) -> int:

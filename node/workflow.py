@@ -91,6 +91,7 @@ class Workflow:
         self._all_registered_until = 0.0
         self._queue = Queue(database.dsn)
         self._turns = Turns()
+        self._under_way: dict[str, Evaluation] = {}
 
     def evaluate_study(self, study_uid: str) -> None:
         """Answer a study once it is complete; look again later when it is not, or when something went wrong.
@@ -111,6 +112,21 @@ class Workflow:
         evaluation = self._begin_when_complete(study_uid)
         if evaluation is None:
             return
+        self._under_way[study_uid] = evaluation
+        try:
+            self._evaluate_and_tell(evaluation)
+        finally:
+            del self._under_way[study_uid]
+
+    def give_up(self) -> None:
+        """The process ends in mid-work: what it has begun was no attempt."""
+        with self._database.transaction() as connection:
+            connection.execute("SET LOCAL lock_timeout = '2s'")  # a study in use by what is given up
+            for evaluation in list(self._under_way.values()):
+                answers.postpone_evaluation(connection, evaluation)
+
+    def _evaluate_and_tell(self, evaluation: Evaluation) -> None:
+        study_uid = evaluation.study_uid
         try:
             self._evaluate(study_uid)
         except SpoolDamagedError as error:

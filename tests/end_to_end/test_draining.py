@@ -155,11 +155,6 @@ def test_what_can_end_within_the_deadline_ends_and_the_rest_comes_once(tmp_path:
         assert busy.ask("SELECT * FROM event WHERE kind = 'worker_died'") == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="jobs of a process that was ended at its deadline stay in work until it is taken for dead, which is counted",
-)
 def test_what_cannot_end_within_the_deadline_is_handed_back_and_is_no_death(
     tmp_path: Path, shipped_models: Path
 ) -> None:
