@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,8 @@ from skimage.draw import polygon
 from skimage.measure import find_contours
 
 from inference import grading, screening
-from inference.film_bodies import BodySettings, FilmBodies, FilmBody
-from inference.film_checks import disagreement, has_double_contour
+from inference.film_bodies import BodySettings, FilmBodies
+from inference.film_checks import disagreement
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import TURNS, FilmGrid
 from inference.film_names import FilmNames, NameSettings, named
@@ -35,10 +34,11 @@ from inference.film_points import OutlinedBody, PointSettings, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
 from inference.film_sight import VIEWS, FilmSight, Look
-from inference.findings import KEYPOINTS, Findings, Heights, Numbering, PatientFinding, PixelSize, Quality, WithoutSide
+from inference.film_vertebrae import MeasuredBody, untold, vertebra, with_gaps, with_names, without_side
+from inference.findings import Findings, Heights, Numbering, PatientFinding, PixelSize, Quality
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Radiograph
-from inference.grading import GradingRule, height_uncertainty_mm
+from inference.grading import GradingRule
 from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
@@ -49,8 +49,6 @@ BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
 UNGRADED = frozenset({Quality.LOW_CONFIDENCE})
 """A body that the network is unsure of has no grade: of healthy ones, more than a third would be called fractured."""
-SD_OF_MEAN_ERROR = float(np.sqrt(np.pi / 2))
-"""A normal distribution's standard deviation over its mean absolute error."""
 AS_SENT = 0.3
 """Evidence for the way that a film was sent, or that its header says: most films are sent upright."""
 
@@ -194,23 +192,6 @@ class _RefusedError(Exception):
         self.refusal = Refusal(code, detail)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One body with its six points: those that are told, and those of the outline where both were measured.
-
-    ``step`` is that of the grid on which they were measured, in the film's units; ``spread`` the expected error of the
-    worst height as a part of the posterior one, where a network tells it.
-    """
-
-    body: FilmBody
-    alone: NDArray[np.float32]
-    six: SixPoints | None
-    step: float
-    outlined: SixPoints | None = None
-    disagrees: bool = False
-    spread: float | None = None
-
-
 @dataclass
 class _Run:
     """One evaluation under way: what every answer carries, and the clock."""
@@ -266,7 +247,7 @@ class _Run:
             vertebrae, compressed = self._graded(prepared, seen, measured, names)
             patient = grading.patient_finding(vertebrae, self.settings.rule)
             if self._front_is_unsure:
-                vertebrae, compressed = tuple(_without_side(v) for v in vertebrae), []
+                vertebrae, compressed = tuple(without_side(v) for v in vertebrae), []
 
         with self.step("pictures"):
             outlines = {m.body.label: _outline(m.alone, seen.grid) for m in measured}
@@ -330,17 +311,17 @@ class _Run:
             code = RefusalCode.TOO_LITTLE_SPINE if seen.whole else RefusalCode.NO_VERTEBRA_FOUND
             raise _RefusedError(code, f"({len(seen.whole)} whole vertebral bodies were seen in a row.)")
 
-    def _measured(self, seen: FilmSight, n: int) -> _Measured:
+    def _measured(self, seen: FilmSight, n: int) -> MeasuredBody:
         """One body with its six points; none where it is cut."""
         body = seen.found.bodies[n]
         alone = seen.found.alone(body.label, seen.maps["body"])
         side = self.orientation.front if self.orientation is not None else -1
         six = None if body.partial else _on_film(six_points(alone, seen.found.up(n), side), seen)
-        return _Measured(body, alone, six, seen.grid.step)
+        return MeasuredBody(body, alone, six, seen.grid.step)
 
     def _measured_again(
-        self, film: PreparedFilm, seen: FilmSight, measured: list[_Measured], settings: PointSettings
-    ) -> list[_Measured]:
+        self, film: PreparedFilm, seen: FilmSight, measured: list[MeasuredBody], settings: PointSettings
+    ) -> list[MeasuredBody]:
         """Bodies with the network's points in place of the outline's, which stay beside them.
 
         Where it sees no upright body nothing is measured; where it doubts its own points those of the outline are
@@ -373,15 +354,19 @@ class _Run:
         return named(found, self.settings.names)
 
     def _graded(
-        self, film: PreparedFilm, seen: FilmSight, measured: list[_Measured], names: FilmNames
+        self, film: PreparedFilm, seen: FilmSight, measured: list[MeasuredBody], names: FilmNames
     ) -> tuple[tuple[Vertebra, ...], list[Compression | None]]:
         """Vertebrae with heights, ratios and grades, and how each was compared."""
-        vertebrae = [self._vertebra(film, seen.grid, m) for m in measured]
-        vertebrae = _with_gaps(vertebrae, [m.body.place for m in measured])
-        vertebrae = _with_names(vertebrae, names)
+        calibrated, front_unsure = self.film.spacing_mm is not None, self._front_is_unsure
+        vertebrae = [
+            vertebra(m, film, seen.grid, calibrated=calibrated, sure=self._is_sure(m), front_unsure=front_unsure)
+            for m in measured
+        ]
+        vertebrae = with_gaps(vertebrae, [m.body.place for m in measured])
+        vertebrae = with_names(vertebrae, names)
         spacing = self._spacing_mm(seen, measured)
         fine = [self.settings.rule.heights_are_told(s) for s in spacing]
-        vertebrae = [v if f else _untold(v) for v, f in zip(vertebrae, fine, strict=True)]
+        vertebrae = [v if f else untold(v) for v, f in zip(vertebrae, fine, strict=True)]
         heights = [
             Heights(*(float(h) for h in m.six.heights)) if m.six is not None and f else None
             for m, f in zip(measured, fine, strict=True)
@@ -393,7 +378,7 @@ class _Run:
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
         return screening.safely_graded(said, UNGRADED), compressed
 
-    def _spacing_mm(self, seen: FilmSight, measured: list[_Measured]) -> list[float]:
+    def _spacing_mm(self, seen: FilmSight, measured: list[MeasuredBody]) -> list[float]:
         """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""
         posterior = [float(m.six.heights[2]) * seen.grid.step for m in measured if m.six is not None]
         unknown = self.film.spacing_mm is None and posterior
@@ -409,38 +394,14 @@ class _Run:
         told = seen.found.has_sacrum or header_turn(self.film.orientation) == seen.turn
         return not told and seen.head_up < self.settings.sure_head
 
-    def _vertebra(self, film: PreparedFilm, grid: FilmGrid, measured: _Measured) -> Vertebra:
-        """One body on the film as it was sent, not graded yet."""
-        column, row = (float(v) for v in grid.image_points(measured.body.centre))
-        vertebra = Vertebra(measured.body.label, centroid_px=(column, row), confidence=measured.body.probability)
-        if measured.body.partial:
-            return replace(vertebra, quality=(Quality.PARTIAL,))
-        if measured.six is None:
-            return replace(vertebra, quality=(Quality.NO_END_PLATES,))
-        points = grid.image_points(measured.six.points)
-        outlined = measured.outlined or measured.six
-        flags = (
-            (Quality.LOW_CONFIDENCE, not measured.body.seeded or not self._is_sure(measured, outlined)),
-            (Quality.MASK_DISAGREES, measured.disagrees),
-            (Quality.DOUBLE_CONTOUR, has_double_contour(film, grid, measured.six)),
-            (Quality.FRONT_UNSURE, self._front_is_unsure),
-        )
-        calibrated = self.film.spacing_mm is not None
-        beside = measured.outlined.heights if measured.outlined is not None and calibrated else None
-        return replace(
-            vertebra,
-            keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
-            heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
-            height_uncertainty_mm=_uncertainty_mm(measured, grid.step) if calibrated else None,
-            mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
-            quality=tuple(flag for flag, so in flags if so),
-        )
-
-    def _is_sure(self, measured: _Measured, outlined: SixPoints) -> bool:
+    def _is_sure(self, measured: MeasuredBody) -> bool:
         """By what the second network expects of its own heights, else by how surely and how well the body was seen."""
+        if measured.six is None or not measured.body.seeded:
+            return False
         if measured.spread is not None and self.settings.points is not None:
             return measured.spread <= self.settings.points.sure
-        return measured.body.probability >= self.settings.sure_body and outlined.misfit <= self.settings.worst_misfit
+        well = measured.six.misfit <= self.settings.worst_misfit
+        return well and measured.body.probability >= self.settings.sure_body
 
     def _findings(self, patient: PatientFinding, vertebrae: tuple[Vertebra, ...]) -> Findings:
         known = self.numbering is not None and self.numbering.known
@@ -457,68 +418,6 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
-
-
-def _with_names(vertebrae: list[Vertebra], names: FilmNames) -> list[Vertebra]:
-    """With their levels; measured ones beside them are flagged, so that no T1 to T3 is graded for want of a name."""
-    out = []
-    for v, level, confidence in zip(vertebrae, names.levels, names.confidences, strict=True):
-        unnamed = level is None and v.keypoints_px is not None and any(names.levels)
-        quality = (*v.quality, Quality.NOT_NAMED) if unnamed else v.quality
-        out.append(replace(v, level=level, level_confidence=confidence, quality=quality))
-    return out
-
-
-def _with_gaps(vertebrae: list[Vertebra], places: list[int]) -> list[Vertebra]:
-    """Flagged where the next one below was not seen."""
-    gaps = [below - above > 1 for above, below in pairwise(places)]
-    return [
-        replace(v, quality=(*v.quality, Quality.GAP_BELOW)) if gap else v
-        for v, gap in zip(vertebrae, [*gaps, False], strict=True)
-    ]
-
-
-def _uncertainty_mm(measured: _Measured, step: float) -> float:
-    """Of a height, one standard deviation: by the fineness of its grid or, where that is more, as the network expects
-    it; ``step`` is the grid's on which the points are told."""
-    posterior = float(measured.six.heights[2]) * step if measured.six is not None else 0.0
-    return max(height_uncertainty_mm(measured.step), SD_OF_MEAN_ERROR * (measured.spread or 0.0) * posterior)
-
-
-def _without_side(vertebra: Vertebra) -> Vertebra:
-    """What of a measured vertebra can be told while its front may be on either side; its grade needs no side."""
-    points, lost, heights = vertebra.keypoints_px, vertebra.height_loss, vertebra.heights_mm
-    if points is None:
-        return vertebra
-    return replace(
-        vertebra,
-        keypoints_px={name: at for name, at in points.items() if name.startswith("middle")},
-        without_side=WithoutSide(
-            middle_mm=None if heights is None else heights.middle,
-            middle_loss=None if lost is None else lost.middle,
-            wall_loss=None if lost is None else max(lost.anterior, lost.posterior),
-        ),
-        heights_mm=None,
-        mask_heights_mm=None,
-        relative_heights=None,
-        height_loss=None,
-        compression_ratio_percent=None,
-        compared_with=None,
-    )
-
-
-def _untold(vertebra: Vertebra) -> Vertebra:
-    """A vertebra on so coarse a grid that its heights mean nothing; one that was not measured stays as it is."""
-    if vertebra.keypoints_px is None:
-        return vertebra
-    return replace(
-        vertebra,
-        keypoints_px=None,
-        heights_mm=None,
-        height_uncertainty_mm=None,
-        mask_heights_mm=None,
-        quality=(*vertebra.quality, Quality.HEIGHTS_NOT_TOLD),
-    )
 
 
 def _on_film(six: SixPoints | None, seen: FilmSight) -> SixPoints | None:
