@@ -240,6 +240,7 @@ class Work(_Section):
     stalled_after_s: float = Field(30.0, ge=2.0)
     """A worker without a heartbeat for this long is dead; its work is taken over."""
     drain_s: float = Field(30.0, ge=0)
+    """At SIGTERM what runs may end within this time; the rest is handed back to the next process, uncounted."""
     studies_at_once: int = Field(2, ge=1, le=16)
     """One is analysed while others are read or encoded; each of them holds its images in memory."""
     decoding_processes: int = Field(0, ge=0, le=64)
