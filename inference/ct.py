@@ -39,7 +39,7 @@ from inference.steps import Steps
 from inference.straightening import Straightening, straighten
 from inference.surface import CentreLine
 
-PIPELINE, PIPELINE_VERSION = "ct", "2.1.0"
+PIPELINE, PIPELINE_VERSION = "ct", "2.1.1"
 ADULT_YEARS = 18.0
 
 

@@ -52,6 +52,11 @@ def extent(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def spacing_along_z_mm(volume: Volume) -> float:
-    """Distance between neighbouring samples along the patient's long axis (z)."""
-    step = np.linalg.inv(volume.affine[:3, :3]) @ np.array([0.0, 0.0, 1.0])
-    return float(1.0 / np.linalg.norm(step))
+    """Distance in mm at which the patient's long axis (z) crosses the samples of the axis that runs along it most.
+
+    On oblique slices that is never finer than they are apart: many columns are crossed between two slices, and none of
+    them tells where between the two an end plate lies.
+    """
+    across = np.linalg.inv(volume.affine[:3, :3])[:, 2]
+    along = int(np.argmax(np.abs(volume.affine[2, :3])))
+    return float(1.0 / abs(across[along]))

@@ -158,8 +158,16 @@ class Screening(_Section):
     flag_loss: float = Field(0.25, ge=0.20, le=0.40)
     """The patient is flagged from this loss of height on (0.20 finds more, 0.25 falsely flags less).
 
-    It moves the flag alone: mild, moderate and severe are the same at every site.
+    It moves the flag alone: mild, moderate and severe are the same at every site. In whole percents, as losses are
+    printed: none that is printed below it flags.
     """
+
+    @field_validator("flag_loss")
+    @classmethod
+    def _is_whole_percents(cls, value: float) -> float:
+        if abs(100 * value - round(100 * value)) > 1e-9:
+            raise ValueError("a loss is told in whole percents: .20, .21, ... .40")
+        return value
 
 
 class Models(_Section):

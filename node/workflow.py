@@ -60,6 +60,7 @@ LONGEST_POSTPONED_S = 900.0
 UNREADABLE_S = 6 * 3600.0
 """An image of the spool that cannot be read is tried again for so long, then its study is parked: a volume that was
 away is back by then, a broken file never will be."""
+WHOSE = "images of another patient came under this study: see whose these results are, then `spine-node jobs retry`"
 PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 """Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart. They are
 waited for for ever, but an image of the study that cannot be read (`SpoolUnreadableError`) is not."""
@@ -300,6 +301,10 @@ class Workflow:
             answers.forget_whole_series(connection, study_uid, by_image - by_series)
             for decision in decisions:
                 answers.record_outcome(connection, study_uid, **decision.row())
+            if any(d.refusal is not None and d.refusal.code is RefusalCode.PATIENT_MISMATCH for d in decisions):
+                held = deliveries.hold(connection, study_uid, WHOSE)
+                if held:
+                    intake.record_event(connection, "delivery_parked", study_uid, {"reason": WHOSE, "results": held})
         for decision in decisions:
             row = decision.row()
             TALLY.count(SERIES, row["outcome"], row["reason_code"] or "")

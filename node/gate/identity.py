@@ -95,6 +95,7 @@ def _normalised(value: str) -> str:
 def age_years(slices: Iterable[Slice]) -> float | None:
     """Age at the study in years: Patient's Age if it is well formed, else study date minus birth date, else ``None``.
 
+    An age of nought, which software writes that knows none, counts only where the birth date does not say otherwise.
     All images are asked; the youngest age found counts, so that one wrong image cannot make a child an adult.
     """
     found = {age for age in (_age(part) for part in slices) if age is not None}
@@ -104,17 +105,18 @@ def age_years(slices: Iterable[Slice]) -> float | None:
 def _age(part: Slice) -> float | None:
     dataset = part.header.dataset
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper())
-    if match:
-        return int(match[1]) * _AGE_UNITS[match[2]]
+    said = int(match[1]) * _AGE_UNITS[match[2]] if match else None
+    if said:
+        return said
     born = _date(text(dataset, "PatientBirthDate"))
     days = (_date(text(dataset, k)) for k in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"))
     seen = next((d for d in days if d is not None), None)
     if born is None or seen is None:
-        return None
+        return said
     had_birthday = (seen.month, seen.day) >= (born.month, born.day)
     years = seen.year - born.year - (not had_birthday)
     since = (seen - born).days - int(years * DAYS_PER_YEAR)
-    return years + min(max(since, 0), 364) / DAYS_PER_YEAR if 0 <= years <= 130 else None
+    return years + min(max(since, 0), 364) / DAYS_PER_YEAR if 0 <= years <= 130 else said
 
 
 def _date(value: str) -> date | None:

@@ -263,7 +263,7 @@ def claim_answer(
     replaces: str = "",
     per_series: bool = False,
 ) -> Answer | None:
-    """Claim the answer to this input; ``None`` when it was answered already.
+    """Claim the answer to this input; ``None`` when it was answered already, and no other input of it since.
 
     An unfinished claim (its worker died) is continued under the same revision, so that the same UIDs come out; its
     attempt number fences off the former worker. Revisions count what was sent: per
@@ -273,14 +273,15 @@ def claim_answer(
     recall(connection, study_uid, series_uid, sop_instance_uid)
     found = connection.execute(
         """
-        SELECT id, revision, state, started_at, predecessor FROM answer
-         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND sop_instance_uid = %s AND input_sha256 = %s
-           AND state <> 'superseded'
+        SELECT id, revision, state, started_at, predecessor, input_sha256 FROM answer
+         WHERE study_uid = %s AND pipeline = %s AND series_uid = %s AND sop_instance_uid = %s
+           AND (state = 'done' OR state = 'working' AND input_sha256 = %s)
+         ORDER BY id DESC LIMIT 1
            FOR UPDATE
         """,
         (study_uid, pipeline, series_uid, sop_instance_uid, input_sha256),
     ).fetchone()
-    if found is not None:
+    if found is not None and found["input_sha256"] == input_sha256:
         if found["state"] == "done":
             return None
         row = connection.execute(

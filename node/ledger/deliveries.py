@@ -20,6 +20,18 @@ def plan(connection: Connection, result_id: int, destination: str, *, cancelled:
     )
 
 
+def hold(connection: Connection, study_uid: str, reason: str) -> int:
+    """Park what was not sent of a study, until a person has looked. Returns how many results that are."""
+    return connection.execute(
+        """
+        UPDATE delivery d SET state = 'parked', reason = %s, next_try_at = NULL
+          FROM result r JOIN answer a ON a.id = r.answer_id
+         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'pending'
+        """,
+        (reason, study_uid),
+    ).rowcount
+
+
 def pending(connection: Connection, answer_id: int, destination: str, *, due_only: bool = True) -> list[dict[str, Any]]:
     """Results of an answer that a destination does not have yet and that are to be tried now, in order of sending."""
     return connection.execute(

@@ -116,6 +116,10 @@ def test_an_answered_series_that_a_second_patient_joins_keeps_its_answer_and_get
     late.PatientID = "SOMEBODY ELSE"
     house.receive(late)
     assert house.sent() == before
+    with house.database.transaction() as connection:
+        rows = connection.execute("SELECT state, reason FROM delivery").fetchall()
+    assert {row["state"] for row in rows} == {"parked"}, "nothing more is sent before somebody has looked"
+    assert all("another patient" in row["reason"] for row in rows)
     assert [row["reason_code"] for row in house.study()["series"]] == ["PATIENT_MISMATCH"]
 
 

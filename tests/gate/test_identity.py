@@ -118,6 +118,8 @@ def test_a_refused_series_has_a_stable_hash_too(headers_of: HeadersOf) -> None:
         ("", "1950.03.01", 76.0),
         ("", "20080302", None),  # one day short of 18: refused
         ("017Y", "19500301", None),
+        ("000Y", "19500301", 76.0),  # an age that nobody knew
+        ("000Y", "", None),
         ("003W", "", None),
         ("200D", "", None),
     ],

@@ -149,6 +149,24 @@ def test_each_film_of_a_series_has_an_answer_of_its_own_and_revisions_of_its_own
         assert claim_film(connection, "1.2", "a") is None
 
 
+def test_a_correction_that_is_taken_back_is_answered_again(database: Database) -> None:
+    with database.transaction() as connection:
+        intake.register(connection, [instance("1", "1.2.3", "a")])
+        first = done(connection, claim_film(connection, "1.1", "one patient"), "9.1")
+        second = done(connection, claim_film(connection, "1.1", "another"), "9.2")
+        third = done(connection, claim_film(connection, "1.1", "one patient"), "9.3")
+        assert [(a.revision, a.predecessor) for a in (first, second, third)] == [
+            (1, None),
+            (2, first.id),
+            (3, second.id),
+        ]
+        assert claim_film(connection, "1.1", "one patient") is None
+        again = claim_film(connection, "1.1", "another")
+        assert again is not None and again.revision == 4
+        resumed = claim_film(connection, "1.1", "another")
+        assert resumed is not None and (resumed.id, resumed.attempt) == (again.id, 2), "its worker died"
+
+
 def test_a_claim_on_one_film_does_not_supersede_the_work_on_another_nor_on_the_ct(database: Database) -> None:
     with database.transaction() as connection:
         intake.register(connection, [instance("1", "1.2.3", "a")])

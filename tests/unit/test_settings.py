@@ -39,6 +39,7 @@ def test_the_example_site_can_be_used() -> None:
             "same name",
         ),
         ("screening: {flag_loss: 0.1}", "screening.flag_loss"),
+        ("screening: {flag_loss: 0.225}", "screening.flag_loss"),
         ("destinations: [{name: a, host: h, port: 1, ae_title: X, kinds: [reports]}]", "destinations.0.kinds.0"),
         ("destinations: [{name: a, host: h, port: 1, ae_title: X, commitment: maybe}]", "destinations.0.commitment"),
         ("deliver: {report_patience_s: []}", "deliver.report_patience_s"),
