@@ -4,8 +4,9 @@
 U-Net, R2U-Net, SegNet, E-Net and MDR2-UNet learn bodies alone at 256 x 256, Dice loss, the same films in the same
 order, at widths that give each about as many weights. Judged is the map alone, on the first films of
 ``radiograph-eval/1``.
-Trainings leave checkpoints below ``build/training/radiograph-comparison``: called again it goes on with what is
-missing. ``--card`` writes the table into ``film_comparison.md``.
+Trainings leave checkpoints below ``build/training/radiograph-comparison``, and their figures in ``film_comparison/``
+beside this file: called again it goes on with what is missing, on another machine too. ``--card`` writes the table into
+``film_comparison.md``; ``--seeds 1`` and ``--seeds 2`` may run side by side before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from onnx_models.training.evaluation_cards import replaced
+from onnx_models.training.evaluation_records import source_hash
 from onnx_models.training.export import MODELS
 from onnx_models.training.film_data import FOLDER, end_plate_visibility
 from onnx_models.training.film_evaluation_set import STRATA, FilmSet, load_set, positive
@@ -45,6 +47,10 @@ COMPARED: dict[str, Callable[[], nn.Module]] = {
 }
 """At widths of about .4 M weights each."""
 SEEDS = (1, 2)
+JUDGED = Path(__file__).parent / "film_comparison"
+"""A file for each training that was judged. One of other sources, films or minutes is no longer taken."""
+SOURCES = ("radiograph_network", "radiograph_data", "film_look", "film_formation")
+"""Modules that decide what a training sees and what is trained."""
 CARD = "film_comparison.md"
 BEGIN = "<!-- table: written by onnx_models.training.radiograph_comparison --card, do not edit -->"
 END = "<!-- end of the table -->"
@@ -107,22 +113,31 @@ def trained(name: str, seed: int, minutes: float, build: Path = BUILD, films: Pa
     return training
 
 
-def compared(minutes: float, films: int, seeds: Sequence[int] = SEEDS, say: Callable[[str], None] = print) -> Record:
+def compared(
+    minutes: float,
+    films: int,
+    seeds: Sequence[int] = SEEDS,
+    say: Callable[[str], None] = print,
+    judged: Path = JUDGED,
+) -> Record:
     """{"name": [figures of each seed]}; every network of `COMPARED`, one seed after the other."""
     chosen = load_set()
+    sources = source_hash(Path(__file__).with_name(f"{name}.py") for name in SOURCES)
+    of = {"set": chosen.sha256, "films": films, "minutes": minutes, "sources": sources}
     table: dict[str, list[Record]] = {name: [] for name in COMPARED}
     for seed in seeds:
         for name in COMPARED:
-            training = trained(name, seed, minutes)
-            path = training.folder / f"judged-{chosen.sha256[:8]}-{films}.json"
-            if path.is_file():
-                row = json.loads(path.read_text())
-            else:
+            path = judged / f"{name.lower().replace('-', '')}-{seed}.json"
+            kept = json.loads(path.read_text()) if path.is_file() else {}
+            if kept.get("of") != of:
+                training = trained(name, seed, minutes)
                 row = judge(training.averaged, chosen, films)
                 row |= {"steps": training.step, "weights": sum(p.numel() for p in training.network.parameters())}
-                path.write_text(json.dumps(row))
-            table[name].append(row)
-            say(f"{name}, seed {seed}: {json.dumps(row)}")
+                kept = {"of": of, "figures": row}
+                judged.mkdir(exist_ok=True)
+                path.write_text(json.dumps(kept, indent=1) + "\n")
+            table[name].append(kept["figures"])
+            say(f"{name}, seed {seed}: {json.dumps(kept['figures'])}")
     return {"set": chosen.name, "sha256": chosen.sha256, "minutes": minutes, "networks": table}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from onnx_models.training.film_evaluation_set import STRATA, FilmSet, load_set, 
 from onnx_models.training.film_truth import coverage  # noqa: E402
 from onnx_models.training.film_views import FILM, FILM_EVALUATION  # noqa: E402
 from onnx_models.training.metrics import area_under_curve, dice_of  # noqa: E402
-from onnx_models.training.radiograph_comparison import COMPARED, judge, prepared_mask, section  # noqa: E402
+from onnx_models.training.radiograph_comparison import COMPARED, compared, judge, prepared_mask, section  # noqa: E402
 from onnx_models.training.radiograph_data import canvas_matrix, prepared  # noqa: E402
 from onnx_models.training.radiograph_figures import PixelCounts, body_masks, vertebra_dice  # noqa: E402
 from onnx_models.training.radiograph_network import UNet, WholeFilmNetwork  # noqa: E402
@@ -132,6 +133,28 @@ def test_a_network_is_judged_whatever_its_outputs(
     text = section({"set": small.name, "sha256": small.sha256, "minutes": 4.0, "networks": rows}, "the command")
     assert "| one | 0.40 M | 3; 3 |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_a_training_that_was_judged_is_not_done_again(
+    small: FilmSet, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+
+    def trained(name: str, seed: int, _minutes: float) -> SimpleNamespace:
+        done.append((name, seed))
+        network = UNet(2)
+        return SimpleNamespace(averaged=network, network=network, step=5)
+
+    monkeypatch.setattr(radiograph_comparison, "trained", trained)
+    monkeypatch.setattr(radiograph_comparison, "load_set", lambda: small)
+    monkeypatch.setattr(radiograph_comparison, "positive", lambda chosen, n: positive(chosen, n, kept))
+    one = compared(1.0, 1, seeds=[1], say=lambda _: None, judged=tmp_path / "judged")
+    assert done == [(name, 1) for name in COMPARED]
+    both = compared(1.0, 1, seeds=[1, 2], say=lambda _: None, judged=tmp_path / "judged")
+    assert done[5:] == [(name, 2) for name in COMPARED]
+    assert all(both["networks"][name][:1] == one["networks"][name] for name in COMPARED)
+    compared(2.0, 1, seeds=[1], say=lambda _: None, judged=tmp_path / "judged")
+    assert len(done) == 15, "other minutes, another training"
 
 
 def test_compared_networks_have_about_as_many_weights() -> None:
