@@ -74,6 +74,7 @@ def whole_film_loss(
     maps: Tensor, views: Tensor, truth: Tensor, known: Tensor, view: Tensor, progress: float = 1.0
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of logits (batch, 5, rows, columns) and (batch, 6); front and head count where ``known`` (batch, 2, ...)."""
+    maps, views = maps.float(), views.float()
     p = torch.sigmoid(maps)
     body = dice_loss(p[:, 0], truth[:, 0]) + binary_cross_entropy_with_logits(maps[:, 0], truth[:, 0])
     weight = 1 + CENTRE_CONTRAST * truth[:, 1]
@@ -136,6 +137,7 @@ class _FilmTask:
 
     learning_rate = 2e-3
     batch = 4
+    bfloat16 = True
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._source = FilmSource(folder / "train")
@@ -236,7 +238,7 @@ class BodyTask(_FilmTask):
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch of lateral films."""
         canvas, maps, _, _ = batch_of(self.samples(rng, LATERAL_VIEWS, progress))
-        loss = dice_loss(torch.sigmoid(network(canvas)[:, 0]), maps[:, 0])
+        loss = dice_loss(torch.sigmoid(network(canvas)[:, 0].float()), maps[:, 0])
         return loss, {"dice": 1 - float(loss.detach())}
 
     @torch.no_grad()

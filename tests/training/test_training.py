@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
-from onnx_models.training.train import Schedule, Training  # noqa: E402
+from onnx_models.training.train import Schedule, Training, load_task, main  # noqa: E402
 
 pytestmark = pytest.mark.training
 
@@ -107,3 +107,36 @@ def test_starts_from_weights(tmp_path: Path) -> None:
     training = Training(Line(), tmp_path)
     training.start_from(tmp_path / "line.safetensors")
     assert training.network.weight.item() == training.averaged.weight.item() == 7.0
+
+
+def test_bfloat16_is_for_the_convolutions_alone(tmp_path: Path) -> None:
+    task, kinds = Line(), []
+    original = task.step
+
+    def looked_at(network, rng, progress):
+        kinds.append(network(torch.ones(1, 1)).dtype)
+        return original(network, rng, progress)
+
+    task.step = looked_at
+    training = Training(task, tmp_path, bfloat16=True)
+    training.run(Schedule(steps=3), quiet)
+    assert kinds == [torch.bfloat16] * 3
+    assert training.network.weight.dtype == torch.float32
+    with pytest.raises(SystemExit):
+        main(["localizer", "--bf16", "--steps", "1"])
+
+
+def test_losses_of_films_are_in_single_precision() -> None:
+    from onnx_models.training.radiograph_task import whole_film_loss
+
+    assert load_task("film").bfloat16
+    assert load_task("film_mdr2unet").bfloat16
+    generator = torch.Generator().manual_seed(3)
+    maps, views = torch.randn(2, 5, 64, 64, generator=generator), torch.randn(2, 6, generator=generator)
+    truth, known = (torch.rand(2, 5, 64, 64, generator=generator) > 0.9).float(), torch.ones(2, 2, 64, 64)
+    told = [
+        whole_film_loss(maps.to(kind), views.to(kind), truth, known, torch.tensor([0, 1]))[0]
+        for kind in (torch.float32, torch.bfloat16)
+    ]
+    assert told[1].dtype == torch.float32
+    assert told[1].item() == pytest.approx(told[0].item(), rel=2e-3)
