@@ -55,6 +55,11 @@ class FilmGrid:
         """Film index (..., 2) as (row, column) to grid index (..., 2)."""
         return np.asarray((np.asarray(index, np.float64) - self.matrix[:, 2]) @ self._inverse.T)
 
+    def window(self, first: tuple[int, int], shape: tuple[int, int]) -> FilmGrid:
+        """The ``shape`` of points of this grid that begin with its point ``first``; it may reach beyond the grid."""
+        matrix = np.column_stack([self.matrix[:, :2], self.to_film(np.asarray(first, np.float64))])
+        return FilmGrid(shape, self.film_shape, matrix, self.step)
+
     def image_points(self, index: Floats) -> NDArray[np.float64]:
         """Grid index (..., 2) as (row, column) to image coordinates (..., 2) as (column, row)."""
         return np.asarray(self.to_film(index)[..., ::-1] + 0.5)

@@ -1,7 +1,8 @@
 """What the network for whole films sees on one: its maps, and the vertebral bodies in them.
 
 A film is looked at after some quarter turns, and its mirror image as well: what is told of the one must hold for the
-other.
+other. Where its bodies turn out to be small (a film of the whole spine) it is looked at again in parts, nearer, so that
+they are as large as on most films.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from inference.runtime import Models
 Map = NDArray[np.float32]
 SIZE = 256
 """Rows and columns of the grid on which the network sees the whole film."""
+SMALL, USUAL = 14.0, 19.0
+"""Where neighbours lie nearer than the first (pixels of the grid) a nearer look brings them the second apart."""
+NEAREST = 3.0
+"""A nearer look is at most so many times finer."""
+OVERLAP = 64
+"""Pixels that the parts of a nearer look have in common: what lies at the end of one is in the middle of another."""
+LEAST_CHAIN = 3
+"""Bodies that say how large bodies are."""
+LEAST_SEEN, SEEN_AGAIN = 0.5, 0.5
+"""A nearer look that sees less than this part of the bodies (from this probability on) again is not taken."""
 MAPS = ("body", "centre", "sacrum", "front", "head")
+NEARER = ("body", "centre")
+"""Maps that a nearer look tells anew; what lies far away decides the others."""
 VIEWS = ("lateral spine", "AP spine", "lateral chest", "chest", "other", "blank")
 """What the network's output "view" tells, in its order."""
 
@@ -35,9 +48,9 @@ class FilmSight:
     turn
         Quarter turns counter-clockwise.
     grid
-        The `SIZE` x `SIZE` grid of the turned film.
+        The grid of the whole film, turned: `SIZE` x `SIZE`, or more after a nearer look.
     maps
-        By the names of `MAPS`, each (`SIZE`, `SIZE`) float32, 0 to 1.
+        By the names of `MAPS`, each of the grid's shape, float32, 0 to 1.
     found
         Bodies and S1.
     view
@@ -57,6 +70,14 @@ class FilmSight:
     def whole(self) -> tuple[FilmBody, ...]:
         """Bodies that are not cut."""
         return tuple(b for b in self.found.bodies if not b.partial)
+
+    @property
+    def distance(self) -> float:
+        """Median distance of neighbouring centres in pixels of the grid; infinite where fewer than three are seen."""
+        centres = np.array([b.centre for b in self.found.bodies])
+        if len(centres) < LEAST_CHAIN:
+            return np.inf
+        return float(np.median(np.linalg.norm(np.diff(centres, axis=0), axis=1)))
 
     @property
     def upright(self) -> float:
@@ -82,6 +103,7 @@ class Look:
     body_network: str | None = None
     mirrored_too: bool = True
     bodies: BodySettings | None = None
+    nearer_too: bool = True
 
     def __call__(self, film: PreparedFilm, turn: int = 0) -> FilmSight:
         """Look at a film after so many quarter turns.
@@ -92,16 +114,59 @@ class Look:
             When a network fails.
         """
         grid = whole_film(film.film_shape, film.pixel, SIZE, turn)
-        shown = film.on(grid)
-        maps, views = self._told(shown)
-        if self.mirrored_too:
-            mirrored, others = self._told(np.ascontiguousarray(shown[:, ::-1]))
-            mirrored["front"] = 1 - mirrored["front"]
-            maps = {name: _mean(maps[name], mirrored[name][:, ::-1]) for name in maps}
-            views = _mean(views, others)
+        maps, views = self._seen(film.on(grid))
+        first = self._sight(film, turn, grid, maps, _by_name(views))
+        if not self.nearer_too or first.distance >= SMALL:
+            return first
+        nearer = self._nearer(film, first)
+        before = _finer(first.maps["body"], len(nearer.maps["body"])) >= LEAST_SEEN
+        again = before & (nearer.maps["body"] >= LEAST_SEEN)
+        agrees = again.sum() >= SEEN_AGAIN * before.sum() and len(nearer.whole) >= len(first.whole)
+        return nearer if agrees else first
+
+    def _sight(
+        self, film: PreparedFilm, turn: int, grid: FilmGrid, maps: dict[str, Map], view: dict[str, float]
+    ) -> FilmSight:
         measured = film.measured_on(grid)
         found = find_bodies(maps["body"], maps["centre"], maps["sacrum"], measured, self.bodies)
-        return FilmSight(turn, grid, maps, found, _by_name(views), head_is_up(found, maps))
+        return FilmSight(turn, grid, maps, found, view, head_is_up(found, maps))
+
+    def _nearer(self, film: PreparedFilm, first: FilmSight) -> FilmSight:
+        """The same film on a finer grid: bodies and centres seen in parts along the chain, the rest as it was seen."""
+        scale = min(USUAL / first.distance, NEAREST)
+        size = round(SIZE * scale)
+        grid = whole_film(film.film_shape, film.pixel, size, first.turn)
+        maps = {name: _finer(first.maps[name], size) for name in MAPS}
+        centres = grid.to_grid(first.grid.to_film(np.array([b.centre for b in first.found.bodies])))
+        rows = np.flatnonzero(film.measured_on(grid).any(axis=1))
+        parts = max(1, int(np.ceil((np.ptp(rows) + 1 - OVERLAP) / (SIZE - OVERLAP))))
+        middles = np.linspace(rows[0] + SIZE / 2, max(rows[-1] + 1 - SIZE / 2, rows[0] + SIZE / 2), parts)
+        seen = {name: np.zeros((size, size), np.float32) for name in NEARER}
+        weight = np.zeros((size, size), np.float32)
+        inner = np.minimum(np.arange(1, SIZE + 1), np.arange(SIZE, 0, -1)).clip(max=OVERLAP // 2) / (OVERLAP // 2)
+        counts = np.minimum(inner[:, None], inner[None, :]).astype(np.float32)
+        for middle in middles:
+            column = np.interp(middle, centres[:, 0], centres[:, 1])
+            start = (round(middle - SIZE / 2), round(float(column) - SIZE / 2))
+            told, _ = self._seen(film.on(grid.window(start, (SIZE, SIZE))))
+            low, high = np.maximum(start, 0), np.minimum(np.add(start, SIZE), size)
+            there = (slice(low[0], high[0]), slice(low[1], high[1]))
+            part = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+            weight[there] += counts[part]
+            for name in NEARER:
+                seen[name][there] += counts[part] * told[name][part]
+        for name in NEARER:
+            maps[name] = np.where(weight > 0, seen[name] / np.maximum(weight, 1e-6), maps[name]).astype(np.float32)
+        return self._sight(film, first.turn, grid, maps, first.view)
+
+    def _seen(self, shown: Map) -> tuple[dict[str, Map], Map]:
+        """Maps and views of a prepared film: the mean of what is told of it and of its mirror image."""
+        maps, views = self._told(shown)
+        if not self.mirrored_too:
+            return maps, views
+        mirrored, others = self._told(np.ascontiguousarray(shown[:, ::-1]))
+        mirrored["front"] = 1 - mirrored["front"]
+        return {name: _mean(maps[name], mirrored[name][:, ::-1]) for name in maps}, _mean(views, others)
 
     def _told(self, shown: Map) -> tuple[dict[str, Map], Map]:
         """(maps by name, probabilities of `VIEWS`) that the networks tell of a prepared film."""
@@ -114,6 +179,14 @@ class Look:
 
 def _by_name(views: Sequence[float] | Map) -> dict[str, float]:
     return {name: float(p) for name, p in zip(VIEWS, views, strict=True)}
+
+
+def _finer(seen: Map, size: int) -> Map:
+    """A map of the whole film on a grid of ``size`` x ``size`` points in its place."""
+    scale = size / len(seen)
+    offset = (len(seen) - 1) / 2 - (size - 1) / 2 / scale
+    matrix = np.array([[1 / scale, 0, offset], [0, 1 / scale, offset]])
+    return FilmGrid((size, size), (len(seen), len(seen)), matrix, 1 / scale).from_film(seen)
 
 
 def _mean(a: Map, b: Map) -> Map:

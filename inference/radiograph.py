@@ -43,7 +43,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.3.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.4.0"
 ADULT_YEARS = 18.0
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
@@ -66,6 +66,8 @@ class RadiographSettings:
         centres, S1, front and view are still the latter's.
     mirrored_too
         Look at the film's mirror image as well, and take the mean: what is told of the one must hold for the other.
+    nearer_too
+        Look again, nearer, where bodies are small: a film of the whole spine shows them half as large as others do.
     bodies
         From its maps to bodies.
     points
@@ -98,6 +100,7 @@ class RadiographSettings:
     network: str = "film"
     body_network: str | None = None
     mirrored_too: bool = True
+    nearer_too: bool = True
     bodies: BodySettings = field(default_factory=BodySettings)
     points: PointSettings | None = field(default_factory=PointSettings)
     names: NameSettings | None = field(default_factory=NameSettings)
@@ -209,7 +212,7 @@ class _Run:
     @cached_property
     def look(self) -> Look:
         s = self.settings
-        return Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies)
+        return Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies, s.nearer_too)
 
     def evaluate(self, age_years: float | None) -> RadiographAnswer:
         self._look_at_headers(age_years)

@@ -186,7 +186,7 @@ class FilmRunner:
     def _pixels(self, shown: Radiograph, answer: RadiographAnswer, sections: Bools) -> list[list[int]]:
         """Histograms of the probability of a body, as the pipeline uses it, over pixels with and without one."""
         s = self.settings
-        look = Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies)
+        look = Look(self.models, s.network, s.body_network, s.mirrored_too, s.bodies, s.nearer_too)
         seen = look(prepare(shown), answer.orientation.turn if answer.orientation is not None else 0)
         counts = PixelCounts.empty(BINS)
         counts.add(seen.maps["body"], seen.grid.from_film(sections.astype(np.float32)) > 0.5)

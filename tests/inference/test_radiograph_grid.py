@@ -58,3 +58,12 @@ def test_a_disc_on_the_film_comes_back_where_it_was(turn: int) -> None:
 def test_the_first_pixels_centre_is_half_and_half() -> None:
     grid = whole_film((64, 64), (1.0, 1.0), 64)
     np.testing.assert_allclose(grid.image_points(np.array([0.0, 0.0])), [0.5, 0.5])
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_window_shows_its_part_of_the_grid_and_beyond(turn: int) -> None:
+    film = np.random.default_rng(5).uniform(0, 1, (60, 44))
+    grid = whole_film(film.shape, (1.0, 1.0), 60, turn)
+    part = grid.window((-4, 20), (30, 30)).from_film(film)
+    np.testing.assert_allclose(part[4:], grid.from_film(film)[:26, 20:50], atol=1e-6)
+    assert not part[:4].any()
