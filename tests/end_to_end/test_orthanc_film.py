@@ -105,7 +105,7 @@ def test_radiographs_come_back_with_every_height_beside_the_truth(
             assert place is not None
             _judge(body, truth[place], float(sent.ImagerPixelSpacing[0]) / _magnification(truth, sent))
         units = {unit for body in bodies for _, unit, _ in body.numbers.values()}
-        assert units == ({"mm", "1", "%"} if name == "calibrated" else {"1", "%"})
+        assert units == {"{ratio}", "%"} | ({"mm"} if name == "calibrated" else set())
         in_details = {body.name.removeprefix("spine-node "): body.relative_heights for body in answer.bodies}
         for body in bodies:
             told = [body.numbers[ratio][0] for ratio in ("Ha/Hp", "Hm/Hp")]
@@ -124,7 +124,7 @@ def _judge(body: Read, true: TrueBody, pixel_mm: float) -> None:
             assert value == pytest.approx(true.heights_mm[n], abs=OFF_MM), (body.name, height)
         if f"{height}/Hp" in body.numbers:
             value, unit, line = body.numbers[f"{height}/Hp"]
-            assert unit == "1"
+            assert unit == "{ratio}"
             assert value == pytest.approx(lengths[n] / lengths[2], abs=2e-3)
             assert value == pytest.approx(true.heights_mm[n] / true.heights_mm[2], abs=OFF_RATIO), (body.name, height)
             np.testing.assert_allclose(line, body.lines_px[n])
