@@ -230,6 +230,8 @@ PIXEL_SIZE = private("VFX076", "Size of a pixel at the spine")
 # Units (UCUM)
 MILLIMETRE = _concept("mm", "UCUM", "mm")
 NO_UNITS = _concept("1", "UCUM", "no units")
+RATIO = _concept("{ratio}", "UCUM", "ratio")
+"""Of ratios that viewers write beside a line: with the unit 1 they write "0.92 1", which reads like 0.921."""
 PERCENT = _concept("%", "UCUM", "%")
 SECOND = _concept("s", "UCUM", "s")
 CUBIC_CENTIMETRE = _concept("cm3", "UCUM", "cm3")
