@@ -239,8 +239,8 @@ def test_names_that_were_not_measured_are_not_said_to_be_unseen(thick: Case) -> 
 @pytest.mark.parametrize(
     ("confidence", "verdict"),
     [
-        (0.9, "FLAG: T11 severe, T13 moderate"),
-        (0.899, "FLAG: T11 (probable) severe, T13 (probable) moderate"),
+        (0.89, "FLAG: T11 severe, T13 moderate"),
+        (0.87, "FLAG: T11 (probable) severe, T13 (probable) moderate"),
         (0.55, "FLAG: T11 (probable) severe, T13 (probable) moderate"),
     ],
 )
