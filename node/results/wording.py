@@ -30,8 +30,8 @@ NOTABLE_SCORE = 25.0
 """Two standard deviations above the published mean of normal vertebrae (Botros et al. 2022: 10.1 +/- 6.9)."""
 SURE_NAME = 0.88
 """A name of less confidence is told as probable. One anchor gives at most .89, the part of people who have twelve
-thoracic and five lumbar vertebrae: such a name is the one that a reader gives who counts from that anchor, too. On films,
-where .85 is told, four names in five were right (model cards)."""
+thoracic and five lumbar vertebrae: such a name is the one that a reader gives who counts from that anchor, too. On
+films, where .85 is told, four names in five were right (model cards)."""
 LOSS_NAMES = ("Ha", "Hm", "Hp")
 """Short names of the anterior, middle and posterior height."""
 WALL = "wall"
