@@ -103,6 +103,8 @@ class Body:
         Whether it is graded deformed: no honest context for its neighbours.
     partial
         Cut by the edge of the field of view: neither scored nor context.
+    context
+        False where nobody knows whether it is deformed, or whether it is a vertebra of its own: scored, no context.
     frame
         (3, 3), rows left, back and up in LPS; found from the masks where ``None``.
     """
@@ -111,6 +113,7 @@ class Body:
     level: Level | None = None
     fractured: bool = False
     partial: bool = False
+    context: bool = True
     frame: Floats | None = None
 
 
@@ -314,7 +317,7 @@ def _one(
     for channel, step in enumerate(NEIGHBOURS):
         j = i + step
         other = cuts[j] if 0 <= j < len(bodies) else None
-        if other is None or bodies[j].partial:
+        if other is None or bodies[j].partial or not bodies[j].context:
             continue
         sign = 1.0
         if bodies[j].fractured:

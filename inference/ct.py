@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from inference import abnormality, densitometry, detection, grading, labelling, numbering, screening
+from inference import abnormality, densitometry, detection, gaps, grading, labelling, numbering, screening
 from inference.abnormality import AbnormalitySettings, Body, score_bodies
-from inference.findings import KEYPOINTS, Acquisition, Findings, Grade, Numbering, PatientFinding, Quality
+from inference.findings import KEYPOINTS, Acquisition, Findings, Grade, Level, Numbering, PatientFinding, Quality
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Volume
 from inference.joining import Joined, Placed, confirmed, join
@@ -39,7 +39,7 @@ from inference.steps import Steps
 from inference.straightening import Straightening, straighten
 from inference.surface import CentreLine
 
-PIPELINE, PIPELINE_VERSION = "ct", "2.1.1"
+PIPELINE, PIPELINE_VERSION = "ct", "2.1.2"
 ADULT_YEARS = 18.0
 
 
@@ -218,13 +218,15 @@ class _Run:
         if len(vertebrae) < screened.least_vertebrae:
             raise _RefusedError(RefusalCode.TOO_LITTLE_SPINE if vertebrae else RefusalCode.NO_VERTEBRA_FOUND)
 
+        missing = self._missing(vertebrae)
+        vertebrae = gaps.with_gaps(vertebrae, missing)
         with self.step("grade"):
             graded = screening.safely_graded(grading.grade(vertebrae, self.spacing_mm, screened.rule, places))
         if masks is None:
             return self._answer(graded)
 
         with self.step("score"):
-            bodies = _bodies(graded, masks)
+            bodies = _bodies(graded, masks, missing)
             graded, expected = self._scored(volume, graded, masks, bodies)
 
         with self.step("density"):
@@ -341,6 +343,12 @@ class _Run:
         quality = (Quality.MASK_DISAGREES,) if differences.max() > allowed else ()
         return replace(vertebra, mask_heights_mm=heights, quality=(*vertebra.quality, *quality))
 
+    def _missing(self, vertebrae: tuple[Vertebra, ...]) -> list[int]:
+        """How many vertebrae were not seen between each and the next one."""
+        apart = gaps.by_distance(np.array([v.centroid_lps_mm for v in vertebrae]))
+        absent = self.numbering.absent if self.numbering is not None else ()
+        return gaps.missing_between([v.level for v in vertebrae], apart, absent)
+
     def _scored(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[tuple[Vertebra, ...], dict[int, abnormality.Expected]]:
@@ -362,7 +370,10 @@ class _Run:
     def _with_density(
         self, volume: Volume, vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, bodies: list[Body]
     ) -> tuple[Vertebra, ...]:
-        """Vertebrae with their attenuation; none beside metal, whose streaks reach into the body."""
+        """Vertebrae with their attenuation; none beside metal, whose streaks reach into the body.
+
+        That of a body which was not measured is flagged: a deformed one has none, and nobody knows whether it is one.
+        """
         if not self.settings.screening.rule.heights_are_told(self.spacing_mm):
             return vertebrae
         metal = {v.ordinal for v in vertebrae if Quality.METAL in v.quality}
@@ -375,7 +386,7 @@ class _Run:
             replace(
                 v,
                 trabecular_mean_hu=of[v.ordinal].mean_hu,
-                quality=tuple(dict.fromkeys((*v.quality, *of[v.ordinal].quality))),
+                quality=tuple(dict.fromkeys((*v.quality, *of[v.ordinal].quality, *_unknown(v, of[v.ordinal].mean_hu)))),
             )
             for v in vertebrae
         )
@@ -423,29 +434,44 @@ def frame_of(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 NO_PLACE = 255
 """Label that no vertebra bears: it keeps the place of one that was not seen."""
-MISSING_RATIO = 1.6
-"""A distance so many times the usual one holds a vertebra that was not seen."""
 LOW_RATIO = 0.6
 """An ungraded vertebra of this ratio G or less counts as deformed."""
 
 
-def _bodies(vertebrae: tuple[Vertebra, ...], masks: VertebraMasks) -> list[Body]:
-    """Bodies head to feet, with an empty place where a vertebra is missing between two that are no neighbours."""
-    centres = np.array([v.centroid_lps_mm for v in vertebrae])
-    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
+def _bodies(vertebrae: tuple[Vertebra, ...], masks: VertebraMasks, missing: list[int]) -> list[Body]:
+    """Bodies head to feet, with empty places where vertebrae are missing between two that are no neighbours.
+
+    A body that was not measured is no context for others: nobody knows whether it is sound. Nor is what is likely the
+    sacrum, which has no score either.
+    """
     out = []
     for n, vertebra in enumerate(vertebrae):
-        if n:
-            near = np.delete(steps[max(n - 3, 0) : n + 2], min(n - 1, 2))
-            ratio = float(steps[n - 1] / np.median(near)) if len(near) else 1.0
-            if ratio > MISSING_RATIO:
-                out += [Body(NO_PLACE, partial=True)] * max(1, round(ratio) - 1)
-        out.append(Body(vertebra.ordinal, vertebra.level, _is_deformed(vertebra), bool(masks.partial[n])))
+        likely_sacrum = Quality.LIKELY_SACRUM in vertebra.quality
+        out.append(
+            Body(
+                vertebra.ordinal,
+                Level.S1 if likely_sacrum else vertebra.level,
+                fractured=_is_deformed(vertebra),
+                partial=bool(masks.partial[n]),
+                context=_is_measured(vertebra) and not likely_sacrum,
+            )
+        )
+        out += [Body(NO_PLACE, partial=True)] * (missing[n] if n < len(missing) else 0)
     return out
 
 
+def _is_measured(vertebra: Vertebra) -> bool:
+    """Whether it is known to be deformed or not."""
+    return vertebra.height_ratio is not None
+
+
+def _unknown(vertebra: Vertebra, mean_hu: float | None) -> tuple[Quality, ...]:
+    return (Quality.SHAPE_UNKNOWN,) if mean_hu is not None and not _is_measured(vertebra) else ()
+
+
 def _is_deformed(vertebra: Vertebra) -> bool:
-    """Whether it lost height, also where no grade is told: no sound context for others, no density of its own."""
+    """Whether it is known to have lost height, also where no grade is told: no sound context for others, no density of
+    its own. Of one that was not measured nothing is known (`_is_measured`)."""
     graded = vertebra.grade is not None and vertebra.grade is not Grade.NORMAL
     lost = vertebra.height_loss is not None and max(vertebra.height_loss.as_tuple()) >= grading.DEFORMED_LOSS
     low = vertebra.grade is None and vertebra.height_loss is None and (vertebra.height_ratio or 1.0) <= LOW_RATIO

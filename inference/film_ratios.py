@@ -19,12 +19,10 @@ from itertools import pairwise
 
 from inference import grading
 from inference.findings import Heights, Quality, VertebraFinding
-from inference.grading import GradingRule, expectations, height_ratio
+from inference.grading import NO_REFERENCE, GradingRule, expectations, height_ratio
 
 FARTHEST = 3
 """Places from a vertebra within which its references lie."""
-NO_REFERENCE = grading.UNGRADED | {Quality.LOW_CONFIDENCE}
-"""Flags of a body with which no other is compared: what is sure must not be judged by what is not."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +88,6 @@ def with_names(vertebrae: Sequence[Vertebra], names: FilmNames) -> list[Vertebra
         quality = (*v.quality, Quality.NOT_NAMED) if unnamed else v.quality
         out.append(replace(v, level=level, level_confidence=confidence, quality=quality))
     return out
-
-
-def with_gaps(vertebrae: Sequence[Vertebra], places: Sequence[int]) -> list[Vertebra]:
-    """Flagged where the next one below was not seen."""
-    gaps = [below - above > 1 for above, below in pairwise(places)]
-    return [
-        replace(v, quality=(*v.quality, Quality.GAP_BELOW)) if gap else v
-        for v, gap in zip(vertebrae, [*gaps, False], strict=True)
-    ]
 
 
 def untold(vertebra: Vertebra) -> Vertebra:

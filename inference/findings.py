@@ -131,7 +131,12 @@ class Quality(StrEnum):
     HEADER_CONTRADICTED = "HEADER_CONTRADICTED"
     """A radiograph's header says otherwise of head or front than its pixels show; what they show was believed."""
     GAP_BELOW = "GAP_BELOW"
-    """By the distance, at least one vertebra that was not seen lies between this one and the next one below."""
+    """At least one vertebra that was not seen lies between this one and the next one below: by their names where both
+    have one, else by the distance."""
+    LIKELY_SACRUM = "LIKELY_SACRUM"
+    """Has no name and looks like the first vertebra of the sacrum, or lies below it: no grade, and no reference."""
+    SHAPE_UNKNOWN = "SHAPE_UNKNOWN"
+    """Attenuation of a body whose heights were not measured: were it deformed, it would have none."""
     DOUBLE_CONTOUR = "DOUBLE_CONTOUR"
     """An end plate shows twice on a radiograph: it was met obliquely, and its height may be of either line."""
 
@@ -252,7 +257,7 @@ class VertebraFinding:
     abnormality_score
         0 (the shape that the neighbours predict) to 100 (Botros et al. 2022); ``None`` where it may not be said.
     vertebra_volume_ml, body_volume_ml
-        Of the mask, partial volume taken into account.
+        Of the mask as it is sent: its voxels, counted.
     trabecular_mean_hu
         Mean attenuation of the trabecular core, T11 to L5.
     confidence

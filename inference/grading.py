@@ -24,6 +24,8 @@ PUBLISHED_G = (0.80, 0.74)
 UNGRADED = frozenset({Quality.METAL, Quality.FOREIGN_MATERIAL})
 """Cement or hardware at a level: measured, but neither graded nor a reference. Fusion belongs here and is not seen: a
 narrow disc between osteoporotic bodies and bone through the disc space do not differ enough in attenuation."""
+NO_REFERENCE = UNGRADED | {Quality.LOW_CONFIDENCE}
+"""Flags of a body with which no other is compared: what is sure must not be judged by what is not."""
 
 _ORDER = list(Level)
 _FIRST_GRADED = _ORDER.index(Level.T4)
@@ -201,7 +203,7 @@ def grade(
     spacing_mm: float,
     rule: GradingRule | None = None,
     positions_mm: Sequence[float] | None = None,
-    no_reference: frozenset[Quality] = UNGRADED,
+    no_reference: frozenset[Quality] = NO_REFERENCE,
 ) -> tuple[VertebraFinding, ...]:
     """Grade vertebrae, given in order from the top, by ``height-loss/1``.
 
@@ -245,8 +247,11 @@ def grade(
 def _taken_for(vertebra: VertebraFinding, i: int, vertebrae: Sequence[VertebraFinding]) -> Level | None:
     """Its level; of one that stays unnamed beside named ones the level that it would have, counted from the nearest.
 
-    It decides only whether the vertebra may be graded and be a reference, and is never told.
+    What is likely the sacrum is taken for S1. It decides only whether the vertebra may be graded and be a reference,
+    and is never told.
     """
+    if Quality.LIKELY_SACRUM in vertebra.quality:
+        return Level.S1
     if vertebra.level is not None or Quality.NOT_NAMED not in vertebra.quality:
         return vertebra.level
     named = [k for k, v in enumerate(vertebrae) if v.level is not None]

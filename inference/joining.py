@@ -67,20 +67,21 @@ def join(
     """
     kept = {i: n for n, i in enumerate(sequence.kept)}
     partner = _partners(measured, candidates, list(kept))
-    joined: list[Placed] = []
+    nearest = _partners(measured, candidates, range(len(candidates))) | partner
+    joined: list[tuple[Placed, int | None]] = []
     for k, one in enumerate(measured):
         said = kept[partner[k]] if k in partner else None
         vertebra = one.vertebra
         if said is not None:
             vertebra = replace(vertebra, level=sequence.levels[said], level_confidence=sequence.confidences[said])
-        joined.append(Placed(vertebra, one.place_mm))
+        joined.append((Placed(vertebra, one.place_mm), nearest.get(k)))
     met = set(partner.values())
     for i, n in kept.items():
         if i not in met and _is_vertebra(candidates[i], n, sequence):
-            joined.append(Placed(_without_end_plates(candidates[i], n, sequence), float(places_mm[i])))
-    joined.sort(key=lambda p: p.place_mm)
+            joined.append((Placed(_without_end_plates(candidates[i], n, sequence), float(places_mm[i])), i))
+    joined.sort(key=lambda one: one[0].place_mm)
     numbering = _numbering(sequence)
-    vertebrae = [p.vertebra for p in joined]
+    vertebrae = [placed.vertebra for placed, _ in joined]
     if numbering.known:
         filled = _filled(vertebrae, numbering.absent)
         if filled is None:
@@ -89,8 +90,12 @@ def join(
             numbering = Numbering("", 0.0, (likeliest,))
         else:
             vertebrae = [replace(v, quality=(*v.quality, Quality.NOT_NAMED)) if v.level is None else v for v in filled]
+    sacrum = _sacrum_from([i for _, i in joined], candidates, sequence)
+    vertebrae[sacrum:] = [
+        replace(v, quality=(*v.quality, Quality.LIKELY_SACRUM)) if v.level is None else v for v in vertebrae[sacrum:]
+    ]
     counted = tuple(replace(v, ordinal=n) for n, v in enumerate(vertebrae, start=1))
-    return Joined(counted, tuple(p.place_mm for p in joined), numbering if candidates else None)
+    return Joined(counted, tuple(placed.place_mm for placed, _ in joined), numbering if candidates else None)
 
 
 def confirmed(candidates: Sequence[Candidate], measured: Sequence[Placed]) -> tuple[Candidate, ...]:
@@ -133,10 +138,31 @@ def _partners(measured: Sequence[Placed], candidates: Sequence[Candidate], kept:
 
 def _is_vertebra(candidate: Candidate, n: int, sequence: NamedSequence) -> bool:
     """Whether a candidate stands for a vertebra of its own: sure, and not the sacrum, known or likely."""
+    return candidate.confidence >= SURE and _likeliest(n, sequence) is not Level.S1 and candidate.sacrum < SURE
+
+
+def _likeliest(n: int, sequence: NamedSequence) -> Level | None:
+    """The name of one of ``sequence.kept``; where the numbering is not known, by the likeliest of all."""
     level = sequence.levels[n]
-    if level is None and sequence.alternatives:
-        level = sequence.alternatives[0][0][n]
-    return candidate.confidence >= SURE and level is not Level.S1 and candidate.sacrum < SURE
+    return sequence.alternatives[0][0][n] if level is None and sequence.alternatives else level
+
+
+def _sacrum_from(candidate_of: Sequence[int | None], candidates: Sequence[Candidate], sequence: NamedSequence) -> int:
+    """Index of the uppermost of the vertebrae at the lower end that are likely the sacrum; their number: none is.
+
+    What no candidate belongs to is of the sacrum where it lies below a vertebra that is.
+    """
+    kept = {i: n for n, i in enumerate(sequence.kept)}
+    first = len(candidate_of)
+    for k, i in reversed(list(enumerate(candidate_of))):
+        if i is None:
+            continue
+        named = sequence.levels[kept[i]] if i in kept else None
+        likeliest = _likeliest(kept[i], sequence) if i in kept else None
+        if likeliest is not Level.S1 and (named is not None or candidates[i].sacrum < SURE):
+            break
+        first = k
+    return first
 
 
 def _without_end_plates(candidate: Candidate, n: int, sequence: NamedSequence) -> VertebraFinding:

@@ -67,8 +67,8 @@ class VertebraMasks:
     parts
         The same shape, uint8: 0 none, 1 body, 2 posterior elements.
     volumes_ml
-        (n, 2): vertebra and body in ml, as sums of probabilities: a voxel that is half bone counts half. ``nan`` where
-        nothing was found.
+        (n, 2): vertebra and body in ml, counted in ``labels`` and ``parts`` as they are here, so after neighbours took
+        their voxels: whoever counts the mask again finds the same. ``nan`` where nothing was found.
     partial
         (n,): the mask touches the edge of the field of view (or of its padding), or the centroid lies outside.
     confidence
@@ -133,12 +133,12 @@ def segment(
     for n, piece in enumerate(pieces):
         if piece is None:
             continue
-        volumes[n] = STEP_MM**3 / 1000 * np.array([piece.probability.sum(), piece.probability[0].sum()])
         whole = piece.whole
-        confidence[n] = float(whole[whole >= settings.threshold].mean())
         partial[n] |= _touches_edge(volume, labels, piece, n + 1)
         if _mostly_lost(volume, labels, parts, piece, n + 1, settings.threshold):
-            volumes[n], confidence[n] = np.nan, 0.0
+            continue
+        volumes[n] = _painted_ml(volume, labels, parts, piece, n + 1)
+        confidence[n] = float(whole[whole >= settings.threshold].mean())
     return VertebraMasks(labels, parts, volumes, partial, confidence)
 
 
@@ -268,12 +268,26 @@ def _mostly_lost(
     if box is None:
         return True
     mine = labels[box] == label
-    painted_ml = float(mine.sum()) * float(np.prod(volume.spacing_mm)) / 1000
     found_ml = float((piece.whole >= threshold).sum()) * STEP_MM**3 / 1000
-    if painted_ml >= LEAST_KEPT * found_ml:
+    if float(mine.sum()) * _voxel_ml(volume) >= LEAST_KEPT * found_ml:
         return False
     labels[box][mine] = parts[box][mine] = 0
     return True
+
+
+def _painted_ml(
+    volume: Volume, labels: NDArray[np.uint8], parts: NDArray[np.uint8], piece: _Piece, label: int
+) -> tuple[float, float]:
+    """Volume in ml of a vertebra and of its body as they were painted at last."""
+    box = _box_of(volume, piece)
+    assert box is not None
+    mine = labels[box] == label
+    return float(mine.sum()) * _voxel_ml(volume), float((mine & (parts[box] == BODY)).sum()) * _voxel_ml(volume)
+
+
+def _voxel_ml(volume: Volume) -> float:
+    """Volume of one voxel, on a grid of any angles."""
+    return abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
 
 
 def _touches_edge(volume: Volume, labels: NDArray[np.uint8], piece: _Piece, label: int) -> bool:

@@ -14,16 +14,17 @@ plane of the spine there are ratios and no millimetres. What cannot be said is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon
 from skimage.measure import find_contours
 
-from inference import grading, screening
+from inference import gaps, grading, screening
 from inference.film_bodies import BodySettings, FilmBodies
 from inference.film_checks import disagreement
 from inference.film_contour import SixPoints, six_points
@@ -34,7 +35,7 @@ from inference.film_points import OutlinedBody, PointSettings, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
 from inference.film_sight import VIEWS, FilmSight, Look
-from inference.film_vertebrae import MeasuredBody, untold, vertebra, with_gaps, with_names, without_side
+from inference.film_vertebrae import MeasuredBody, untold, vertebra, with_names, without_side
 from inference.findings import Findings, Heights, Numbering, PatientFinding, PixelSize, Quality
 from inference.findings import VertebraFinding as Vertebra
 from inference.geometry import Radiograph
@@ -365,7 +366,8 @@ class _Run:
             vertebra(m, film, seen.grid, calibrated=calibrated, sure=self._is_sure(m), front_unsure=front_unsure)
             for m in measured
         ]
-        vertebrae = with_gaps(vertebrae, [m.body.place for m in measured])
+        places = [m.body.place for m in measured]
+        vertebrae = list(gaps.with_gaps(vertebrae, _missing(names, places)))
         vertebrae = with_names(vertebrae, names)
         spacing = self._spacing_mm(seen, measured)
         fine = [self.settings.rule.heights_are_told(s) for s in spacing]
@@ -376,7 +378,6 @@ class _Run:
         ]
         centres = np.array([m.body.centre for m in measured])
         positions = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
-        places = [m.body.place for m in measured]
         coarsest = max((s for s, h in zip(spacing, heights, strict=True) if h is not None), default=0.0)
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
         return screening.safely_graded(said, UNGRADED), compressed
@@ -421,6 +422,11 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _missing(names: FilmNames, places: Sequence[int]) -> list[int]:
+    """How many bodies were not seen between each and the next one; ``places`` in the sequence, by the distance."""
+    return gaps.missing_between(names.levels, [below - above - 1 for above, below in pairwise(places)])
 
 
 def _on_film(six: SixPoints | None, seen: FilmSight) -> SixPoints | None:

@@ -319,6 +319,7 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
         names = [destination.name for destination in settings.destinations]
         changed = overview.retry(connection, study_uid, names)
         left = overview.unconfigured(connection, study_uid, names)
+        given_up = overview.given_up(connection, study_uid)
         if changed:
             queue = Queue(database.dsn)
             queue.wake_evaluation(connection, study_uid, 0.0)
@@ -326,6 +327,8 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
                 queue.wake_delivery(connection, answer_id, destination)
     if changed or not left:
         out_console.print(f"{changed} taken up again" if changed else "nothing of this study is parked")
+    if given_up:
+        out_console.print(f"{given_up} stay cancelled: they were given up while they were parked")
     if left:
         missing = ", ".join(repr(name) for name in left)
         _fail(f"still parked: the configuration has no destination {missing}; add it, restart the node, retry")
@@ -333,7 +336,7 @@ def jobs_retry(study_uid: str, config: Config = None) -> None:
 
 @jobs_app.command("cancel")
 def jobs_cancel(study_uid: str, config: Config = None) -> None:
-    """Stop working on a study: what was not sent is not sent, and nothing is sent again."""
+    """Stop working on a study: what was not sent is not sent, nothing is sent again; what is parked is given up."""
     from node.ledger import overview
     from node.service import ledger_of
 

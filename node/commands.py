@@ -68,12 +68,25 @@ def jobs_show(study_uid: str, config: Config = None, as_json: AsJson = False) ->
         committed = _time(row["confirmed_at"])
         if row["proved_by"] == "find":
             committed += " (query)"
-        state = f"{row['state']}, retracted" if row["retracted_at"] else row["state"]
+        state = row["state"]
+        if row["retracted_at"]:
+            state += ", retracted"
+        elif row["outdated_by"]:
+            state += f", outdated by r{row['outdated_by']}"
         times = (_time(row["last_try_at"]), _time(row["stored_at"]), committed)
         results.add_row(
             row["kind"], str(row["revision"]), row["destination"], state, *times, escape(row["reason"] or "")
         )
     _out.print(results)
+    for destination, revision, stands in sorted(
+        {(row["destination"], row["outdated_by"], row["revision"]) for row in found["deliveries"] if row["outdated_by"]}
+    ):
+        _out.print(
+            f"{destination} still has results of revision {stands}, and not all of revision {revision} that supersedes "
+            "it: have that sent, or take back what is wrong (`spine-node retract`, with UIDs of `spine-node audit`)",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def retract(
@@ -228,7 +241,10 @@ def _tree(chain: dict[str, Any]) -> Tree:
     tree = Tree(f"{chain['pipeline']} answer r{chain['revision']} of study {chain['study_uid']}: {escape(flag)}")
     inputs = tree.add(f"{len(chain['inputs'])} images of series {chain['series_uid']}")
     for row in chain["inputs"]:
-        gone = ", file gone" if row["erased_at"] else ""
+        gone = ""
+        if row["erased_at"]:
+            copy = row["spool_name"]
+            gone = f", its file is gone, the same bytes are in the spool as {escape(copy)}" if copy else ", file gone"
         received = f"received {_time(row['received_at'])} from {escape(row['calling_ae'])}{gone}"
         inputs.add(f"{row['sop_instance_uid']} sha256 {row['sha256']} ({received})")
     tree.add(f"input sha256 {chain['input_sha256']}")
@@ -245,9 +261,10 @@ def _tree(chain: dict[str, Any]) -> Tree:
         branch = results.add(f"{result['kind']} {result['sop_instance_uid']} sha256 {result['sha256']}{taken_back}")
         for delivery in result["deliveries"]:
             proof = {"find": " by query", "storage_commitment": " by storage commitment"}.get(delivery["proved_by"], "")
+            stands = f"; outdated: revision {delivery['outdated_by']} is not there" if delivery["outdated_by"] else ""
             branch.add(
                 f"{delivery['destination']}: {delivery['state']}; sent {_time(delivery['sent_at'])}, accepted "
-                f"{_time(delivery['accepted_at'])}, committed {_time(delivery['committed_at'])}{proof}"
+                f"{_time(delivery['accepted_at'])}, committed {_time(delivery['committed_at'])}{proof}{stands}"
             )
     return tree
 

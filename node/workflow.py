@@ -30,7 +30,7 @@ from inference.runtime import Models
 from node import __version__, gate
 from node.answering import BuiltAnswer, FilmPipeline, Identity, Loaded, answer, gate_policy, load
 from node.gate import InstanceHeader, LoadedFilm, SeriesDecision
-from node.ledger import Database, answers, deliveries, intake
+from node.ledger import Database, answers, deliveries, intake, outdated
 from node.ledger.answers import Answer, Evaluation, ResultRow, SupersededError
 from node.ledger.retractions import withdraw_superseded
 from node.metrics.tally import EVALUATIONS, SERIES, TALLY
@@ -57,13 +57,13 @@ must not take the machine's memory. A perfusion CT has a few thousand."""
 QUIETER_S = 60.0
 """After an analysis that found too little memory: what took it may be over by then."""
 LONGEST_POSTPONED_S = 900.0
-UNREADABLE_S = 6 * 3600.0
-"""An image of the spool that cannot be read is tried again for so long, then its study is parked: a volume that was
-away is back by then, a broken file never will be."""
+AT_FAULT_S = 6 * 3600.0
+"""A study of which an image cannot be read, or which the ledger refuses, is tried again for so long, then parked: a
+volume that was away is back by then, a broken file never will be."""
 WHOSE = "images of another patient came under this study: see whose these results are, then `spine-node jobs retry`"
 PASSING = (OSError, psycopg.Error, PoolTimeout, ConnectorException)
 """Errors of the machine, not of the study: a full outbox disk, a file system that hiccups, a database restart. They are
-waited for for ever, but an image of the study that cannot be read (`SpoolUnreadableError`) is not."""
+waited for for ever, but for those that come again with the same study (`_is_the_study_s`)."""
 
 
 class Workflow:
@@ -152,36 +152,42 @@ class Workflow:
         TALLY.count(EVALUATIONS, "done")
 
     def _postpone(self, evaluation: Evaluation, error: Exception) -> None:
-        """Look again later: for ever where the machine is at fault, for some hours where an image cannot be read."""
+        """Look again later: for ever where the machine is at fault, for some hours where the study is."""
         study_uid = evaluation.study_uid
-        unreadable = isinstance(error, SpoolUnreadableError)
         reason = _words(error)
+        detail: dict[str, Any] = {"reason": reason}
+        if not isinstance(error, OSError):
+            detail["where"] = _where(error)
         parked = False
         with self._database.transaction() as connection:
-            postponed = answers.postpone_evaluation(connection, evaluation, reason, unreadable=unreadable)
+            at_fault = _is_the_study_s(error)
+            postponed = answers.postpone_evaluation(connection, evaluation, reason, at_fault=at_fault)
             if postponed.first:
-                intake.record_event(connection, "evaluation_postponed", study_uid, {"reason": reason})
-            if parked := postponed.unreadable_s >= UNREADABLE_S:
+                intake.record_event(connection, "evaluation_postponed", study_uid, detail)
+            if parked := postponed.at_fault_s >= AT_FAULT_S:
+                mend = (
+                    "mend the file or its disk, or delete it and send the study again"
+                    if isinstance(error, SpoolUnreadableError)
+                    else "the log has the place; report it to the developers"
+                )
                 sentence = (
-                    f"{reason}, for {postponed.unreadable_s / 3600:.0f} hours: mend the file or its disk, or delete it "
-                    "and send the study again, then `spine-node jobs retry`"
+                    f"{reason}, for {postponed.at_fault_s / 3600:.0f} hours: {mend}, then `spine-node jobs retry`"
                 )
                 answers.park(connection, study_uid, sentence)
-                intake.record_event(connection, "study_parked", study_uid, {"reason": reason})
+                intake.record_event(connection, "study_parked", study_uid, detail)
             else:
-                wait_s = min(max(POSTPONED_S, postponed.unreadable_s / 4), LONGEST_POSTPONED_S)
+                wait_s = min(max(POSTPONED_S, postponed.at_fault_s / 4), LONGEST_POSTPONED_S)
                 self._queue.wake_evaluation(connection, study_uid, wait_s)
-        log.warning("evaluation postponed", study=_short(study_uid), reason=reason, parked=parked)
+        log.warning("evaluation postponed", study=_short(study_uid), parked=parked, **detail)
         TALLY.count(EVALUATIONS, "parked" if parked else "postponed")
 
     def _failed(self, evaluation: Evaluation, error: Exception, reason: str, wait_s: float) -> None:
         """Look again later, or park the study. The log has the place of the error, not its words, which may quote."""
-        frames = traceback.extract_tb(error.__traceback__)
         detail = {
             "attempt": evaluation.attempt,
             "reason": reason,
             "error": type(error).__name__,
-            "where": [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames],
+            "where": _where(error),
         }
         log.error("evaluation failed", study=_short(evaluation.study_uid), **detail)
         most = max(self._settings.work.max_attempts, FEWEST_DEATHS if isinstance(error, MemoryError) else 1)
@@ -305,6 +311,7 @@ class Workflow:
                 held = deliveries.hold(connection, study_uid, WHOSE)
                 if held:
                     intake.record_event(connection, "delivery_parked", study_uid, {"reason": WHOSE, "results": held})
+                    outdated.tell(connection, study_uid)
         for decision in decisions:
             row = decision.row()
             TALLY.count(SERIES, row["outcome"], row["reason_code"] or "")
@@ -461,6 +468,8 @@ class Workflow:
                 for row_id, row in zip(ids, rows, strict=True):
                     if destination.takes(row.kind):
                         deliveries.plan(connection, row_id, destination.name, cancelled=cancelled)
+            if cancelled:
+                outdated.tell(connection, study_uid)
             for destination in destinations:
                 self._queue.wake_delivery(connection, claimed.id, destination.name)
 
@@ -483,8 +492,30 @@ def _log_step(study_uid: str, step: str) -> None:
     log.info("step", study=_short(study_uid), step=step)
 
 
+def _is_the_study_s(error: BaseException) -> bool:
+    """Whether a passing error comes again with the same study: an image, or what the ledger refuses to take of it.
+
+    Of the database's errors those of operation pass: no connection, no room, a restart, a deadlock.
+    """
+    if isinstance(error, ConnectorException):  # the queue's, around one of the database's
+        return error.__cause__ is not None and _is_the_study_s(error.__cause__)
+    if isinstance(error, psycopg.OperationalError):
+        return isinstance(error, psycopg.errors.ProgramLimitExceeded)
+    return isinstance(error, SpoolUnreadableError | psycopg.DatabaseError)
+
+
+def _where(error: Exception) -> list[str]:
+    """Place of an error in the code, outermost first."""
+    return [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
 def _words(error: Exception) -> str:
     """What is waited for, in words of our own and of the system's: those of an exception may quote."""
+    if not isinstance(error, OSError) and _is_the_study_s(error):
+        refused = error.__cause__ if isinstance(error, ConnectorException) else error
+        diagnosis = getattr(refused, "diag", None)
+        table = f", table {diagnosis.table_name}" if diagnosis is not None and diagnosis.table_name else ""
+        return f"the ledger does not take what belongs to this study ({type(refused).__name__}{table})"
     said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
     if isinstance(error, SpoolUnreadableError):
         return f"{error.filename} of the spool cannot be read ({said})"

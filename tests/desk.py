@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.deliver.courier import Courier
@@ -53,18 +54,7 @@ class Desk:
             data_set.SOPClassUID = data_set.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
             path = self.settings.outbox_dir / (f"{kind}-{ordinal}.dcm" if ordinal else f"{kind}.dcm")
             data_set.save_as(path, enforce_file_format=True)
-            content = path.read_bytes()
-            rows.append(
-                answers.ResultRow(
-                    kind=kind,
-                    sop_class_uid=data_set.SOPClassUID,
-                    sop_instance_uid=data_set.SOPInstanceUID,
-                    series_uid=data_set.SeriesInstanceUID,
-                    outbox_name=path.name,
-                    bytes=len(content),
-                    sha256=hashlib.sha256(content).hexdigest(),
-                )
-            )
+            rows.append(self.row(kind, path))
         with self.database.transaction() as connection:
             claimed = ledger.claim(connection, f"in{ordinal}")
             assert claimed is not None
@@ -72,6 +62,20 @@ class Desk:
             for row_id in ids:
                 deliveries.plan(connection, row_id, destination)
         return claimed.id
+
+    @staticmethod
+    def row(kind: str, path: Path) -> answers.ResultRow:
+        """The row of an object that lies in the outbox."""
+        data_set, content = dcmread(path), path.read_bytes()
+        return answers.ResultRow(
+            kind=kind,
+            sop_class_uid=data_set.SOPClassUID,
+            sop_instance_uid=data_set.SOPInstanceUID,
+            series_uid=data_set.SeriesInstanceUID,
+            outbox_name=path.name,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
 
     def deliver(self, later_s: float = 3600.0) -> list[tuple[str, str, int]]:
         """Deliver once, after the clock was moved on; (kind, state, attempts) of each result."""

@@ -18,7 +18,7 @@ from node.deliver.peer import Peer
 from node.deliver.prover import Prover
 from node.deliver.sender import send
 from node.deliver.status import Reply, Verdict
-from node.ledger import Database, answers, deliveries, intake, proofs
+from node.ledger import Database, answers, deliveries, outdated, proofs
 from node.metrics.tally import DELIVERIES, TALLY
 from node.queue import AWAY, Queue
 from node.settings import Destination, Settings
@@ -87,7 +87,7 @@ class Courier:
                     sentence = f"stored, and nobody could be asked for a proof: {reason}"
                     if proofs.park(connection, row["id"], sentence):
                         detail = {"reason": sentence, "kind": row["kind"]}
-                        intake.record_event(connection, "delivery_parked", row["sop_instance_uid"], detail)
+                        outdated.record_parked(connection, row["sop_instance_uid"], detail)
 
     def _not_sent(self, answer_id: int, destination: str, error: Exception) -> None:
         """Note what is left over. The machine's troubles (disk, memory) pass; of an error of the code nobody knows."""
@@ -138,7 +138,13 @@ class Courier:
 
         try:
             for group in _by_need(rows):
-                sendable = [row for row in group if self._has_what_it_needs(row, answer_id, target, note)]
+                with self._database.transaction() as connection:
+                    begun = deliveries.begin_try(connection, [row["id"] for row in group])
+                for row in group:
+                    if row["id"] not in begun:  # not wanted any more since it was listed
+                        del unanswered[row["id"]]
+                wanted = [row for row in group if row["id"] in begun]
+                sendable = [row for row in wanted if self._has_what_it_needs(row, answer_id, target, note)]
                 if sendable:
                     self._send_group(sendable, target, note)
         except UnreachableError as error:
@@ -201,7 +207,7 @@ class Courier:
                 prove = self._destinations[row["destination"]].commitment != "none"
                 deliveries.mark_stored(connection, row["id"], reply.status_code or 0, reply.sentence, prove=prove)
                 return
-            deliveries.mark_failed(
+            parked = deliveries.mark_failed(
                 connection,
                 row["id"],
                 status_code=reply.status_code,
@@ -209,13 +215,9 @@ class Courier:
                 unclear=reply.verdict is Verdict.UNCLEAR,
                 retry_in_s=retry_in_s,
             )
-            if retry_in_s is None:
-                intake.record_event(
-                    connection,
-                    "delivery_parked",
-                    row["sop_instance_uid"],
-                    {"reason": reply.sentence, "kind": row["kind"]},
-                )
+            if parked:
+                detail = {"reason": reply.sentence, "kind": row["kind"]}
+                outdated.record_parked(connection, row["sop_instance_uid"], detail)
         log.warning("not delivered", kind=row["kind"], reason=reply.sentence, retry_in_s=retry_in_s)
 
     def _retry_in_s(self, row: dict[str, Any], reply: Reply) -> float | None:

@@ -23,8 +23,8 @@ from node.deliver.commitment import RefusedError
 from node.deliver.peer import Peer
 from node.deliver.query import QueryRefusedError
 from node.deliver.reports import ReportDesk
-from node.ledger import Database, intake, proofs
-from node.ledger.proofs import Connection, Next
+from node.ledger import Database, intake, outdated, proofs
+from node.ledger.proofs import Next
 from node.queue import AWAY
 from node.settings import Destination, Settings
 
@@ -136,7 +136,7 @@ class Prover:
                     step = Next.SEND_AGAIN
                     reason = proofs.not_kept(connection, row["id"], asked_at, NO_SUCH_OBJECT, step, self._rules)
                     if reason is not None:
-                        _record(connection, "delivery_parked", row, reason)
+                        outdated.record_parked(connection, row["sop_instance_uid"], _detail(row, reason))
 
     def _not_asked(self, rows: list[dict[str, Any]], reason: str) -> None:
         """Nobody could be asked: again later, for as long as a delivery is tried; then a person must look."""
@@ -147,13 +147,13 @@ class Prover:
                 if row["stored_s"] > rules.give_up_after_s:
                     sentence = f"stored, and nobody could be asked for a proof: {reason}"
                     if proofs.park(connection, row["id"], sentence):
-                        _record(connection, "delivery_parked", row, sentence)
+                        outdated.record_parked(connection, row["sop_instance_uid"], _detail(row, sentence))
                     continue
                 if row["proof_failures"] == 0:
-                    _record(connection, "proof_not_asked", row, reason)
+                    intake.record_event(connection, "proof_not_asked", row["sop_instance_uid"], _detail(row, reason))
                 pause = rules.backoff_s[min(int(row["proof_failures"]), len(rules.backoff_s) - 1)]
                 proofs.not_asked(connection, [row["id"]], reason, pause)
 
 
-def _record(connection: Connection, kind: str, row: dict[str, Any], reason: str) -> None:
-    intake.record_event(connection, kind, row["sop_instance_uid"], {"reason": reason, "kind": row["kind"]})
+def _detail(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {"reason": reason, "kind": row["kind"]}

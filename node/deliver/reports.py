@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 
 from node.deliver.commitment import ALL_COMMITTED, FAILURES_EXIST, InvalidReportError, Report, next_step, read_report
-from node.ledger import Database, deliveries, intake, proofs
+from node.ledger import Database, deliveries, intake, outdated, proofs
 from node.queue import Queue
 from node.settings import Deliver
 
@@ -74,7 +74,7 @@ class ReportDesk:
                 log.warning("a report of a transaction that was never asked for", reporter=reporter)
                 return INVALID_ARGUMENT
             for uid, reason in found.parked.items():
-                intake.record_event(connection, "delivery_parked", uid, {"reason": reason})
+                outdated.record_parked(connection, uid, {"reason": reason})
             waits = deliveries.waits(connection, found.answer_id, found.destination)
             if waits:
                 wait_s = min(row["wait_s"] for row in waits)

@@ -7,7 +7,7 @@ Radiographs are decided one by one, because one series of them holds several vie
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -103,7 +103,8 @@ def choose(headers: Iterable[InstanceHeader], policy: GatePolicy) -> list[Series
     Radiographs follow, each by itself, whatever becomes of the series of a CT.
 
     The order of preference among series: a spine is expected; the headers allow an evaluation; primary images; spacing
-    up to 1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. The first two stand
+    up to 1.5 mm before thicker; soft kernel before sharp; larger coverage; lowest series UID. Of those that cover less
+    than one vertebra less than the largest one, the one with the finest slices counts as larger. The first two stand
     before the quality of the images so that a thin head CT never silences the chest of the same study, nor a broken
     series a whole one. The answer depends on the set of instances only, not on their order, but for receptions of one
     radiograph: of these the last one counts.
@@ -122,7 +123,7 @@ def _choose(headers: Sequence[InstanceHeader], policy: GatePolicy) -> list[Serie
     patient = patient_refusal(headers, policy)
     assessments = {uid: assess(series[uid], policy) for uid in sorted(series)}
     eligible = [uid for uid, found in assessments.items() if found.eligible and patient is None]
-    best = min(eligible, key=lambda uid: (*_preference(assessments[uid], policy), uid), default=None)
+    best = _best({uid: assessments[uid] for uid in eligible}, policy)
     decisions = []
     for uid, found in assessments.items():
         if not found.eligible:
@@ -137,8 +138,25 @@ def _choose(headers: Sequence[InstanceHeader], policy: GatePolicy) -> list[Serie
     return [*decisions, *(_film_decision(film, patient) for film in assess_films(films, policy))]
 
 
+def _best(eligible: Mapping[str, Assessment], policy: GatePolicy) -> str | None:
+    """The series that is answered, by its UID; ``None`` where there is none."""
+    first = min((_preference(found, policy) for found in eligible.values()), default=None)
+    equal = {uid: found for uid, found in eligible.items() if _preference(found, policy) == first}
+    largest = max((_coverage_mm(found) for found in equal.values()), default=0.0)
+    whole = [uid for uid, found in equal.items() if largest - _coverage_mm(found) < policy.vertebra_mm]
+    return min(whole, key=lambda uid: (_spacing_mm(equal[uid]), -_coverage_mm(equal[uid]), uid), default=None)
+
+
+def _coverage_mm(found: Assessment) -> float:
+    return round(found.grid.coverage_mm, 1) if found.grid is not None else 0.0
+
+
+def _spacing_mm(found: Assessment) -> float:
+    return round(found.grid.spacing_along_normal_mm, 1) if found.grid is not None else float("inf")
+
+
 def _preference(found: Assessment, policy: GatePolicy) -> tuple[float, ...]:
-    """Smaller is better."""
+    """Smaller is better; what is equal is decided by coverage and spacing."""
     grid = found.grid
     thin = grid is not None and grid.spacing_along_normal_mm <= policy.thin_spacing_mm + policy.spacing_slack_mm
     return (
@@ -147,7 +165,6 @@ def _preference(found: Assessment, policy: GatePolicy) -> tuple[float, ...]:
         not found.primary,
         not thin,
         found.sharpness,
-        -round(grid.coverage_mm, 1) if grid is not None else 0.0,
     )
 
 

@@ -46,6 +46,9 @@ class GatePolicy:
     thin_spacing_mm, max_spacing_mm
         Spacing along the normal up to which a series counts as thin, and above which nothing is evaluated
         (heights end at 3 mm already: the quantised edges of thicker slices make a normal vertebra look deformed).
+    vertebra_mm
+        Series whose coverage is less than this below the largest one lack no vertebra of it, and the finest of them is
+        preferred.
     spacing_slack_mm
         Rounding of headers that the two limits forgive.
     min_images, min_coverage_mm
@@ -90,6 +93,7 @@ class GatePolicy:
     all_series: bool = False
     thin_spacing_mm: float = 1.5
     max_spacing_mm: float = 5.0
+    vertebra_mm: float = 20.0
     spacing_slack_mm: float = 0.01
     min_images: int = 8
     min_coverage_mm: float = 30.0

@@ -40,10 +40,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Postponed:
-    """``first``: nothing had put the study off before; ``unreadable_s``: for how long an image cannot be read."""
+    """``first``: nothing had put the study off before; ``at_fault_s``: for how long the study itself has been."""
 
     first: bool
-    unreadable_s: float
+    at_fault_s: float
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,14 @@ def park_after_deaths(connection: Connection, evaluation: Evaluation, max_attemp
 
 
 def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
-    """The study is evaluated up to what this evaluation saw."""
+    """The study is evaluated up to what this evaluation saw.
+
+    What an attempt that died had begun, and this one did not take up, answers an input that no longer stands: nobody
+    comes back to it.
+    """
+    connection.execute(
+        "UPDATE answer SET state = 'superseded' WHERE study_uid = %s AND state = 'working'", (evaluation.study_uid,)
+    )
     connection.execute(
         """
         UPDATE study SET evaluated_at = now(), attempts = 0, waits_for = NULL, unreadable_since = NULL,
@@ -138,23 +145,25 @@ def end_evaluation(connection: Connection, evaluation: Evaluation) -> None:
 
 
 def postpone_evaluation(
-    connection: Connection, evaluation: Evaluation, waits_for: str | None = None, *, unreadable: bool = False
+    connection: Connection, evaluation: Evaluation, waits_for: str | None = None, *, at_fault: bool = False
 ) -> Postponed:
     """The evaluation met a passing error: it does not count as an attempt.
 
-    ``waits_for`` is what the study says of itself meanwhile; ``unreadable``: it is an image of the spool.
+    ``waits_for`` is what the study says of itself meanwhile; ``at_fault``: it is the study's error, not the machine's:
+    an image of the spool that cannot be read, or what the ledger does not take. The column ``unreadable_since`` has
+    since when, whichever it is.
     """
     row = connection.execute(
         """
         UPDATE study s SET attempts = greatest(0, s.attempts - 1), waits_for = %(waits_for)s,
-               unreadable_since = CASE WHEN %(unreadable)s THEN coalesce(s.unreadable_since, clock_timestamp()) END
+               unreadable_since = CASE WHEN %(at_fault)s THEN coalesce(s.unreadable_since, clock_timestamp()) END
           FROM study before WHERE before.study_uid = s.study_uid AND s.study_uid = %(study_uid)s
         RETURNING before.waits_for IS NULL AS first,
-                  coalesce(extract(epoch FROM clock_timestamp() - s.unreadable_since), 0)::float AS unreadable_s
+                  coalesce(extract(epoch FROM clock_timestamp() - s.unreadable_since), 0)::float AS at_fault_s
         """,
-        {"waits_for": waits_for, "unreadable": unreadable, "study_uid": evaluation.study_uid},
+        {"waits_for": waits_for, "at_fault": at_fault, "study_uid": evaluation.study_uid},
     ).fetchone()
-    return Postponed(first=False, unreadable_s=0.0) if row is None else Postponed(**row)  # None: it was erased
+    return Postponed(first=False, at_fault_s=0.0) if row is None else Postponed(**row)  # None: it was erased
 
 
 def park(connection: Connection, study_uid: str, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from node.ledger.erasure import both_names
+from node.ledger.outdated import outdated
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -15,7 +16,9 @@ def chains(connection: Connection, uid: str) -> list[dict[str, Any]]:
     """Of each answer that ``uid`` names (a result, its series, the study): inputs, models, rule, results, deliveries.
 
     Inputs are the receptions that the answer rests on, with the digests of what was received; of an answer by a former
-    version, all receptions of its series. Models and rule of such an answer stand in its details (SR) only.
+    version, all receptions of its series. ``spool_name`` of an input is where these bytes are now: its own file or,
+    past its retention, that of a copy; null where they are gone. Models and rule of an answer by a former version stand
+    in its details (SR) only.
     """
     answers = connection.execute(
         """
@@ -24,15 +27,20 @@ def chains(connection: Connection, uid: str) -> list[dict[str, Any]]:
         """,
         {"uid": uid, "names": both_names(uid)},
     ).fetchall()
-    return [_chain(connection, answer) for answer in answers]
+    by = {uid: outdated(connection, uid) for uid in {answer["study_uid"] for answer in answers}}
+    return [_chain(connection, answer, by[answer["study_uid"]]) for answer in answers]
 
 
-def _chain(connection: Connection, answer: dict[str, Any]) -> dict[str, Any]:
+def _chain(connection: Connection, answer: dict[str, Any], by: dict[int, int]) -> dict[str, Any]:
     provenance = answer["provenance"]
     inputs = connection.execute(
         """
-        SELECT DISTINCT ON (sop_instance_uid, sha256) sop_instance_uid, sha256, received_at, calling_ae, erased_at
-          FROM instance
+        SELECT DISTINCT ON (sop_instance_uid, sha256) sop_instance_uid, sha256, received_at, calling_ae, erased_at,
+               CASE WHEN erased_at IS NULL THEN spool_name
+                    ELSE (SELECT copy.spool_name FROM instance copy
+                           WHERE copy.sop_instance_uid = i.sop_instance_uid AND copy.sha256 = i.sha256
+                             AND copy.erased_at IS NULL ORDER BY copy.id LIMIT 1) END AS spool_name
+          FROM instance i
          WHERE study_uid = %s AND series_uid = %s AND duplicate_of IS NULL AND id <= coalesce(%s, id)
            AND %s IN ('', sop_instance_uid)
          ORDER BY sop_instance_uid, sha256, id DESC
@@ -61,7 +69,7 @@ def _chain(connection: Connection, answer: dict[str, Any]) -> dict[str, Any]:
         "models": provenance.get("models"),
         "rule": provenance.get("rule"),
         "flag_loss": provenance.get("flag_loss"),
-        "results": [_result(connection, row) for row in _results(connection, answer["id"])],
+        "results": [_result(connection, row, by) for row in _results(connection, answer["id"])],
     }
 
 
@@ -75,10 +83,10 @@ def _results(connection: Connection, answer_id: int) -> list[dict[str, Any]]:
     ).fetchall()
 
 
-def _result(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
+def _result(connection: Connection, row: dict[str, Any], by: dict[int, int]) -> dict[str, Any]:
     deliveries = connection.execute(
         """
-        SELECT d.destination, d.state, d.last_try_at AS sent_at, d.stored_at AS accepted_at,
+        SELECT d.id, d.destination, d.state, d.last_try_at AS sent_at, d.stored_at AS accepted_at,
                d.confirmed_at AS committed_at, d.proved_by, d.attempts, d.resent, d.reason,
                (SELECT array_agg(c.transaction_uid ORDER BY c.requested_at) FROM commitment_item i
                   JOIN commitment c USING (transaction_uid) WHERE i.delivery_id = d.id) AS transactions
@@ -95,5 +103,5 @@ def _result(connection: Connection, row: dict[str, Any]) -> dict[str, Any]:
         "sha256": row["sha256"],
         "retracted_at": row["retracted_at"],
         "retracted_by": row["note_uid"],
-        "deliveries": deliveries,
+        "deliveries": [{"outdated_by": by.get(item.pop("id")), **item} for item in deliveries],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -21,12 +22,15 @@ def plan(connection: Connection, result_id: int, destination: str, *, cancelled:
 
 
 def hold(connection: Connection, study_uid: str, reason: str) -> int:
-    """Park what was not sent of a study, until a person has looked. Returns how many results that are."""
+    """Park what was not sent of a study, until a person has looked. Returns how many results that are.
+
+    Rejection notes go on: they take back what bears the wrong name.
+    """
     return connection.execute(
         """
         UPDATE delivery d SET state = 'parked', reason = %s, next_try_at = NULL
           FROM result r JOIN answer a ON a.id = r.answer_id
-         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'pending'
+         WHERE r.id = d.result_id AND a.study_uid = %s AND d.state = 'pending' AND r.kind <> 'rejection'
         """,
         (reason, study_uid),
     ).rowcount
@@ -60,13 +64,28 @@ def state_of(connection: Connection, answer_id: int, destination: str, kind: str
     return None if row is None else str(row["state"])
 
 
+def begin_try(connection: Connection, delivery_ids: Collection[int]) -> set[int]:
+    """Of these deliveries the ids of those that are to be sent still; that they are is entered before it is done.
+
+    Where the sender dies, the destination may have what no answer tells of.
+    """
+    rows = connection.execute(
+        """
+        UPDATE delivery SET first_try_at = coalesce(first_try_at, now()) WHERE id = ANY(%s) AND state = 'pending'
+        RETURNING id
+        """,
+        (list(delivery_ids),),
+    )
+    return {int(row["id"]) for row in rows}
+
+
 def mark_stored(
     connection: Connection, delivery_id: int, status_code: int, reason: str | None, *, prove: bool = False
 ) -> None:
     """The destination answered success or a warning: it says that it has the object.
 
-    That holds also for what was cancelled, superseded or retracted while it was on its way; a rejection note then
-    follows what was retracted.
+    That holds also for what was parked, cancelled, superseded or retracted while it was on its way; a rejection note
+    then follows what was retracted.
 
     Parameters
     ----------
@@ -76,13 +95,18 @@ def mark_stored(
     connection.execute(
         """
         UPDATE delivery SET state = 'stored', attempts = attempts + 1, status_code = %s,
-               reason = coalesce(%s, CASE state WHEN 'cancelled' THEN reason END),
+               reason = coalesce(%s, CASE WHEN state IN ('parked', 'cancelled') THEN reason END),
                stored_at = now(), first_try_at = coalesce(first_try_at, now()), last_try_at = now(), next_try_at = NULL,
                proof_due_at = CASE WHEN %s AND state = 'pending' THEN now() END, proof_requests = 0
-         WHERE id = %s AND state IN ('pending', 'cancelled', 'withdrawn')
+         WHERE id = %s AND state IN ('pending', 'parked', 'cancelled', 'withdrawn')
         """,
         (status_code, reason, prove, delivery_id),
     )
+    _follow_with_note(connection, delivery_id)
+
+
+def _follow_with_note(connection: Connection, delivery_id: int) -> None:
+    """What was retracted while it was on its way is, or may be, there: the note goes after it."""
     connection.execute(
         """
         INSERT INTO delivery (result_id, destination, next_try_at)
@@ -102,18 +126,38 @@ def mark_failed(
     reason: str,
     unclear: bool,
     retry_in_s: float | None,
-) -> None:
-    """A try failed: again after ``retry_in_s``, or parked when that is ``None``."""
-    connection.execute(
+) -> bool:
+    """A try failed: again after ``retry_in_s``, or parked when that is ``None``. Returns whether it was parked.
+
+    What was parked, cancelled, superseded or retracted during the try stays so; where it was begun (`begin_try`) it is
+    counted, since the destination may have the object all the same, and a rejection note then follows what was
+    retracted.
+    """
+    row = connection.execute(
         """
-        UPDATE delivery SET attempts = attempts + 1, unclear_failures = unclear_failures + %s,
-               status_code = %s, reason = %s, first_try_at = coalesce(first_try_at, now()), last_try_at = now(),
-               state = CASE WHEN %s::float IS NULL THEN 'parked' ELSE 'pending' END,
-               next_try_at = now() + make_interval(secs => %s::float)
-         WHERE id = %s AND state = 'pending'
+        UPDATE delivery d SET attempts = d.attempts + 1, unclear_failures = d.unclear_failures + %(unclear)s,
+               status_code = %(status_code)s, first_try_at = coalesce(d.first_try_at, now()), last_try_at = now(),
+               reason = CASE d.state WHEN 'pending' THEN %(reason)s ELSE d.reason END,
+               state = CASE WHEN d.state = 'pending' AND %(retry_in_s)s::float IS NULL THEN 'parked' ELSE d.state END,
+               next_try_at = CASE d.state WHEN 'pending' THEN now() + make_interval(secs => %(retry_in_s)s::float) END
+          FROM delivery before
+         WHERE before.id = d.id AND d.id = %(id)s
+           AND (d.state = 'pending'
+                OR d.first_try_at IS NOT NULL AND d.state IN ('parked', 'cancelled', 'withdrawn'))
+        RETURNING before.state = 'pending' AND d.state = 'parked' AS parked
         """,
-        (int(unclear), status_code, reason, retry_in_s, retry_in_s, delivery_id),
-    )
+        {
+            "id": delivery_id,
+            "unclear": int(unclear),
+            "status_code": status_code,
+            "reason": reason,
+            "retry_in_s": retry_in_s,
+        },
+    ).fetchone()
+    if row is None:
+        return False
+    _follow_with_note(connection, delivery_id)
+    return bool(row["parked"])
 
 
 def outstanding(connection: Connection) -> list[dict[str, Any]]:

@@ -239,7 +239,10 @@ def expired(
                    SELECT 1 FROM answer a JOIN result r ON r.answer_id = a.id JOIN delivery d ON d.result_id = r.id
                     WHERE a.study_uid = judged.study_uid
                       AND (d.state IN ('pending', 'parked') OR d.state = 'stored' AND d.proof_due_at IS NOT NULL))
-               AND NOT EXISTS (SELECT 1 FROM answer a WHERE a.study_uid = judged.study_uid AND a.state = 'working')
+               AND NOT EXISTS (  -- nobody comes back to what was begun of a study that was given up
+                   SELECT 1 FROM answer a JOIN study s USING (study_uid)
+                    WHERE a.study_uid = judged.study_uid AND a.state = 'working'
+                      AND (s.parked IS NULL OR s.parked NOT IN ('cancelled by hand', 'erased')))
         )
         SELECT i.id, i.spool_name FROM due JOIN instance i USING (study_uid) LEFT JOIN study s USING (study_uid)
          WHERE i.erased_at IS NULL AND i.received_at < due.kept_from

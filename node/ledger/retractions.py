@@ -11,6 +11,12 @@ from node.ledger.answers import ResultRow
 
 Connection = psycopg.Connection[dict[str, Any]]
 
+_HAS_ARRIVED = """(
+    SELECT coalesce(bool_and(d.state IN ('stored', 'confirmed')), false)
+      FROM result r JOIN delivery d ON d.result_id = r.id
+     WHERE r.answer_id = new.id AND r.kind <> 'rejection')"""
+"""Whether every destination of answer ``new`` has all of it that was to go there."""
+
 
 def retractable(connection: Connection, uid: str) -> list[dict[str, Any]]:
     """Results that are not retracted yet: the one of this SOP Instance UID, or all of this series or study."""
@@ -67,7 +73,7 @@ def retract(connection: Connection, answer_id: int, result_ids: list[int], note:
         """
         INSERT INTO delivery (result_id, destination, next_try_at)
         SELECT DISTINCT %s::bigint, destination, now() FROM delivery
-         WHERE result_id = ANY(%s) AND (attempts > 0 OR stored_at IS NOT NULL)
+         WHERE result_id = ANY(%s) AND (attempts > 0 OR first_try_at IS NOT NULL OR stored_at IS NOT NULL)
         RETURNING destination
         """,
         (row["id"], result_ids),
@@ -96,19 +102,26 @@ def withdraw_superseded(connection: Connection, answer_id: int) -> None:
 
 
 def superseded(connection: Connection) -> list[dict[str, Any]]:
-    """(answer_id, revision) of answers with results that stand, whose successor is at every destination it goes to."""
+    """(answer_id, revision) of answers with results that stand, with a successor that is wherever it goes to.
+
+    A successor that never got there is passed over for its own: what came after it supersedes both.
+    """
     return connection.execute(
-        """
-        SELECT old.id AS answer_id, new.revision FROM answer old JOIN answer new ON new.predecessor = old.id
-         WHERE new.state = 'done' AND new.sent
-           AND EXISTS (SELECT 1 FROM result r JOIN delivery d ON d.result_id = r.id
-                        WHERE r.answer_id = old.id AND r.retracted_at IS NULL AND r.kind <> 'rejection'
-                          AND d.state IN ('stored', 'confirmed'))
-           AND EXISTS (SELECT 1 FROM result r JOIN delivery d ON d.result_id = r.id WHERE r.answer_id = new.id)
-           AND NOT EXISTS (SELECT 1 FROM result r JOIN delivery d ON d.result_id = r.id
-                            WHERE r.answer_id = new.id AND d.state NOT IN ('stored', 'confirmed'))
-         ORDER BY old.id
-        """
+        f"""
+        WITH RECURSIVE line AS (
+            SELECT old.id AS answer_id, new.id AS later, new.revision, {_HAS_ARRIVED} AS arrived
+              FROM answer old JOIN answer new ON new.predecessor = old.id
+             WHERE new.state = 'done' AND new.sent
+               AND EXISTS (SELECT 1 FROM result r JOIN delivery d ON d.result_id = r.id
+                            WHERE r.answer_id = old.id AND r.retracted_at IS NULL AND r.kind <> 'rejection'
+                              AND d.state IN ('stored', 'confirmed'))
+            UNION ALL
+            SELECT line.answer_id, new.id, new.revision, {_HAS_ARRIVED}
+              FROM line JOIN answer new ON new.predecessor = line.later
+             WHERE NOT line.arrived AND new.state = 'done' AND new.sent
+        )
+        SELECT answer_id, max(revision) AS revision FROM line WHERE arrived GROUP BY answer_id ORDER BY answer_id
+        """.encode()
     ).fetchall()
 
 

@@ -172,7 +172,7 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     rows.append((codes.COMPRESSION_RATIO, vertebra.compression_ratio_percent, codes.PERCENT, 1))
     if vertebra.height_ratio is not None:
         ratio = ratio_cut(vertebra.height_ratio, RATIO_DIGITS)
-        rows.append((codes.HEIGHT_RATIO, ratio, codes.NO_UNITS, RATIO_DIGITS))
+        rows.append((codes.HEIGHT_RATIO, ratio, codes.RATIO, RATIO_DIGITS))
     if vertebra.mask_heights_mm is not None:
         heights = vertebra.mask_heights_mm.as_tuple()
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.MASK_HEIGHTS, heights, strict=True)]
@@ -226,7 +226,7 @@ def _height_rows(vertebra: VertebraFinding) -> list[Row]:
         rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.HEIGHT_LOSSES, losses, strict=True)]
     if vertebra.relative_heights is not None:
         relative = vertebra.relative_heights.as_tuple()[:2]
-        rows += [(c, v, codes.NO_UNITS, RATIO_DIGITS) for c, v in zip(codes.RELATIVE_HEIGHTS, relative, strict=False)]
+        rows += [(c, v, codes.RATIO, RATIO_DIGITS) for c, v in zip(codes.RELATIVE_HEIGHTS, relative, strict=False)]
     return rows
 
 

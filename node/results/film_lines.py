@@ -73,7 +73,7 @@ def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:
         values = vertebra.heights_mm.as_tuple()
     elif vertebra.relative_heights is not None:
         names = codes.SHORT_RELATIVE_HEIGHTS if short else codes.RELATIVE_HEIGHTS
-        unit, digits, values = codes.NO_UNITS, RATIO_DIGITS, vertebra.relative_heights.as_tuple()
+        unit, digits, values = codes.RATIO, RATIO_DIGITS, vertebra.relative_heights.as_tuple()
     else:
         raise ResultError(f"{vertebra.name} has points but no heights, so it cannot stand in the report")
     said = [Drawn(n, v, unit, digits, line) for n, v, line in zip(names, values, ends, strict=True)]
@@ -83,5 +83,5 @@ def drawn(vertebra: VertebraFinding, *, short: bool = True) -> list[Drawn]:
     if vertebra.heights_mm is not None and vertebra.relative_heights is not None:
         names = codes.SHORT_RELATIVE_HEIGHTS if short else codes.RELATIVE_HEIGHTS
         parts = zip(names[:2], vertebra.relative_heights.as_tuple()[:2], ends[:2], strict=True)
-        said += [Drawn(n, v, codes.NO_UNITS, RATIO_DIGITS, line) for n, v, line in parts]
+        said += [Drawn(n, v, codes.RATIO, RATIO_DIGITS, line) for n, v, line in parts]
     return said

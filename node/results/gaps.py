@@ -1,4 +1,4 @@
-"""Where on a radiograph, by the distance, a vertebra was not seen between two that were."""
+"""Where a vertebra was not seen between two that were: by their names or, where one has none, by the distance."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Comprehensive 3D SR, Imaging Measurement Report (126000 DCM), one TID 1501 group per measured vertebra: a comment that
 starts with the vertebra's name, then its numbers, each inferred from a two-point polyline on that image. Groups
 that raise the flag come first, worst first, because viewers open the first one. No group is without coordinates: one
-such group was seen to blank all others. What is doubtful of a radiograph stands in a container after them.
+such group was seen to blank all others. How levels were numbered and what is doubtful stands in a container after them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from node.results.wording import (
     doubts,
     graded_text,
     is_measured,
+    numbering_text,
     quality_sentence,
     reading_order,
     seen_text,
@@ -97,8 +98,7 @@ def build_report(
         imaging_measurements=groups,
         title=codes.IMAGING_MEASUREMENT_REPORT,
     )
-    if findings.pixel_size is not None:
-        tree[0].ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _doubts(findings)))
+    tree[0].ContentSequence.append(container(codes.QUALITATIVE_EVALUATIONS, _doubts(findings)))
     return document(
         "report",
         Comprehensive3DSRStorage,
@@ -152,9 +152,11 @@ def _unseen_beside(findings: Findings) -> dict[int, str]:
 
 
 def _doubts(findings: Findings) -> list[ContentItem]:
-    """What was seen of a radiograph, how to read its compression ratio, and what is doubtful of it and of whom."""
+    """What was seen and how it was numbered, how to read a compression ratio, and what is doubtful and of whom."""
     items: list[ContentItem] = [text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}")]
-    if said := film_notes.compression(findings):
+    if (numbering := numbering_text(findings)) is not None:
+        items.append(text(codes.NUMBERING, numbering))
+    if findings.pixel_size is not None and (said := film_notes.compression(findings)):
         items.append(text(codes.HOW_TO_READ, said))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
     items += [text(codes.QUALITY, f"{flag}: {said}") for flag, said in doubts(findings)]

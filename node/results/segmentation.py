@@ -24,6 +24,7 @@ from node.results import codes
 from node.results.common import MANUFACTURER, new_file, stamp, stamp_lossy
 from node.results.context import ResultContext, ResultError
 from node.results.identity import Identity
+from node.results.wording import probable_text
 
 _GRADE_HUES: dict[Grade | None, float] = {
     Grade.NORMAL: 0.36,
@@ -312,7 +313,7 @@ def film_skeleton(header: Dataset) -> Dataset:
 def _description(
     kind: Kind, vertebra: VertebraFinding, number: int, findings: Findings, identity: Identity, ctx: ResultContext
 ) -> hd.seg.SegmentDescription:
-    return hd.seg.SegmentDescription(
+    described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=kind.label.format(vertebra.name),
         segmented_property_category=codes.ANATOMICAL_STRUCTURE,
@@ -327,6 +328,9 @@ def _description(
         tracking_id=tracking_identifier(vertebra, kind),
         display_color=segment_colour(vertebra),
     )
+    if (probable := probable_text(vertebra)) is not None:
+        described.SegmentDescription = probable
+    return described
 
 
 def segment_colour(vertebra: VertebraFinding) -> hd.color.CIELabColor:

@@ -60,7 +60,7 @@ class Figure(NamedTuple):
     surface_mm
         Mean distance between the two surfaces, both ways.
     volume_ratio, body_ratio
-        Predicted (partial volume counted) over true.
+        Voxels of the mask over the true volume (of which partial volume is counted).
     body_mask_ratio
         Voxels of the body's mask over those of the true one.
     spacing_mm

@@ -1,7 +1,8 @@
 // Runs inside OHIF's page: opens one result after the other and posts what the viewer made of it.
+// OPENED, which the server writes before it, maps the number of a series to its kind, in the order of opening.
 (async () => {
   localStorage.setItem("shownTours", JSON.stringify(["basicViewerTour"]));
-  const RESULTS = [9001, 9002, 9003, 9004, 9005, 9006];
+  const PICTURES = ["film", "capture", "reformat"];
   const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
   const post = (report) => fetch("/report", { method: "POST", body: JSON.stringify(report) });
 
@@ -15,7 +16,7 @@
   const sets = () => window.services.displaySetService.getActiveDisplaySets();
   const ready = () =>
     window.services?.displaySetService &&
-    RESULTS.every((number) => sets().some((set) => Number(set.SeriesNumber) === number)) &&
+    OPENED.every(([number]) => sets().some((set) => Number(set.SeriesNumber) === number)) &&
     window.services.viewportGridService.getState().viewports.size > 0;
 
   const drawnLines = () =>
@@ -27,8 +28,9 @@
     window.services.segmentationService
       .getSegmentations()
       .flatMap((segmentation) => Object.values(segmentation.segments).map((segment) => segment.label));
+  const canvasShown = () => document.querySelector("canvas.cornerstone-canvas");
   const brightness = () => {
-    const canvas = document.querySelector("canvas.cornerstone-canvas");
+    const canvas = canvasShown();
     if (!canvas) return 0;
     const small = document.createElement("canvas");
     small.width = small.height = 64;
@@ -36,30 +38,64 @@
     context.drawImage(canvas, 0, 0, 64, 64);
     return Math.max(...context.getImageData(0, 0, 64, 64).data.filter((_, i) => i % 4 !== 3));
   };
-  const shown = {
-    9001: () => brightness() > 100,
-    9002: () => brightness() > 50,
-    9003: () => drawnLines().length > 0,
-    9004: () => document.body.innerText.includes("Vertebral Screening Details"),
-    9005: () => segments().length > 0,
-    9006: () => segments().some((label) => label.endsWith(" body")),
+  const frame = () => new Promise((done) => requestAnimationFrame(done));
+  const pictured = (set) => {
+    const { cornerstoneViewportService, viewportGridService } = window.services;
+    const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
+    return Boolean(viewport?.getCornerstoneImage?.()?.imageId.includes(set.SeriesInstanceUID));
   };
+  const shown = {
+    film: () => brightness() > 50,
+    capture: () => brightness() > 100,
+    reformat: () => brightness() > 50,
+    report: () => drawnLines().length > 0,
+    details: () => document.body.innerText.includes("Vertebral Screening Details"),
+    segmentation: () => segments().length > 0,
+    bodies: () => segments().some((label) => label.endsWith(" body")),
+  };
+  const errors = [];
+  const logged = console.error;
+  console.error = (...words) => {
+    errors.push(words.map(String).join(" "));
+    logged(...words);
+  };
+  const lost = () => document.querySelector('[data-cy="viewport-grid"]') === null;
 
   const began = await until(ready, 90);
-  await post({ began, series: began ? sets().map((set) => Number(set.SeriesNumber)) : [] });
-  if (!began) return;
+  if (began) await until(() => brightness() > 50, 60);
   await wait(2);
-  for (const number of RESULTS) {
+  await post({
+    began,
+    series: began ? sets().map((set) => Number(set.SeriesNumber)) : [],
+    text: document.body.innerText.slice(0, 4000),
+    picture: canvasShown()?.toDataURL("image/png"),
+  });
+  if (!began) return;
+  const open = async (number, kind) => {
     const { viewportGridService, hangingProtocolService } = window.services;
     const set = sets().find((one) => Number(one.SeriesNumber) === number);
     const viewport = viewportGridService.getActiveViewportId();
-    let isShown = false;
-    for (let attempt = 0; attempt < 3 && !isShown; attempt += 1) {
-      // on a busy machine the first opening was seen to draw nothing: a reader opens it again, too
-      viewportGridService.setDisplaySetsForViewports(
-        hangingProtocolService.getViewportsRequireUpdate(viewport, set.displaySetInstanceUID),
-      );
-      isShown = await until(shown[number], 30);
+    viewportGridService.setDisplaySetsForViewports(
+      hangingProtocolService.getViewportsRequireUpdate(viewport, set.displaySetInstanceUID),
+    );
+    if (PICTURES.includes(kind)) {
+      // the image before this one may be bright, too: the new one is drawn in the frame after it arrived
+      await until(() => pictured(set), 15);
+      await frame();
+      await frame();
+    }
+    await until(() => shown[kind]() || lost(), 30);
+    return !lost() && shown[kind]();
+  };
+  for (const [number, kind] of OPENED) {
+    const set = sets().find((one) => Number(one.SeriesNumber) === number);
+    errors.length = 0;
+    let isShown = await open(number, kind);
+    for (let attempt = 0; attempt < 3 && !isShown && !lost(); attempt += 1) {
+      // on a busy machine an opening was seen to draw nothing: a reader opens an image and then it again, too; without
+      // anything else in between the viewer leaves all as it is
+      await open(...OPENED.find(([other]) => other !== number));
+      isShown = await open(number, kind);
     }
     await wait(1);
     await post({
@@ -73,6 +109,8 @@
       })),
       lines: drawnLines(),
       segments: segments(),
+      picture: canvasShown()?.toDataURL("image/png"),
+      errors,
       text: document.body.innerText.slice(0, 4000),
     });
   }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ import pytest
 from inference.runtime import load_models
 from node.analyze import analyze
 from node.settings import load_settings
-from tests.conftest import REPOSITORY
-from tests.end_to_end.ohif import Viewer, browsing
+from tests.end_to_end.ohif import DICOM_WEB, Viewer, drawn_lines, heard_of, measurement_groups, ohif_files
 from tests.orthanc import orthanc
 
 pytestmark = [pytest.mark.xdist_group("viewer"), pytest.mark.debian]
 
-DICOM_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+OPENED = {9001: "capture", 9002: "reformat", 9003: "report", 9004: "details", 9005: "segmentation", 9006: "bodies"}
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +29,7 @@ def reports(
     shipped_models: Path,
 ) -> Iterator[tuple[Path, dict[Any, dict[str, Any]]]]:
     """Folder of the results, and what the probe says of each by series number (``"start"``: of the study)."""
-    files = Path(os.environ.get("SPINE_NODE_OHIF", REPOSITORY / "build" / "ohif" / "package" / "dist"))
-    if not (files / "index.html").is_file() or not DICOM_WEB.is_file():
-        pytest.skip("OHIF or Orthanc's DICOMweb is not installed: make viewer")
+    files = ohif_files()
     chromium, server = program("chromium"), program("Orthanc")
     folder = tmp_path_factory.mktemp("viewer")
     source = widened(phantom_series, folder / "in")
@@ -42,17 +37,11 @@ def reports(
     assert answered.folder is not None
     with (
         orthanc(folder / "orthanc", server, [DICOM_WEB]) as pacs,
-        Viewer(files, pacs.url) as viewer,
+        Viewer(files, pacs.url, OPENED) as viewer,
     ):
         for path in (*source.iterdir(), *answered.folder.glob("*.dcm")):
             pacs.store(path)
-        url = f"{viewer.url}/viewer?StudyInstanceUIDs={answered.decision.study_uid}"
-        with browsing(chromium, url, folder / "chromium"):
-            heard: dict[Any, dict[str, Any]] = {"start": viewer.report(180)}
-            assert heard["start"]["began"], "OHIF did not list the six results"
-            for _ in range(6):
-                report = viewer.report(120)
-                heard[report["number"]] = report
+        heard = heard_of(viewer, chromium, answered.decision.study_uid, len(OPENED), folder / "chromium")
     yield answered.folder, heard
 
 
@@ -85,8 +74,9 @@ def test_every_height_of_the_report_is_read_with_our_words(reports: Reports) -> 
     folder, heard = reports
     groups = measurement_groups(pydicom.dcmread(folder / "report.dcm"))
     assert len(groups) >= 5
+    assert {height.unit for _, heights in groups for height in heights} == {"mm"}
     assert [one["labels"] for one in heard[9003]["measurements"]] == [
-        [[comment, ""], *([name, f"{value:.2f} mm"] for name, value, _ in heights)] for comment, heights in groups
+        [[comment, ""], *(height.label for height in heights)] for comment, heights in groups
     ]
     assert all(one["loaded"] for one in heard[9003]["measurements"])
 
@@ -95,10 +85,8 @@ def test_every_line_is_drawn_where_the_report_says(reports: Reports) -> None:
     """One scale and one shift take the end points of all lines in the SR to those on the screen, within a pixel."""
     folder, heard = reports
     groups = measurement_groups(pydicom.dcmread(folder / "report.dcm"))
-    said = np.array([line for _, heights in groups for _, _, line in heights])
-    dashes = Counter(line["dashes"] for line in heard[9003]["lines"])
-    assert sorted(dashes.values()) == [len(groups), len(said)], "one line leads to each text, the others are heights"
-    drawn = np.array([line["ends"] for line in heard[9003]["lines"] if dashes[line["dashes"]] == len(said)])
+    said = np.array([height.line for _, heights in groups for height in heights])
+    drawn = drawn_lines(heard[9003], len(groups), len(said))
     assert misplaced(said, drawn) < 1.0
     wrong = said.copy()
     wrong[4, 3] += 1.0
@@ -119,31 +107,6 @@ def test_every_segment_has_its_label(reports: Reports) -> None:
     )
     assert heard[9005]["segments"] == whole
     assert [label for label in heard[9006]["segments"] if label not in whole] == bodies
-
-
-def measurement_groups(report: pydicom.Dataset) -> list[tuple[str, list[tuple[str, float, list[float]]]]]:
-    """(comment, [(short name, mm, (column, row, column, row))]) of each group of the report, in its order."""
-    (container,) = [
-        item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
-    ]
-    groups = []
-    for group in container.ContentSequence:
-        (comment,) = [
-            item.TextValue
-            for item in group.ContentSequence
-            if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "121106"
-        ]
-        heights = [
-            (
-                item.ConceptNameCodeSequence[0].CodeMeaning,
-                float(item.MeasuredValueSequence[0].NumericValue),
-                [float(value) for value in item.ContentSequence[0].GraphicData],
-            )
-            for item in group.ContentSequence
-            if item.ValueType == "NUM"
-        ]
-        groups.append((comment, heights))
-    return groups
 
 
 def misplaced(said: np.ndarray, drawn: np.ndarray) -> float:

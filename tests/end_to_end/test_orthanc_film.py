@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +16,11 @@ from pydicom.uid import generate_uid
 
 from node.demo.film import TrueBody, nearest, phantom_film
 from node.demo.reading import ReadBody, read_film_details
-from node.demo.stage import stage
 from node.demo.validation import errors_of
-from node.ledger import overview
 from node.results import codes
-from node.service import ledger_of
-from tests.conftest import wait_until
-from tests.orthanc import free_port, orthanc
+from tests.end_to_end.film_round import films_answered, results_in
 
 pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.debian, pytest.mark.usefixtures("shipped_models")]
-KINDS = ["capture", "film_segmentation", "report", "details"]
 OFF_PX = 3.0
 """Along the height, from any drawn end of a sure body to the end plate of the phantom: 1.7 mm at the spine. The network
 that is shipped stays within 1.8 pixels on this film."""
@@ -57,35 +51,18 @@ def test_radiographs_come_back_with_every_height_beside_the_truth(
     tmp_path: Path, program: Callable[[str], str]
 ) -> None:
     """One film without a known size of its pixels, and the same one as a detector sends it that knows it."""
-    storescu, dciodvfy = program("storescu"), Path(program("dciodvfy"))
+    dciodvfy = Path(program("dciodvfy"))
     truth, bare = phantom_film(tmp_path / "film")
     films = {"bare": bare, "calibrated": _calibrated(bare, truth, tmp_path / "calibrated.dcm")}
     studies = {name: str(dcmread(path).StudyInstanceUID) for name, path in films.items()}
-    with orthanc(tmp_path / "orthanc", program("Orthanc"), modalities={"node": ("SPINENODE", free_port())}) as pacs:
-        destination = {"name": "orthanc", "host": "127.0.0.1", "port": pacs.dicom_port, "ae_title": "ORTHANC"}
-        sections: dict[str, Any] = {"study": {"quiet_s": 0.5}, "receive": {"port": 0}}
-        with stage(site="test", destinations=[destination | {"kinds": KINDS}], **sections) as node:
-            for port, title in ((pacs.dicom_port, "ORTHANC"), (node.port, "SPINENODE")):
-                command = [storescu, "-aec", title, "127.0.0.1", str(port), *map(str, films.values())]
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-            def delivered() -> bool:
-                with ledger_of(node.settings) as database, database.transaction() as connection:
-                    counts = overview.counts(connection)
-                return counts["answers"] == 2 and counts["deliveries_stored"] == counts["results"] == 8
-
-            wait_until(delivered, 120, f"all results in Orthanc: {node.tail()}")
+    results: dict[str, dict[str, Path]] = {name: {} for name in films}
+    with films_answered([*films.values()], tmp_path, program) as pacs:
         filed = {study["MainDicomTags"]["StudyInstanceUID"] for study in pacs.get("/studies?expand")}
         assert filed == set(studies.values())
-        results: dict[str, dict[str, Path]] = {name: {} for name in films}
-        for instance in pacs.get("/instances"):
-            path = tmp_path / f"{instance}.dcm"
-            path.write_bytes(pacs.file(instance))
-            header = dcmread(path, stop_before_pixels=True)
+        for path, header in results_in(pacs, tmp_path):
             name = next(name for name, study in studies.items() if study == header.StudyInstanceUID)
-            if header.SeriesDescription.startswith("AI spine"):
-                kind = header.SeriesDescription.removeprefix("AI spine: FLAG ").removesuffix(" (research)")
-                results[name][kind] = path
+            kind = header.SeriesDescription.removeprefix("AI spine: FLAG ").removesuffix(" (research)")
+            results[name][kind] = path
     for name, film in films.items():
         assert set(results[name]) == {"film", "film segmentation", "film report", "film details"}
         assert all(errors_of(path, dciodvfy) == [] for path in results[name].values())
@@ -105,7 +82,7 @@ def test_radiographs_come_back_with_every_height_beside_the_truth(
             assert place is not None
             _judge(body, truth[place], float(sent.ImagerPixelSpacing[0]) / _magnification(truth, sent))
         units = {unit for body in bodies for _, unit, _ in body.numbers.values()}
-        assert units == ({"mm", "1", "%"} if name == "calibrated" else {"1", "%"})
+        assert units == {"{ratio}", "%"} | ({"mm"} if name == "calibrated" else set())
         in_details = {body.name.removeprefix("spine-node "): body.relative_heights for body in answer.bodies}
         for body in bodies:
             told = [body.numbers[ratio][0] for ratio in ("Ha/Hp", "Hm/Hp")]
@@ -124,7 +101,7 @@ def _judge(body: Read, true: TrueBody, pixel_mm: float) -> None:
             assert value == pytest.approx(true.heights_mm[n], abs=OFF_MM), (body.name, height)
         if f"{height}/Hp" in body.numbers:
             value, unit, line = body.numbers[f"{height}/Hp"]
-            assert unit == "1"
+            assert unit == "{ratio}"
             assert value == pytest.approx(lengths[n] / lengths[2], abs=2e-3)
             assert value == pytest.approx(true.heights_mm[n] / true.heights_mm[2], abs=OFF_RATIO), (body.name, height)
             np.testing.assert_allclose(line, body.lines_px[n])

@@ -60,6 +60,9 @@ def thick(uid: str = "1.5", **change: object) -> Ct:
         pytest.param(thin("1.9", count=22), thin("1.1", edit=kernel("Bl57")), id="soft kernel"),
         pytest.param(thin("1.9", edit=kernel("unheard-of")), thin("1.1", edit=kernel("Br64")), id="unknown kernel"),
         pytest.param(thin("1.9", count=26), thin("1.1"), id="coverage"),
+        pytest.param(thick("1.9", count=66, spacing=2.0), thick("1.1", count=28, spacing=5.0), id="finer slices"),
+        pytest.param(thick("1.9", count=31, spacing=5.0), thick("1.1", count=66, spacing=2.0), id="a vertebra more"),
+        pytest.param(thin("1.9", count=37, spacing=1.0), thin("1.1", count=26), id="finer thin slices"),
         pytest.param(thin("1.1"), thin("1.9"), id="lowest UID"),
     ],
 )
@@ -75,6 +78,21 @@ def test_the_better_series_is_answered_and_named(headers_of: HeadersOf, better: 
     )
     assert other.refusal is not None
     assert other.refusal.code is RefusalCode.BETTER_SERIES
+
+
+def test_a_chain_of_nearly_equal_series_does_not_lead_away_from_the_largest(headers_of: HeadersOf) -> None:
+    """Each covers 15 mm less than the one before and is finer: the third lacks a vertebra of the first."""
+    chain = (
+        thick("1.3", count=33, spacing=5.0),
+        thick("1.2", count=37, spacing=4.0),
+        thick("1.1", count=44, spacing=3.0),
+    )
+    found = by_uid(choose(headers_of(*chain), POLICY))
+    assert [found[one.series_uid].outcome for one in chain] == [
+        Outcome.NOT_CHOSEN,
+        Outcome.ANSWERED,
+        Outcome.NOT_CHOSEN,
+    ]
 
 
 def test_all_series_is_an_option(headers_of: HeadersOf) -> None:

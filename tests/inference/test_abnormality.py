@@ -112,6 +112,20 @@ def test_context_holds_the_neighbours_where_they_are() -> None:
     assert heads == sorted(heads)
 
 
+def test_a_body_of_which_nobody_knows_whether_it_is_sound_is_no_context_and_has_a_score() -> None:
+    models, session = _models()
+    said = score_bodies(*_spine(), _bodies(L2={"context": False}), models, SETTINGS)
+    assert all(one.score is not None for one in said)
+    asked = [[bool(channel.any()) for channel in one[0]] for one in session.asked]
+    assert asked == [
+        [False, False, True, False],
+        [False, True, False, True],
+        [True, True, True, True],
+        [True, False, True, False],
+        [False, True, False, False],
+    ]
+
+
 def test_a_body_as_expected_has_no_surplus_and_a_crushed_one_has() -> None:
     models, _ = _models()
     whole = score_bodies(*_spine(), _bodies(), models, SETTINGS)[2]

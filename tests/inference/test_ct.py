@@ -73,6 +73,10 @@ def test_points_name_mask_and_score_are_of_one_vertebra(healthy: CtAnswer) -> No
         assert np.linalg.norm(volume.to_lps(body.mean(axis=0)) - block.centre) < 2.0
         assert vertebra.body_volume_ml == pytest.approx(np.prod(block.size) / 1000, rel=0.15)
         assert vertebra.vertebra_volume_ml > vertebra.body_volume_ml
+        assert vertebra.body_volume_ml == pytest.approx(len(body) * np.prod(SPACING) / 1000)
+        assert vertebra.vertebra_volume_ml == pytest.approx(
+            (healthy.labels == vertebra.ordinal).sum() * np.prod(SPACING) / 1000
+        )
         assert vertebra.mask_heights_mm.as_tuple() == pytest.approx((24.0,) * 3, abs=2.5)
         assert vertebra.grade is Grade.NORMAL and Quality.MASK_DISAGREES not in vertebra.quality
         assert vertebra.abnormality_score < 10
@@ -256,6 +260,108 @@ def test_a_gap_in_the_spine_is_no_neighbourhood() -> None:
     seen = known(volume, there, levels, completion=ToySession({"expected": watched}))
     evaluate(volume, seen, SETTINGS, age_years=70)
     assert [c.tolist() for c in calls] == [
+        [False, False, True, False],
+        [False, True, False, True],
+        [True, False, True, False],
+        [False, True, False, False],
+    ]
+
+
+def blind_to(unseen: int) -> ToySession:
+    """Key points of every block but one, counted from the head."""
+    names = ("objectness", "keypoints", "nearby")
+
+    def answer(inputs):
+        said = dict(zip(names, keypoints().run(list(names), inputs), strict=True))
+        rows = said["objectness"].max(axis=(0, 1, 3)) > 0
+        first = np.flatnonzero(rows & ~np.concatenate([[False], rows[:-1]]))
+        said["objectness"][:, :, first[unseen] : first[unseen + 1]] = 0
+        return said
+
+    return ToySession({name: (lambda inputs, n=name: answer(inputs)[n]) for name in names})
+
+
+def test_nobody_says_of_a_body_without_end_plates_that_it_is_sound() -> None:
+    """Its attenuation is flagged, and no neighbour's shape is judged by its own."""
+    calls: list[list[bool]] = []
+
+    def watched(inputs):
+        calls.append((inputs["context"][0].reshape(4, -1).max(axis=1) > 0).tolist())
+        return completion().run(["expected"], inputs)[0]
+
+    volume, blocks = spine([24.0] * 5)
+    seen = known(volume, blocks, LEVELS, keypoints=blind_to(2), completion=ToySession({"expected": watched}))
+    found = evaluate(volume, seen, SETTINGS, age_years=70).findings
+    unmeasured = found.vertebrae[2]
+    assert unmeasured.level is Level.L1 and unmeasured.heights_mm is None
+    assert unmeasured.trabecular_mean_hu is not None and unmeasured.abnormality_score is not None
+    assert unmeasured.quality == (Quality.NO_END_PLATES, Quality.SHAPE_UNKNOWN)
+    assert all(Quality.SHAPE_UNKNOWN not in v.quality for v in found.vertebrae if v is not unmeasured)
+    assert calls == [
+        [False, False, True, False],
+        [False, True, False, True],
+        [True, True, True, True],
+        [True, False, True, False],
+        [False, True, False, False],
+    ]
+
+
+def test_a_likely_sacrum_with_end_plates_is_no_vertebra_to_compare_with() -> None:
+    """Its sign is seen, not surely enough to name anything by it."""
+    calls: list[list[bool]] = []
+
+    def watched(inputs):
+        calls.append((inputs["context"][0].reshape(4, -1).max(axis=1) > 0).tolist())
+        return completion().run(["expected"], inputs)[0]
+
+    levels = [Level.L2, Level.L3, Level.L4, Level.L5, Level.S1]
+    volume, blocks = spine([24.0, 24.0, 24.0, 24.0, 14.0])
+    settings = replace(SETTINGS, numbering=replace(SETTINGS.numbering, seen=0.99))
+    seen = known(volume, blocks, levels, completion=ToySession({"expected": watched}))
+    found = evaluate(volume, seen, settings, age_years=70).findings
+    last = found.vertebrae[-1]
+    assert last.name == "V5" and last.heights_mm is not None and Quality.LIKELY_SACRUM in last.quality
+    assert (last.grade, last.abnormality_score) == (None, None)
+    assert Quality.G_ONLY in found.vertebrae[3].quality and found.patient.flag is False
+    assert calls == [
+        [False, False, True, True],
+        [False, True, True, True],
+        [True, True, True, False],
+        [True, True, False, False],
+    ]
+
+
+def without_one(missed: int, heights: list[float], disc: float) -> tuple[Volume, list]:
+    """A spine of blocks of which one is soft tissue."""
+    blocks = blocks_along(lambda z: 0.0, lambda z: -15.0, heights, top=75.0, disc=disc)
+    there = [b for n, b in enumerate(blocks) if n != missed]
+    return render(there, axial_affine(SHAPE, SPACING), SHAPE), there
+
+
+def test_where_a_vertebra_was_not_seen_is_told_without_names_too() -> None:
+    volume, there = without_one(2, [24.0] * 5, 6.0)
+    seen = known(volume, there, [Level.T5, Level.T6, Level.T8, Level.T9])
+    found = evaluate(volume, seen, SETTINGS, age_years=70).findings
+    assert [v.name for v in found.vertebrae] == ["V1", "V2", "V3", "V4"]
+    assert [Quality.GAP_BELOW in v.quality for v in found.vertebrae] == [False, True, False, False]
+
+
+def test_names_tell_a_gap_that_the_distance_does_not() -> None:
+    """L1 and L3 lie 1.5 times the usual distance apart."""
+    calls: list[list[bool]] = []
+
+    def watched(inputs):
+        calls.append((inputs["context"][0].reshape(4, -1).max(axis=1) > 0).tolist())
+        return completion().run(["expected"], inputs)[0]
+
+    volume, there = without_one(2, [24.0, 24.0, 9.0, 24.0, 24.0], 6.0)
+    named = [Level.T12, Level.L1, Level.L3, Level.L4]
+    seen = known(volume, there, named, completion=ToySession({"expected": watched}))
+    settings = replace(SETTINGS, numbering=replace(SETTINGS.numbering, skip=0.3))
+    found = evaluate(volume, seen, settings, age_years=70).findings
+    assert [v.level for v in found.vertebrae] == named
+    assert [Quality.GAP_BELOW in v.quality for v in found.vertebrae] == [False, True, False, False]
+    assert calls == [
         [False, False, True, False],
         [False, True, False, True],
         [True, False, True, False],

@@ -309,6 +309,22 @@ def test_coarse_slices_tell_no_loss_below_a_quarter_whatever_a_site_chooses() ->
     assert patient_finding(grade(spine(0, 0.22, 0), 1.0, eager), eager).flag is True
 
 
+def test_what_is_likely_the_sacrum_is_neither_graded_nor_a_reference() -> None:
+    given = spine(0, 0, (0.3, 0.3, 0.0), (0.5, 0.0, 0.0), quality={4: (Quality.LIKELY_SACRUM,)})
+    found = grade(given, 1.0)
+    assert (found[3].grade, found[3].height_ratio) == (None, pytest.approx(0.5 * 25 / 27))
+    assert Quality.G_ONLY in found[2].quality and found[2].height_loss is None
+    assert patient_finding(found).worst_grade is found[2].grade
+
+
+def test_nothing_is_compared_with_an_unsure_vertebra() -> None:
+    unsure = spine(0, 0, 0.3, 0, 0, quality={2: (Quality.LOW_CONFIDENCE,)}, base=NORMAL)
+    low = replace(unsure[1], heights_mm=Heights(*(0.82 * h for h in NORMAL)))
+    found = grade([unsure[0], low, *unsure[2:]], 1.0)
+    assert max(found[2].height_loss.as_tuple()) == pytest.approx(0.3)
+    assert found[1].grade is Grade.NORMAL, "it is graded itself"
+
+
 @pytest.mark.parametrize(
     ("levels", "graded"),
     [

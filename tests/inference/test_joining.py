@@ -63,6 +63,25 @@ def test_the_sacrum_alone_is_no_vertebra(sequence: NamedSequence) -> None:
     assert len(found.vertebrae) == 1
 
 
+@pytest.mark.parametrize("likeliest", [(Level.L4, Level.L5, Level.S1), (Level.L3, Level.L4, Level.L5)])
+def test_an_unnamed_sacrum_with_end_plates_is_told_as_what_it_likely_is(likeliest: tuple[Level, ...]) -> None:
+    """By the likeliest numbering or, whatever that says, by its own look; what lies below it is no vertebra either."""
+    places = [0, STEP, 2 * STEP]
+    seen = [candidate(0), candidate(STEP), candidate(2 * STEP, sacrum=0.1 if likeliest[-1] is Level.S1 else 0.8)]
+    found = join([measured(p) for p in [*places, 3 * STEP]], seen, places, unknown(*likeliest))
+    flagged = [Quality.LIKELY_SACRUM in v.quality for v in found.vertebrae]
+    assert flagged == [False, False, True, True]
+
+
+def test_a_look_of_the_sacrum_above_other_vertebrae_or_against_a_name_is_none() -> None:
+    seen = [candidate(0), candidate(STEP, sacrum=0.8), candidate(2 * STEP)]
+    places = [0, STEP, 2 * STEP]
+    points = [measured(p) for p in places]
+    above = join(points, seen, places, unknown(Level.L2, Level.L3, Level.L4))
+    against = join(points[:2], seen[:2], places[:2], named(Level.L4, Level.L5))
+    assert all(Quality.LIKELY_SACRUM not in v.quality for v in (*above.vertebrae, *against.vertebrae))
+
+
 def test_a_doubtful_candidate_without_end_plates_is_none() -> None:
     assert len(joined([0], [0, STEP], named(Level.L1, Level.L2), confidence=0.4).vertebrae) == 1
 

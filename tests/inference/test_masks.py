@@ -125,10 +125,34 @@ def test_a_vertebra_found_twice_has_one_mask() -> None:
     assert set(np.unique(masks.labels)) == {0, *(1 + np.flatnonzero(~lost))}
 
 
-def test_volumes_count_partly_filled_voxels_in_part() -> None:
-    masks = segment(_scene(), CENTROIDS, _models(), SETTINGS)
+def _counted_ml(masks: VertebraMasks, volume: Volume) -> list[list[float]]:
+    """Of each vertebra: its voxels and those of its body, in ml."""
+    voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    mine = [masks.labels == n for n in range(1, len(masks.partial) + 1)]
+    return [[m.sum() * voxel_ml, (m & (masks.parts == BODY)).sum() * voxel_ml] for m in mine]
+
+
+def test_volumes_are_those_of_the_masks() -> None:
+    volume = _scene()
+    masks = segment(volume, CENTROIDS, _models(), SETTINGS)
     assert np.allclose(masks.volumes_ml[:, 1], BODY_MM.prod() / 1000, rtol=0.1)
     assert (masks.volumes_ml[:, 0] > masks.volumes_ml[:, 1] + 2).all()
+    assert np.allclose(masks.volumes_ml, _counted_ml(masks, volume))
+
+
+def test_a_voxel_that_a_neighbour_took_counts_in_no_other_volume() -> None:
+    near = np.array([[0.0, 0.0, 20.0], [0.0, 0.0, 2.0]])
+    sheared = _grid((1, 1, 1), (-50, -40, 70))
+    sheared[2, 1] = 0.3
+    volume = _volume(near, sheared, (110, 110, 100))
+    masks = segment(volume, near, _models(), SETTINGS)
+    alone = [segment(volume, one[None], _models(), SETTINGS) for one in near]
+    both = sum(one.labels.astype(int) for one in alone)
+    assert (both == 2).sum() > 1000, "they claim the same voxels"
+    assert np.allclose(masks.volumes_ml, _counted_ml(masks, volume))
+    assert masks.volumes_ml[:, 0].sum() == pytest.approx(
+        _counted_ml(alone[0], volume)[0][0] + _counted_ml(alone[1], volume)[0][0] - (both == 2).sum() / 1000
+    )
 
 
 @pytest.mark.parametrize("flip", [(1, 1, -1), (-1, 1, 1), (1, -1, 1), (-1, -1, -1)])

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from node.deliver import courier
 from node.deliver.reports import ReportDesk
 from node.demo.pacs import Received
-from node.ledger import Database, overview
+from node.ledger import Database, deliveries, intake, overview
 from node.results.rejection import Reason
 from tests.archive import NO_SUCH_OBJECT, Archive, Request, commits
 from tests.desk import KINDS, Desk
@@ -200,3 +201,176 @@ def test_what_was_cancelled_before_it_was_superseded_is_not_sent_by_a_retry(
     archive.answer = None
     desk.deliver()
     assert {state for state, _ in first(desk)} == {"withdrawn"}
+
+
+def events(desk: Desk, kind: str) -> list[dict[str, Any]]:
+    """Details of the events of a kind about the study, oldest first."""
+    with desk.database.transaction() as connection:
+        found = intake.events(connection, 100)
+    return [row["detail"] for row in reversed(found) if (row["kind"], row["subject"]) == (kind, STUDY)]
+
+
+def park(desk: Desk, archive: Archive) -> None:
+    """The archive refuses all of it."""
+    archive.answer = lambda _item: 0x0122
+    desk.deliver()
+    assert {state for state, _ in first(desk)} == {"parked"}
+    archive.answer = None
+
+
+def test_what_was_parked_is_given_up_by_a_cancel_and_no_retry_sends_it(
+    make: Callable[[str], Desk], archive: Archive
+) -> None:
+    desk = make("none")
+    park(desk, archive)
+    cancel(desk)
+    assert {state for state, _ in first(desk)} == {"cancelled"}
+    assert all(row["reason"].startswith("cancelled by hand after it was parked: ") for row in desk.rows())
+    assert events(desk, "cancelled") == [{"deliveries": 3, "parked": 3}]
+    with desk.database.transaction() as connection:
+        counts = overview.counts(connection)
+        assert (counts["deliveries_parked"], counts["studies_parked"]) == (0, 0), "nobody has to act"
+    received = len(archive.received)
+    assert retry(desk) == 1, "the study alone"
+    with desk.database.transaction() as connection:
+        assert overview.given_up(connection, STUDY) == 3
+        assert overview.unconfigured(connection, STUDY, []) == [], "and nobody is asked for its destination"
+    desk.deliver()
+    assert (len(archive.received), {state for state, _ in first(desk)}) == (received, {"cancelled"})
+
+
+def test_a_study_that_is_parked_can_be_given_up(make: Callable[[str], Desk]) -> None:
+    desk = make("none")
+    with desk.database.transaction() as connection:
+        connection.execute("UPDATE study SET parked = 'stopped after 3 attempts', waits_for = 'a disk'")
+    cancel(desk)
+    with desk.database.transaction() as connection:
+        found = overview.study(connection, STUDY)
+        assert found is not None
+        assert (found["parked"], found["waits_for"]) == ("cancelled by hand", None)
+        assert overview.cancel(connection, STUDY) == 0, "once is enough"
+    assert events(desk, "cancelled") == [{"deliveries": 3, "parked": 0, "study_was_parked": "stopped after 3 attempts"}]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_note_that_takes_back_what_the_archive_has_survives_a_cancel(
+    make: Callable[[str], Desk], archive: Archive, refused: bool
+) -> None:
+    desk = make("none")
+    desk.deliver()
+    retractor(desk).retract(STUDY, Reason.SAFETY)
+    archive.answer = lambda _item: 0x0122 if refused else 0xA700
+    desk.deliver()
+    cancel(desk)
+    archive.answer = None
+    if refused:
+        retry(desk)
+    desk.deliver()
+    (note,) = [row for row in desk.rows() if row["kind"] == "rejection"]
+    assert note["state"] == "stored"
+
+
+def test_a_note_goes_although_the_study_is_held(make: Callable[[str], Desk]) -> None:
+    desk = make("none")
+    desk.deliver()
+    retractor(desk).retract(STUDY, Reason.SAFETY)
+    with desk.database.transaction() as connection:
+        assert deliveries.hold(connection, STUDY, "whose?") == 0
+    desk.deliver()
+    assert {row["state"] for row in desk.rows()} == {"stored"}
+
+
+def hold(desk: Desk) -> None:
+    with desk.database.transaction() as connection:
+        deliveries.hold(connection, STUDY, "whose?")
+
+
+@pytest.mark.parametrize("status", [0x0000, 0xA700])
+def test_what_was_held_while_it_was_on_its_way_is_known_to_be_there_and_is_taken_back(
+    make: Callable[[str], Desk], archive: Archive, status: int
+) -> None:
+    desk = make("find")
+    happens = once(lambda: hold(desk))
+
+    def answer(_item: Received) -> int:
+        happens()
+        return status
+
+    archive.answer = answer
+    desk.deliver()
+    (reformat, *_) = desk.rows()
+    assert (reformat["state"], reformat["attempts"]) == ("parked" if status else "stored", 1)
+    assert reformat["reason"] == "whose?"
+    assert len(archive.queries) == 0, "no proof is asked for"
+    (done,) = retractor(desk).retract(reformat["sop_instance_uid"], Reason.SAFETY)
+    assert done.destinations == ("pacs",), "it has it, or may have it"
+
+
+def test_a_try_without_an_answer_that_was_retracted_meanwhile_is_followed_by_the_note(
+    make: Callable[[str], Desk], archive: Archive
+) -> None:
+    desk = make("none")
+    happens = once(lambda: retractor(desk).retract(STUDY, Reason.SAFETY))
+
+    def answer(_item: Received) -> int:
+        happens()
+        return 0xA700
+
+    archive.answer = answer
+    desk.deliver()
+    archive.answer = None
+    desk.deliver()
+    (note,) = [row for row in desk.rows() if row["kind"] == "rejection"]
+    assert note["state"] == "stored"
+    with desk.database.transaction() as connection:
+        found = connection.execute("SELECT 1 FROM event WHERE kind = 'delivery_parked'").fetchall()
+    assert found == [], "nothing was parked"
+
+
+def test_a_refusal_of_what_was_cancelled_meanwhile_is_no_event_of_parking(
+    make: Callable[[str], Desk], archive: Archive
+) -> None:
+    desk = make("none")
+    happens = once(lambda: cancel(desk))
+
+    def answer(_item: Received) -> int:
+        happens()
+        return 0x0122
+
+    archive.answer = answer
+    desk.deliver()
+    assert {state for state, _ in first(desk)} == {"cancelled"}
+    with desk.database.transaction() as connection:
+        assert connection.execute("SELECT 1 FROM event WHERE kind = 'delivery_parked'").fetchall() == []
+
+
+def test_what_a_dying_sender_may_have_sent_is_taken_back(make: Callable[[str], Desk], archive: Archive) -> None:
+    desk = make("none")
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(deliveries, "mark_stored", die)
+        with pytest.raises(KeyboardInterrupt):
+            desk.deliver()
+    assert len(archive.received) == 1, "the archive has what the ledger does not know"
+    (done,) = retractor(desk).retract(STUDY, Reason.SAFETY)
+    assert done.destinations == ("pacs",)
+
+
+def test_what_ceases_to_be_wanted_while_the_archive_is_asked_whose_it_is_is_not_sent(
+    tmp_path: Path, database: Database, archive: Archive, unwanted: Callable[[Desk], object]
+) -> None:
+    desk = Desk(tmp_path, database, archive.port, {"patient_check": True})
+    known = courier.patient_objection
+
+    def ask(*arguments: Any) -> Any:
+        unwanted(desk)
+        return known(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(courier, "patient_objection", ask)
+        desk.deliver()
+    assert archive.received == []
+    assert {attempts for _, attempts in first(desk)} == {0}

@@ -8,8 +8,9 @@ import pytest
 from pydicom.dataset import Dataset
 
 from node.keeper import Keeper
-from node.ledger import Database
+from node.ledger import Database, answers, audit, overview
 from tests.chaos.test_models import CtHouse, ct_series
+from tests.integration.test_films import STUDY
 
 EVER = 9
 """A slice that is always missing: the answer says so, and no network is needed."""
@@ -102,4 +103,60 @@ def test_a_copy_of_what_was_never_evaluated_stays(tmp_path: Path, database: Data
     assert house.files() == 2 * SENT
     CtHouse.evaluate(house)
     house.expire(2 * SENT)
+    assert house.files() == 0
+
+
+def test_an_audit_says_where_the_copy_of_an_erased_original_is(house: AgingHouse) -> None:
+    names = set(house.spool.names())
+    with house.database.transaction() as connection:
+        (chain,) = audit.chains(connection, STUDY)
+    assert all(row["erased_at"] for row in chain["inputs"])
+    assert {row["spool_name"] for row in chain["inputs"]} == names
+    house.expire(2 * SENT)
+    with house.database.transaction() as connection:
+        (chain,) = audit.chains(connection, STUDY)
+    assert {row["spool_name"] for row in chain["inputs"]} == {None}, "now all of it is gone"
+    house.receive(*ct_series(HOLES))
+    with house.database.transaction() as connection:
+        (chain,) = audit.chains(connection, STUDY)
+    assert {row["spool_name"] for row in chain["inputs"]} == set(house.spool.names()), "and there again"
+
+
+def killed_at_work(house: AgingHouse) -> None:
+    """A worker claims an answer of the study and dies."""
+    with house.database.transaction() as connection:
+        assert answers.begin_evaluation(connection, STUDY)
+        claimed = answers.claim_answer(connection, STUDY, "ct", f"{STUDY}.7", "an input", "conf", "0")
+    assert claimed is not None
+
+
+def received(tmp_path: Path, database: Database) -> AgingHouse:
+    """A series that no worker has looked at."""
+    house = AgingHouse(tmp_path, database)
+    house.evaluate = lambda: None  # type: ignore[method-assign]
+    house.receive(*ct_series(HOLES))
+    del house.evaluate
+    return house
+
+
+def test_images_of_a_study_that_was_cancelled_in_mid_work_go(tmp_path: Path, database: Database) -> None:
+    house = received(tmp_path, database)
+    killed_at_work(house)
+    house.expire(SENT)
+    assert house.files() == SENT, "somebody will go on with it"
+    with database.transaction() as connection:
+        assert overview.cancel(connection, STUDY) == 1
+    house.expire(SENT)
+    assert house.files() == 0
+
+
+def test_what_a_dead_worker_had_begun_and_nobody_takes_up_holds_no_images(tmp_path: Path, database: Database) -> None:
+    house = received(tmp_path, database)
+    killed_at_work(house)
+    with database.transaction() as connection:  # then a second patient came, and nothing of the study is answered
+        evaluation = answers.begin_evaluation(connection, STUDY)
+        assert evaluation is not None
+        answers.end_evaluation(connection, evaluation)
+    assert [row["state"] for row in house.study()["answers"]] == ["superseded"]
+    house.expire(SENT)
     assert house.files() == 0

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from results_synthetic import Case, context, make_case
+from results_synthetic import Case, completed, context, make_case
 
+from inference.findings import Level, Numbering, Quality
 from node.results import Result, ResultError, encode
 
 
@@ -56,6 +57,44 @@ def test_names_of_levels_start_the_comment(whole_spine: Case) -> None:
         if _name(item) == "363698007"
     ]
     assert sites == ["82687006"]
+
+
+def _said_beside(report: Result) -> list[str]:
+    """Texts of the container after the groups."""
+    (beside,) = [i for i in report.dataset.ContentSequence if _name(i) == "C0034375"]
+    return [str(i.TextValue) for i in beside.ContentSequence]
+
+
+def test_how_levels_were_numbered_and_every_doubt_stand_beside_the_groups(
+    validation_errors: Callable[[Result], list[str]],
+) -> None:
+    case = completed(make_case({4: (0.8, 0.5, 0.9), 6: (0.68, 0.8, 1.0)}, first_level=Level.T8))
+    doubtful = {4: Quality.MASK_DISAGREES, 5: Quality.GAP_BELOW, 6: Quality.LOW_CONFIDENCE}
+    vertebrae = tuple(
+        replace(
+            v,
+            level_confidence=0.95 if v.ordinal == 6 else 0.558,
+            quality=(*v.quality, *(flag for n, flag in doubtful.items() if n == v.ordinal)),
+        )
+        for v in case.findings.vertebrae
+    )
+    numbering = Numbering("last rib", 0.558, ("T9 to L4 (0.30)",))
+    findings = replace(case.findings, vertebrae=vertebrae, numbering=numbering, quality=(Quality.AGE_UNKNOWN,))
+    results = {r.kind: r for r in encode(case.source, replace(case, findings=findings), context())}
+    said = _said_beside(results["report"])
+    assert "between T12 and T13 at least one vertebra was not seen" in said[0]
+    assert said[1] == ("Numbering: counted from last rib, confidence 0.55 (probable); alternatives T9 to L4 (0.30)")
+    assert any(text.startswith("MASK_DISAGREES: T11: heights of the mask") for text in said)
+    assert any(text.startswith("LOW_CONFIDENCE: T13: the network was unsure") for text in said)
+    assert "AGE_UNKNOWN: age unknown" in said
+    comments = [_comment(group) for group in groups(results["report"])]
+    assert comments[:2] == ["T11 (probable) severe, Hm -50 %, score 74", "T13 moderate, Ha -32 %, score 48"]
+    assert "T12; at least one not seen before T13" in comments
+    for kind in ("segmentation", "bodies"):
+        segments = {s.SegmentLabel[:3]: s.get("SegmentDescription") for s in results[kind].dataset.SegmentSequence}
+        assert (segments["T11"], segments["T13"]) == ("probably T11, confidence 0.55", None)
+    for kind in ("report", "details", "segmentation", "bodies"):
+        assert validation_errors(results[kind]) == []
 
 
 def test_scores_stand_in_the_comment_where_they_say_something(complete: Case) -> None:

@@ -177,6 +177,7 @@ def test_a_vertebra_that_is_cut_has_no_volume_score_or_attenuation(complete: Cas
     [
         (None, None),
         (Numbering("sacrum", 0.934), "Numbering: counted from sacrum, confidence 0.93"),
+        (Numbering("sacrum", 0.55), "Numbering: counted from sacrum, confidence 0.55 (probable)"),
         (
             Numbering("last rib and sacrum", 0.97, ("T13 to L5, T13 (0.02)", "T12 to L6, L6 (0.01)")),
             "Numbering: counted from last rib and sacrum, confidence 0.97; "
@@ -233,6 +234,24 @@ def test_names_that_were_not_measured_are_not_said_to_be_unseen(thick: Case) -> 
     assert wording.named_only_text(thick.findings) == (
         "Named or segmented only (slices 5.0 mm apart): no heights were measured, so no loss of height can be told"
     )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "verdict"),
+    [
+        (0.89, "FLAG: T11 severe, T13 moderate"),
+        (0.87, "FLAG: T11 (probable) severe, T13 (probable) moderate"),
+        (0.55, "FLAG: T11 (probable) severe, T13 (probable) moderate"),
+    ],
+)
+def test_a_name_that_is_not_sure_is_told_as_probable(confidence: float, verdict: str) -> None:
+    named = make_case({4: (0.8, 0.5, 0.9), 6: (0.68, 0.8, 1.0)}, first_level=Level.T8).findings
+    unsure = tuple(replace(v, level_confidence=confidence) for v in named.vertebrae)
+    findings = replace(named, vertebrae=unsure)
+    assert wording.verdict_sentence(findings) == verdict
+    comments = [wording.comment(v) for v in wording.reading_order(findings)]
+    assert comments[0].startswith(verdict.removeprefix("FLAG: ").partition(",")[0])
+    assert comments[2] == "T8"
 
 
 def test_the_verdicts(flagged: Case, normal: Case) -> None:
