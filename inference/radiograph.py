@@ -107,7 +107,7 @@ class RadiographSettings:
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
     lateral: float = 0.8
-    lateral_by_header: float = 0.2
+    lateral_by_header: float = 0.3
     chest_films: bool = False
     least_vertebrae: int = 3
     sure_body: float = 0.96

@@ -42,7 +42,7 @@ from onnx_models.training.radiograph_network import (
 )
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 RELOAD_STEPS = 50
 POOL = 48
 """So many images are kept and shown again, turned about: one new image a step is enough, and a third of the time."""
