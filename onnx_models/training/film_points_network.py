@@ -87,13 +87,14 @@ class BodyPointsNetwork(nn.Module):
         for n in reversed(range(len(self.join))):
             wider = interpolate(self.lift[n](x), scale_factor=2.0, mode="nearest")
             x = self.join[n](torch.cat([levels[n], wider], dim=1))
-        logs = self.maps(x).flatten(2).log_softmax(dim=2)
+        logs = self.maps(x).float().flatten(2).log_softmax(dim=2)
         maps = logs.exp().unflatten(2, (CELLS, CELLS))
         rows, columns = maps.sum(dim=3), maps.sum(dim=2)
         points = torch.stack([(rows * self.at).sum(dim=2), (columns * self.at).sum(dim=2)], dim=2)
         width = ((rows * self.at.square()).sum(dim=2) - points[..., 0].square()).clamp(min=0.01).sqrt()
+        deepest = deepest.float()
         seen = torch.cat([deepest.mean(dim=(2, 3)), deepest.amax(dim=(2, 3)), width], dim=1).detach()
-        spread = softplus(self.doubt(seen)) * self.widening + LEAST_SPREAD
+        spread = softplus(self.doubt(seen).float()) * self.widening + LEAST_SPREAD
         return BodyPoints(points, logs.unflatten(2, (CELLS, CELLS)), spread)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,7 @@ class FilmPointsTask:
     name = "film_points"
     learning_rate = 2e-3
     batch = 32
+    bfloat16 = True
 
     def __init__(self, folders: tuple[Path, ...] = (FOLDER, RICH_FOLDER), sight: Sight | None = None) -> None:
         self._folders = folders

@@ -495,3 +495,14 @@ def test_bodies_of_a_film_are_measured_by_outline_and_network(drawn: FormedFilm,
     path = tmp_path / "00000000.npz"
     stored(drawn).save(path)
     assert measured([path], sight, models) and measured([path], sight, models, deadline=0.0) == []
+
+
+def test_points_are_told_in_single_precision_whatever_the_convolutions_are() -> None:
+    network = BodyPointsNetwork().eval()
+    crops = torch.from_numpy(np.random.default_rng(4).uniform(0, 1, (3, CHANNELS, SIZE, SIZE)).astype(np.float32))
+    plain = network.features(crops)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network.features(crops)
+    assert {told.dtype for told in half} == {torch.float32}
+    assert (half.points - plain.points).abs().max() < 0.5
+    assert (half.points != plain.points).any(), "the convolutions were in bfloat16"
