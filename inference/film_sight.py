@@ -133,28 +133,22 @@ class Look:
 
     def _nearer(self, film: PreparedFilm, first: FilmSight) -> FilmSight:
         """The same film on a finer grid: bodies and centres seen in parts along the chain, the rest as it was seen."""
-        scale = min(USUAL / first.distance, NEAREST)
-        size = round(SIZE * scale)
+        size = round(SIZE * min(USUAL / max(first.distance, 1.0), NEAREST))
         grid = whole_film(film.film_shape, film.pixel, size, first.turn)
-        maps = {name: _finer(first.maps[name], size) for name in MAPS}
-        centres = grid.to_grid(first.grid.to_film(np.array([b.centre for b in first.found.bodies])))
         rows = np.flatnonzero(film.measured_on(grid).any(axis=1))
-        parts = max(1, int(np.ceil((np.ptp(rows) + 1 - OVERLAP) / (SIZE - OVERLAP))))
-        middles = np.linspace(rows[0] + SIZE / 2, max(rows[-1] + 1 - SIZE / 2, rows[0] + SIZE / 2), parts)
+        chain = grid.to_grid(first.grid.to_film(np.array([b.centre for b in first.found.bodies])))
+        maps = {name: _finer(first.maps[name], size) for name in MAPS}
         seen = {name: np.zeros((size, size), np.float32) for name in NEARER}
         weight = np.zeros((size, size), np.float32)
-        inner = np.minimum(np.arange(1, SIZE + 1), np.arange(SIZE, 0, -1)).clip(max=OVERLAP // 2) / (OVERLAP // 2)
-        counts = np.minimum(inner[:, None], inner[None, :]).astype(np.float32)
-        for middle in middles:
-            column = np.interp(middle, centres[:, 0], centres[:, 1])
-            start = (round(middle - SIZE / 2), round(float(column) - SIZE / 2))
+        fading = _fading()
+        for start in _starts(int(rows[0]), int(rows[-1]) + 1, chain):
             told, _ = self._seen(film.on(grid.window(start, (SIZE, SIZE))))
             low, high = np.maximum(start, 0), np.minimum(np.add(start, SIZE), size)
-            there = (slice(low[0], high[0]), slice(low[1], high[1]))
+            there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             part = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-            weight[there] += counts[part]
+            weight[there] += fading[part]
             for name in NEARER:
-                seen[name][there] += counts[part] * told[name][part]
+                seen[name][there] += fading[part] * told[name][part]
         for name in NEARER:
             maps[name] = np.where(weight > 0, seen[name] / np.maximum(weight, 1e-6), maps[name]).astype(np.float32)
         return self._sight(film, first.turn, grid, maps, first.view)
@@ -179,6 +173,23 @@ class Look:
 
 def _by_name(views: Sequence[float] | Map) -> dict[str, float]:
     return {name: float(p) for name, p in zip(VIEWS, views, strict=True)}
+
+
+def _starts(top: int, end: int, chain: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """First points (row, column) of the parts that hold rows ``top`` to ``end``, each in the middle of the chain there.
+
+    ``chain`` (n, 2) are centres from head to feet, on the same grid.
+    """
+    count = max(1, int(np.ceil((end - top - OVERLAP) / (SIZE - OVERLAP))))
+    middles = np.linspace(top + SIZE / 2, max(end - SIZE / 2, top + SIZE / 2), count)
+    columns = np.interp(middles, chain[:, 0], chain[:, 1])
+    return [(round(float(r - SIZE / 2)), round(float(c - SIZE / 2))) for r, c in zip(middles, columns, strict=True)]
+
+
+def _fading() -> Map:
+    """How much each point of a part counts: less towards its edges, where a body is seen without what is beside it."""
+    near = np.minimum(np.arange(1, SIZE + 1), np.arange(SIZE, 0, -1)) / (OVERLAP / 2)
+    return np.minimum(near[:, None], near[None, :]).clip(max=1).astype(np.float32)
 
 
 def _finer(seen: Map, size: int) -> Map:
