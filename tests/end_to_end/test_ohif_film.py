@@ -74,7 +74,8 @@ def test_every_number_of_the_report_is_read_with_our_words(seen: Seen) -> None:
     ]
     assert all(one["loaded"] for one in seen.heard[9013]["measurements"])
     assert {number.unit for _, numbers in groups for number in numbers} == {"{ratio}", "%"}, "never a bare 1"
-    assert groups[0][0].partition(",")[0].endswith(" severe"), "the group that opens active is that of the flagged vertebra"
+    opens = groups[0][0].partition(",")[0]
+    assert opens.endswith(" severe"), "the group that opens active is that of the flagged vertebra"
 
 
 def test_every_line_is_drawn_on_the_film_where_the_report_says(seen: Seen) -> None:

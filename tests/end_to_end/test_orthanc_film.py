@@ -25,8 +25,8 @@ OFF_PX = 3.0
 """Along the height, from any drawn end of a sure body to the end plate of the phantom: 1.7 mm at the spine. The network
 that is shipped stays within 1.8 pixels on this film."""
 OFF_MM = 2.0
-"""Of a height of a sure body from that of the phantom in space, on a calibrated film; seen: 1.6 (T12, posterior). Sure is
-a body whose heights are expected to be off by 6 % or less."""
+"""Of a height of a sure body from that of the phantom in space, on a calibrated film; seen: 1.6 (T12, posterior).
+Sure is a body whose heights are expected to be off by 6 % or less."""
 OFF_RATIO = 0.08
 """Of a height over the own posterior one; seen: .05."""
 LEAST_SURE = 7
