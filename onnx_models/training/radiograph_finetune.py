@@ -49,6 +49,7 @@ from onnx_models.training.radiograph_task import (
     export_network,
     whole_film_loss,
 )
+from onnx_models.training.radiograph_widening import widths_of
 from onnx_models.training.train import Schedule, Training
 
 F64 = NDArray[np.float64]
@@ -284,8 +285,9 @@ def _same_site(training: Training, site: Record) -> None:
 
 
 def _network(folder: Path) -> nn.Module:
-    network = WholeFilmNetwork()
-    network.load_state_dict(load_file(folder / str(read_manifest(folder)["film"]["weights"])))
+    state = load_file(folder / str(read_manifest(folder)["film"]["weights"]))
+    network = WholeFilmNetwork(widths_of(state))
+    network.load_state_dict(state)
     return network
 
 

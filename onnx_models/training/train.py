@@ -134,8 +134,9 @@ class Training:
         return self.folder / "checkpoint.pt"
 
     def start_from(self, weights: Path) -> None:
-        """Begin with shipped weights (safetensors) instead of random ones."""
-        self.network.load_state_dict(load_file(weights))
+        """Begin with shipped weights (safetensors) instead of random ones; a task may fit them into its network."""
+        fitted = getattr(self.task, "fitted", lambda state, network: state)
+        self.network.load_state_dict(fitted(load_file(weights), self.network))
         self.begun_from = hashlib.sha256(weights.read_bytes()).hexdigest()
         self.averaged.load_state_dict(self.network.state_dict())
 
