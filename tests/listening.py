@@ -22,11 +22,11 @@ from node.settings import DestinationTls, KeyPair, ListenerTls, Receive
 class Ear:
     """A started listener with its spool."""
 
-    def __init__(self, folder: Path, settings: Receive) -> None:
+    def __init__(self, folder: Path, settings: Receive, plain: bool = False) -> None:
         self.spool = Spool(folder / "spool")
         self.receptions: list[Reception] = []
         self.events: list[tuple[str, str, dict[str, Any]]] = []
-        self.listener = Listener(settings, self.spool, self.receptions.append, self._record)
+        self.listener = Listener(settings, self.spool, self.receptions.append, self._record, plain=plain)
 
     def _record(self, kind: str, subject: str, detail: dict[str, Any]) -> None:
         self.events.append((kind, subject, detail))
@@ -71,9 +71,9 @@ class Ear:
 
 
 @contextmanager
-def listening(folder: Path, **settings: Any) -> Iterator[Ear]:
+def listening(folder: Path, plain: bool = False, **settings: Any) -> Iterator[Ear]:
     """A listener on a free loopback port."""
-    ear = Ear(folder, Receive(**{"port": 0, **settings}))
+    ear = Ear(folder, Receive(**{"port": 0, **settings}), plain)
     ear.listener.start()
     try:
         yield ear

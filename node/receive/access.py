@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from node.settings import Entrance, Receive
@@ -18,6 +19,13 @@ SMALLEST_REQUEST = 68
 """Bytes of an A-ASSOCIATE-RQ behind its header, without any item."""
 LARGEST_REQUEST = 256 * 1024
 """128 contexts with every transfer syntax that there is need half of it."""
+_ITEMS = frozenset({0x10, 0x20, 0x50})
+"""Items of a request (PS3.8 9.3.2): application context, presentation context, user information."""
+_USER_INFORMATION = 0x50
+_USED_OF_IT = frozenset({0x51, 0x52, 0x54})
+"""Maximum length, implementation class, role selection: nothing else in the user information decides anything here."""
+_CALLED, _CALLING, _TITLE_BYTES, _ITEMS_BEGIN = 10, 26, 16, 74
+"""Where things are in a request, from its first byte."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,54 @@ class Asked:
 
 def asked(request: bytes) -> Asked:
     """Of a whole A-ASSOCIATE-RQ PDU (Table 9-11), the titles without what pads them; undecodable bytes as "?"."""
-    return Asked(_title(request[10:26]), _title(request[26:42]), int.from_bytes(request[6:8], "big"))
+    called, calling = (_title(request[begin : begin + _TITLE_BYTES]) for begin in (_CALLED, _CALLING))
+    return Asked(called, calling, int.from_bytes(request[6:8], "big"))
+
+
+def essence(request: bytes) -> bytes:
+    """A whole A-ASSOCIATE-RQ PDU with only what is looked at here; where its items do not fit, as it is.
+
+    Items of kinds that we do not know, and proposals that we never take up (user identity, extended negotiation,
+    asynchronous operations) or that only name the sender's software, must not cost a sender its association, however
+    they are spelled. The titles are those that the rules have judged (`asked`).
+    """
+    try:
+        items = b"".join(
+            _item(kind, b"".join(_item(*sub) for sub in _items(body) if sub[0] in _USED_OF_IT))
+            if kind == _USER_INFORMATION
+            else _item(kind, body)
+            for kind, body in _items(request[_ITEMS_BEGIN:])
+            if kind in _ITEMS
+        )
+    except ValueError:
+        return request
+    titles = asked(request)
+    fixed = request[PDU_HEADER_BYTES:_CALLED] + b"".join(
+        title.encode("ascii").ljust(_TITLE_BYTES) for title in (titles.called, titles.calling)
+    )
+    fixed += bytes(_ITEMS_BEGIN - PDU_HEADER_BYTES - len(fixed))  # reserved
+    return struct.pack(">BBI", ASSOCIATE_RQ, 0, len(fixed) + len(items)) + fixed + items
+
+
+def _items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of each item.
+
+    Raises
+    ------
+    ValueError
+        One of them reaches beyond the end.
+    """
+    position = 0
+    while position < len(encoded):
+        begin = position + 4
+        position = begin + int.from_bytes(encoded[position + 2 : begin], "big")
+        if position > len(encoded):
+            raise ValueError("an item that does not fit")
+        yield encoded[begin - 4], encoded[begin:position]
+
+
+def _item(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(body)) + body
 
 
 def judge(rules: Entrance, address: str, request: Asked) -> Rejection | None:
@@ -128,4 +183,5 @@ def _is_loopback(host: str) -> bool:
 
 
 def _title(field: bytes) -> str:
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in field).strip()
+    """Padded by spaces, or against the standard by zeros."""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in field.rstrip(b"\0")).strip()

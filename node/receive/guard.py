@@ -232,7 +232,7 @@ class GuardedRequestHandler(RequestHandler):
         )
         association.dul.socket.recv = reader
         association.dimse = GuardedMessages(association, refused)
-        pdu, event = association.dul._decode_pdu(bytearray(self._caller.request))
+        pdu, event = association.dul._decode_pdu(bytearray(access.essence(self._caller.request)))
         _check_request(pdu.to_primitive())
         association.dul._recv_pdu.put(pdu)  # as if it had just been read
         association.dul.event_queue.put(event)

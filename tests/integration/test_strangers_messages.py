@@ -128,6 +128,40 @@ def test_a_malformed_request_is_an_abort_or_an_answer_and_no_thread(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
+@pytest.mark.parametrize(
+    "request_pdu",
+    [
+        peer.request(extra=peer.item(0x5F, b"new")),
+        peer.pdu(1, peer.request()[6:] + peer.item(0x77, b"new")),
+        peer.request(extra=peer.item(0x58, b"\x09\0\0\1T\0\0")),
+        peer.request(extra=peer.item(0x55, "Größe eins, Version zwei".encode("latin-1"))),
+        peer.request(extra=peer.item(0x53, b"\0\0")),
+        peer.request(calling=b"SCANNER".ljust(16, b"\0")),
+        peer.request(called=b"SPINENODE".ljust(16, b"\0")),
+        peer.request(calling="MÜNCHEN".encode("latin-1")),
+    ],
+    ids=[
+        "user information of a kind that is unknown",
+        "an item of a kind that is unknown",
+        "a user identity of a kind that is unknown",
+        "a name of software that is too long and no ASCII",
+        "a window of operations without numbers",
+        "a calling title padded by zeros",
+        "a called title padded by zeros",
+        "a calling title of other characters",
+    ],
+)
+def test_what_decides_nothing_costs_no_association(tmp_path: Path, request_pdu: bytes, plain: bool) -> None:
+    with listening(tmp_path, plain=plain) as ear, Peer(ear.port) as sender:
+        assert sender.ask(request_pdu).kind == peer.ACCEPTED
+        sender.send(p_data(COMMAND, DATA))
+        assert sender.read().status == 0
+        assert sender.ask(peer.RELEASE).kind == peer.RELEASED
+        assert len(ear.receptions) == 1
+        assert ear.events == []
+
+
 def test_another_protocol_version_is_rejected_as_such(ear: Ear) -> None:
     with Peer(ear.port) as stranger:
         assert stranger.ask(peer.request(version=2)).rejection == (1, 2, 2)

@@ -21,6 +21,24 @@ def test_titles_are_read_without_padding_and_without_what_is_no_character() -> N
     assert (read.called, read.calling, read.version) == ("NODE", "A?[1m?", 1)
 
 
+def test_titles_that_are_padded_by_zeros_are_read_without_them() -> None:
+    read = access.asked(peer.request(called=b"NODE".ljust(16, b"\0"), calling=b"A\0B \0".ljust(16, b"\0")))
+    assert (read.called, read.calling) == ("NODE", "A?B")
+
+
+def test_of_a_request_only_what_is_looked_at_goes_on() -> None:
+    extra = b"".join(peer.item(kind, b"\xff") for kind in (0x53, 0x55, 0x56, 0x57, 0x58, 0x5F))
+    role = peer.item(0x54, b"\0\3" + b"1.2" + b"\0\1")
+    unknown = peer.pdu(1, peer.request(extra=extra + role)[6:] + peer.item(0x77, b"") * 2)
+    assert access.essence(unknown) == peer.request(extra=role)
+
+
+def test_a_request_whose_items_do_not_fit_stays_as_it_is() -> None:
+    for cut in (1, 3, 60):
+        request = peer.pdu(1, peer.request(calling=bytes(16))[6:-cut])
+        assert access.essence(request) == request
+
+
 @pytest.mark.parametrize(
     ("address", "called", "calling", "version", "expected"),
     [
