@@ -56,6 +56,8 @@ TRANSFER_SYNTAXES: tuple[uid.UID, ...] = (
 """Every transfer syntax that can be decoded here, in our order of preference: of those that a sender proposes for one
 context, the first of this list is accepted (PS3.8 9.3.3.2). Uncompressed before lossless before lossy."""
 
+_UNRECOGNISED_OPERATION = 0x0211
+"""Not one of the operations that were agreed upon (PS3.7 annex C)."""
 _MESSAGE_OVERHEAD = 16 * 2**20
 """Beside an instance of the largest size: the command set and the headers of its fragments."""
 _MOST_SYNTAXES_TOLD = 16
@@ -223,7 +225,10 @@ class Listener:
 
     def _bind(self, ae: AE, entrance: Entrance) -> _Open:
         context = listener_context(entrance.tls) if entrance.tls is not None else None
-        reports = [(evt.EVT_N_EVENT_REPORT, self._on_report)] if self._on_report is not None else []
+        reports = [
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_N_ACTION, self._on_commitment_asked),
+        ]
         server: GuardedServer = ae.make_server(
             (entrance.host, entrance.port),
             ae_title=entrance.ae_title,
@@ -233,7 +238,7 @@ class Listener:
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_ACCEPTED, self._on_accepted),
                 (evt.EVT_ABORTED, self._on_aborted),
-                *reports,
+                *(reports if self._on_report is not None else []),
             ],
         )
         server.network_timeout_s = self._settings.network_timeout_s
@@ -294,6 +299,14 @@ class Listener:
             received_at=datetime.now(UTC),
         )
         return self._begin(event.assoc, origin).finish([cast(BytesIO, request.DataSet).getbuffer()])
+
+    def _on_commitment_asked(self, event: evt.Event) -> tuple[int, None]:
+        """Whoever opens the context for our reports without role selection may take us for the SCP: we are none.
+
+        It is told so, and goes on storing.
+        """
+        self._notices.tell("commitment_asked", event.assoc.requestor.ae_title, _host(event))
+        return _UNRECOGNISED_OPERATION, None
 
     def _on_accepted(self, event: evt.Event) -> None:
         TALLY.count(ASSOCIATIONS, self._title(event.assoc.requestor.ae_title))

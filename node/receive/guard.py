@@ -26,7 +26,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_CANCEL_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA
 from pynetdicom.presentation import PresentationContext
@@ -53,6 +53,7 @@ SERVICES = {
     C_STORE: StorageServiceClass,
     C_ECHO: VerificationServiceClass,
     N_EVENT_REPORT: StorageCommitmentServiceClass,
+    N_ACTION: StorageCommitmentServiceClass,
 }
 """Requests that are answered, and the service of the presentation context in which they must come."""
 ENDED = ("Sta1", "Sta13")
@@ -207,7 +208,8 @@ class GuardedMessages(DIMSEServiceProvider):
         if wanted is None or not request.is_valid_request:
             raise BadPeerError("a message that is no complete request of a service that is offered")
         abstract = self.assoc._accepted_cx[context_id].abstract_syntax
-        if {wanted} != {uid_to_service_class(uid) for uid in (abstract, request.AffectedSOPClassUID)}:
+        named = request.RequestedSOPClassUID if isinstance(request, N_ACTION) else request.AffectedSOPClassUID
+        if {wanted} != {uid_to_service_class(uid) for uid in (abstract, named)}:
             raise BadPeerError("a service that its presentation context does not have")
         self.msg_queue.put((context_id, request))
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
 )
 
@@ -22,11 +25,12 @@ from node.deliver.reports import ReportDesk
 from node.ledger import Database
 from node.ledger.proofs import Next
 from node.receive.association import Listener
-from node.receive.spool import Spool
+from node.receive.spool import Reception, Spool
 from node.settings import Receive
 from tests.archive import NO_SUCH_OBJECT, Archive, commits, report_back
 from tests.conftest import wait_until
 from tests.desk import Desk
+from tests.dicom import write_series
 
 PATIENCE_S = (300.0, 3600.0)
 
@@ -279,6 +283,42 @@ def test_whoever_wants_a_commitment_from_the_node_is_refused(listener: Listener)
     association = ae.associate("127.0.0.1", listener.port, ae_title="SPINENODE", ext_neg=roles)
     assert not association.accepted_contexts
     association.abort()
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
+def test_whoever_wants_a_commitment_without_role_selection_is_told_so_and_goes_on_storing(
+    tmp_path: Path, plain: bool
+) -> None:
+    receptions: list[Reception] = []
+    events: list[str] = []
+    listener = Listener(
+        Receive(port=0, free_space_reserve_mb=0),
+        Spool(tmp_path / "spool"),
+        receptions.append,
+        lambda kind, *_: events.append(kind),
+        lambda _: (0, None),
+        plain=plain,
+    )
+    paths = write_series(tmp_path / "in", 2)
+    image = dcmread(paths[0])
+    wanted, item = Dataset(), Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    wanted.TransactionUID, wanted.ReferencedSOPSequence = generate_uid(), [item]
+    ae = AE(ae_title="ASKS")
+    ae.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
+    ae.add_requested_context(StorageCommitmentPushModel)
+    listener.start()
+    try:
+        association = ae.associate("127.0.0.1", listener.port, ae_title="SPINENODE")
+        assert association.send_c_store(paths[0]).Status == 0
+        status, _ = association.send_n_action(wanted, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        assert status.Status == 0x0211
+        assert association.send_c_store(paths[1]).Status == 0
+        association.release()
+    finally:
+        listener.stop()
+    assert len(receptions) == 2
+    assert events == ["commitment_asked"]
 
 
 def test_an_archive_without_storage_commitment_is_said_so_and_asked_again(desk: Desk, archive: Archive) -> None:
