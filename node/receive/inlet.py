@@ -38,9 +38,11 @@ class InterruptedInletError(Exception):
 class Wake:
     """Wakes a thread that waits for its connection: an eventfd that is polled together with the socket."""
 
+    descriptor = -1
+
     def __init__(self) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __call__(self) -> None:
         """Wake; of no effect once the waiting thread has ended."""
@@ -61,6 +63,10 @@ class Wake:
             descriptor, self.descriptor = self.descriptor, -1
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def __del__(self) -> None:
+        """Nobody ever waited: the thread that was to close it never ran."""
+        self.close()
 
 
 class Inlet:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 
 from node.receive.inlet import BUFFER_BYTES
 from node.receive.spool import BusyError, Spool
@@ -25,6 +27,7 @@ from tests.pdus import (
     LAST,
     RELEASE,
     RELEASE_RP,
+    associate_request,
     command_set,
     data_pdus,
     p_data,
@@ -283,6 +286,29 @@ def test_nothing_is_left_of_many_associations(ear: Ear) -> None:
         lambda: process.num_fds() <= before[0] and threading.active_count() <= before[1],
         what="descriptors and threads to be given back",
     )
+
+
+@pytest.mark.parametrize("thread", [Association, DULServiceProvider])
+def test_nothing_is_left_of_associations_for_which_there_is_no_thread(
+    make_ear: MakeEar, monkeypatch: pytest.MonkeyPatch, thread: type[threading.Thread]
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    process = psutil.Process()
+    with make_ear() as ear:
+        ear.serves()
+        wait_until(lambda: "Acceptor" not in str(threading.enumerate()), what="the association to end")
+        before = process.num_fds()
+        with monkeypatch.context() as without:
+            without.setattr(thread, "start", start)
+            for _ in range(10):
+                with ear.sender() as sender:
+                    sender.send(associate_request())
+                    assert sender.read()[0] == ABORT
+        wait_until(lambda: ear.listener.associations == 0, what="the associations to end")
+        wait_until(lambda: gc.collect() >= 0 and process.num_fds() <= before, what="descriptors to be given back")
+        ear.serves()
 
 
 def test_idle_associations_do_not_poll(make_ear: MakeEar) -> None:
