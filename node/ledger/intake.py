@@ -119,6 +119,35 @@ def registered(connection: Connection, spool_names: list[str]) -> dict[str, bool
     return {row["spool_name"]: row["erased"] for row in rows}
 
 
+def unread(connection: Connection) -> list[str]:
+    """Names of the files that could not be read when they were entered: their rows have neither study nor digest."""
+    rows = connection.execute(
+        "SELECT spool_name FROM instance WHERE study_uid = '' AND sha256 = '' AND erased_at IS NULL ORDER BY id"
+    )
+    return [row["spool_name"] for row in rows]
+
+
+def register_late(connection: Connection, row: InstanceRow) -> set[str]:
+    """Enter such a file anew, as what arrives late. Returns the studies that changed.
+
+    Where its object came again meanwhile, only its digest is noted: what came later counts.
+    """
+    newer = connection.execute(
+        "SELECT 1 FROM instance WHERE sop_instance_uid = %s AND sha256 <> '' AND received_at > %s LIMIT 1",
+        (row.sop_instance_uid, row.received_at),
+    ).fetchone()
+    unread_row = "spool_name = %s AND study_uid = '' AND sha256 = ''"
+    if newer is not None:
+        connection.execute(f"UPDATE instance SET sha256 = %s WHERE {unread_row}", (row.sha256, row.spool_name))
+        return set()
+    connection.execute(
+        f"UPDATE instance SET duplicate_of = NULL WHERE duplicate_of = (SELECT id FROM instance WHERE {unread_row})",
+        (row.spool_name,),
+    )
+    connection.execute(f"DELETE FROM instance WHERE {unread_row}", (row.spool_name,))
+    return register(connection, [row])
+
+
 def same_objects(connection: Connection, rows: list[InstanceRow]) -> list[dict[str, Any]]:
     """Id and name of the receptions that brought the same bytes under the same UID before, and are not erased."""
     return connection.execute(

@@ -8,6 +8,7 @@ pydicom.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -85,9 +86,9 @@ def _keys_by_pydicom(path: Path) -> dict[str, str]:
             raise ValueError("inflates too far")
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(KEYS))
         return {key: str(header.get(key, "") or "").strip() for key in KEYS}
-    except FileNotFoundError:
-        raise
     except Exception as error:  # pydicom raises nearly everything
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # as where a content misleads it
+            raise
         log.warning(
             "an instance is unreadable as DICOM",
             spool_name=f"{path.parent.name}/{path.name}",

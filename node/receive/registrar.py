@@ -27,6 +27,7 @@ from node.ledger.intake import InstanceRow
 from node.leftovers import delete_each
 from node.receive.backlog import Backlog
 from node.receive.content import Content, ContentReader
+from node.receive.intact import OF_THE_MACHINE
 from node.receive.spool import BusyError, Reception, Spool
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ LONGEST_UID = 64
 ADOPT_PERIOD_S = 20.0
 ORPHANED_AFTER_S = 20.0
 """A file that nobody has registered for so long was left by a listener that died, perhaps on another machine."""
+UNREAD_PERIOD_S = 300.0
+"""How often files that could not be read, and were entered without a study, are tried again."""
 _BEFORE = datetime.min.replace(tzinfo=UTC)
 
 Wake = Callable[[psycopg.Connection[Any], str], None]
@@ -63,6 +66,7 @@ class Registrar:
         self._look_at = 0.0
         self._backlog = Backlog(spool)
         self._adopt_at = time.monotonic() + ADOPT_PERIOD_S
+        self._unread_at = time.monotonic()
         self._read_failures: Counter[str] = Counter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
@@ -219,9 +223,12 @@ class Registrar:
             log.error("an instance has no row", spool_name=item.spool_name, reason=type(error).__name__)
 
     def _read_failed(self, spool_name: str, error: OSError) -> bool:
-        """Count; whether the file has failed often enough to be given up (until then it is looked at again)."""
+        """Count; whether the file has failed often enough to be given up (until then it is looked at again).
+
+        What the machine lacks (descriptors, memory) is no fault of the file, and is waited for.
+        """
         log.warning("a file of the spool cannot be read", spool_name=spool_name, reason=error.strerror)
-        self._read_failures[spool_name] += 1
+        self._read_failures[spool_name] += error.errno not in OF_THE_MACHINE
         if self._read_failures[spool_name] >= READ_TRIES:
             return True
         self._again(spool_name)
@@ -250,6 +257,31 @@ class Registrar:
         with self._database.transaction() as connection:
             names = self._backlog.names(connection, ORPHANED_AFTER_S)
         self._enter_files(names)
+        if time.monotonic() >= self._unread_at:
+            self._unread_at = time.monotonic() + UNREAD_PERIOD_S
+            self._read_again()
+
+    def _read_again(self) -> None:
+        """Enter what could not be read and can be now, as what arrives late: it was acknowledged."""
+        with self._database.transaction() as connection:
+            names = intake.unread(connection)
+        for name in names:
+            try:
+                reception = self._spool.read_reception(name)
+                if reception is None:  # torn or altered: its row says that it is there
+                    continue
+                row = self._row(reception)
+                with self._database.transaction() as connection:
+                    self._let_go_of_lost(connection, [row])
+                    for study_uid in intake.register_late(connection, row):
+                        self._wake_study(connection, study_uid)
+            except Exception as error:
+                if _is_trouble(error):
+                    raise
+                log.warning("a file of the spool still cannot be entered", spool_name=name, reason=type(error).__name__)
+            else:
+                self._read_failures.pop(name, None)
+                log.info("a file of the spool was entered late", spool_name=name)
 
     def _enter_files(self, names: list[str]) -> None:
         """Enter these files in the order in which they arrived: their names have none, and a correction comes last."""

@@ -283,20 +283,110 @@ def test_arrivals_are_entered_together_and_what_is_more_than_a_batch_at_once(
     assert len(naps) == 2
 
 
-def test_a_file_that_the_disk_cannot_read_blocks_nothing_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE_S", 0.05)
-    bad, good = desk.store(), desk.store()
+def failing_reads(monkeypatch: pytest.MonkeyPatch, number: int, *paths: Path) -> dict[Path, int]:
+    """Have the opening of these files fail with an error; returns how often each has, and once cleared it succeeds."""
     opened: Callable[..., Any] = Path.open
+    failures = dict.fromkeys(paths, 0)
 
     def failing(path: Path, *arguments: Any, **named: Any) -> Any:
-        if path == desk.spool.path(bad.spool_name):
-            raise OSError(5, os.strerror(5))
+        if path in failures:
+            failures[path] += 1
+            raise OSError(number, os.strerror(number))
         return opened(path, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", failing)
+    return failures
+
+
+def test_a_file_that_the_disk_cannot_read_blocks_nothing_for_ever(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.05)
+    bad, good = desk.store(), desk.store()
+    failing_reads(monkeypatch, errno.EIO, desk.spool.path(bad.spool_name))
     desk.registrar.start()
     desk.registrar.arrived(bad)
     wait_until(lambda: desk.rows() == {bad.spool_name: "", good.spool_name: STUDY}, what="a row for each")
     desk.registrar.stop()
     assert [kind for kind, _ in desk.events()] == ["unregistrable"]
     assert desk.spool.path(bad.spool_name).is_file()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_file_that_can_be_read_again_comes_into_its_study_late(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    """It was acknowledged: a network volume that was away for a few seconds must not cost an image."""
+    for period in ("PAUSE_S", "ADOPT_PERIOD_S", "UNREAD_PERIOD_S"):
+        monkeypatch.setattr(module, period, 0.05)
+    desk.registrar._adopt_at = time.monotonic()
+    bad = [desk.store(), desk.store()]
+    failures = failing_reads(monkeypatch, errno.ESTALE, *(desk.spool.path(one.spool_name) for one in bad))
+    for one in bad if announced else ():
+        desk.registrar.arrived(one)
+    desk.registrar.start()
+    wait_until(lambda: desk.rows() == dict.fromkeys((one.spool_name for one in bad), ""), what="rows without a study")
+    good = desk.store()
+    desk.registrar.arrived(good._replace(sop_instance_uid="1.2.9"))
+    wait_until(lambda: desk.rows().get(good.spool_name) == STUDY, what="another image of the study")
+    assert desk.woken == [STUDY]
+    failures.clear()
+    everything = dict.fromkeys((one.spool_name for one in (*bad, good)), STUDY)
+    wait_until(lambda: desk.rows() == everything, what="all images in the study")
+    desk.registrar.stop()
+    assert desk.woken == [STUDY] * 2, "the second of two equal ones is no news"
+    with desk.database.transaction() as connection:
+        late = connection.execute("SELECT spool_name, sha256 <> '' AS read FROM instance ORDER BY id").fetchall()
+    assert late[0]["spool_name"] == good.spool_name, "an evaluation that has seen it has not seen the others"
+    assert all(row["read"] for row in late)
+
+
+def test_what_can_be_read_late_does_not_take_the_place_of_what_came_after_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_TRIES", 1)
+    old = desk.store(at=datetime(2026, 3, 4, 5, tzinfo=UTC))
+    failures = failing_reads(monkeypatch, errno.EIO, desk.spool.path(old.spool_name))
+    desk.registrar.enter_spool()
+    corrected = desk.store(desk.encoded() + bytes(2))
+    desk.registrar.enter_spool()
+    failures.clear()
+    desk.registrar._read_again()
+    assert desk.rows() == {old.spool_name: "", corrected.spool_name: STUDY}
+    with desk.database.transaction() as connection:
+        assert intake.unread(connection) == [], "it is not looked at for ever"
+
+
+def test_a_listener_without_descriptors_enters_its_images_when_it_has_some(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    one = desk.store()
+    path = desk.spool.path(one.spool_name)
+    failures = failing_reads(monkeypatch, errno.EMFILE, path)
+    desk.registrar.start()
+    desk.registrar.arrived(one)
+    wait_until(lambda: failures[path] > 10 * module.READ_TRIES, what="many looks")
+    assert desk.rows() == {}
+    failures.clear()
+    wait_until(lambda: desk.rows() == {one.spool_name: STUDY}, what="the image in its study")
+    desk.registrar.stop()
+    assert desk.events() == []
+
+
+def test_a_header_that_could_not_be_read_for_want_of_the_disk_is_read_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    deflated_slice = desk.store(zlib.compress(desk.encoded(), wbits=-15), DeflatedExplicitVRLittleEndian)
+    errors = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), OSError(errno.EIO, os.strerror(errno.EIO))]
+    read: Callable[..., Any] = content.dcmread
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(content, "dcmread", failing)
+    desk.registrar.start()
+    wait_until(lambda: desk.rows() == {deflated_slice.spool_name: STUDY}, what="the image in its study")
+    desk.registrar.stop()
+    assert desk.events() == []
