@@ -111,6 +111,10 @@ class WaitingProvider(DULServiceProvider):
             self._refused(kind, str(error))
             self._lingers = True
             self.event_queue.put("Evt19")  # invalid PDU: A-ABORT (PS3.8 9.2.3)
+        except Exception as error:  # of ours: pynetdicom sends an A-ABORT then, and tells nobody
+            log.error("an association failed", reason=type(error).__name__)
+            self._refused("peer_refused", f"an internal error ({type(error).__name__})")
+            raise
         return False
 
     def _receive(self) -> bool:

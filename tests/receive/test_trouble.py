@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 
 from node.receive.inlet import BUFFER_BYTES
-from node.receive.spool import BusyError, Spool
+from node.receive.spool import BusyError, Origin, Spool
 from tests.conftest import wait_until
 from tests.pdus import (
     A_ABORT,
@@ -286,6 +286,21 @@ def test_nothing_is_left_of_many_associations(ear: Ear) -> None:
         lambda: process.num_fds() <= before[0] and threading.active_count() <= before[1],
         what="descriptors and threads to be given back",
     )
+
+
+def test_a_failure_of_our_own_outside_of_an_instance_is_told(fast: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_origin: Origin) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as failure, fast.sender() as sender:
+        failure.setattr(fast.spool, "receive", failing)
+        sender.associate()
+        sender.send(store("1.2.3", b"ab"))
+        assert sender.read()[0] == ABORT
+        assert sender.read()[0] == 0
+    fast.wait_for("peer_refused")
+    assert [detail["why"] for _, _, detail in fast.events] == ["an internal error (MemoryError)"]
+    fast.serves()
 
 
 @pytest.mark.parametrize("thread", [Association, DULServiceProvider])
