@@ -263,8 +263,8 @@ def unet_task() -> BodyTask:
 
 
 def mdr2unet_task() -> BodyTask:
-    """The method's network."""
-    return BodyTask("film_mdr2unet", MDR2UNet)
+    """The method's network, at widths of 8 to 128 channels."""
+    return BodyTask("film_mdr2unet", lambda: MDR2UNet(8))
 
 
 def r2unet_task() -> BodyTask:
