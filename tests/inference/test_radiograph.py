@@ -292,6 +292,8 @@ def test_the_second_network_says_which_bodies_are_sure(film: ToyFilm) -> None:
     alone = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), first, chosen(), 70).findings.vertebrae
     told = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
     assert all(Quality.LOW_CONFIDENCE in v.quality and v.grade is None for v in alone)
+    reasons = {Quality.G_ONLY, Quality.MILD_NOT_REPORTED}
+    assert all(reasons.isdisjoint(v.quality) for v in alone), "there is no grade that would rest on anything"
     doubted = [Quality.LOW_CONFIDENCE in v.quality for v in told.findings.vertebrae]
     assert doubted == [False, False, False, True, True]
     assert [v.grade is None for v in told.findings.vertebrae] == doubted
