@@ -248,7 +248,7 @@ class VertebraFinding:
     compression_ratio_percent, compared_with
         Of a radiograph: 1 - anterior height / mean anterior height of both neighbours, in per cent; negative where the
         vertebra is the taller one, ``None`` without two neighbours. And the ordinals of the two: where a neighbour is
-        deformed itself the next healthy vertebra takes its place.
+        deformed itself the next healthy vertebra takes its place, and the mean is weighted by distance.
     without_side
         Of a radiograph with ``FRONT_UNSURE``: it takes the place of heights, losses and the outer four points, since
         nobody knows which of them are anterior. ``height_ratio`` and ``grade`` need no side and are told.

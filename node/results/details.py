@@ -160,7 +160,7 @@ def _numbers(
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     if (compared := film_notes.compared_text(vertebra, findings)) is not None:
         why = f"a neighbour is {film_notes.PASSED_OVER}"
-        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: {why}"))
+        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: {why}; {film_notes.WEIGHTED}"))
     for flag in vertebra.quality:
         items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
     return group
@@ -323,6 +323,8 @@ def _verdict(findings: Findings, *, is_fluoroscopic: bool) -> list[ContentItem]:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
     items.append(text(codes.LIMITS, LIMITS_SENTENCE))
+    if findings.pixel_size is not None:
+        items.append(text(codes.LIMITS, film_notes.LIMITS))
     items.append(text(codes.USE, RESEARCH))
     return items
 

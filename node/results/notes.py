@@ -50,7 +50,7 @@ def notes(findings: Findings, pictures: Shown, caption: Caption, columns: Sequen
         _density(findings, listed={DENSITY, UNSAFE_DENSITY}.isdisjoint(columns)),
         _answer(findings),
         _doubts(findings),
-        wording.LIMITS_SENTENCE,
+        wording.LIMITS_SENTENCE + (f" {film_notes.LIMITS}" if findings.pixel_size is not None else ""),
         f"Source: {caption.source.rstrip('.')}. {caption.software}, {caption.date}.",
     ):
         if paragraph:

@@ -355,6 +355,16 @@ def test_details_hold_the_outline_the_lines_and_where_millimetres_come_from(wedg
     assert texts["Source series"] == "series 1, image 1, LWS seitl."
 
 
+def test_the_error_of_the_calibration_is_said_not_to_be_in_that_of_heights(wedged: FilmCase) -> None:
+    """A stated magnification may be a tenth off: the +/- of heights knows nothing of it."""
+    stated = tuple(replace(v, height_uncertainty_mm=0.8) for v in wedged.findings.vertebrae)
+    findings = replace(wedged.findings, vertebrae=stated)
+    lines = lay_out(as_answered(findings), shown_of(wedged), CAPTION).notes
+    said = " ".join(line[0] for line in lines)
+    assert "+/- 0.8 mm, one SD" in said
+    assert "0.250 x 0.250 mm a pixel, whose error is not in the +/- of heights." in said
+
+
 # segmentation
 
 
@@ -576,6 +586,27 @@ def test_the_document_of_a_calibrated_film(wedged: FilmCase) -> None:
 # words
 
 
+@pytest.mark.parametrize("side_known", [True, False])
+def test_every_result_says_what_is_not_recognised_on_a_film(
+    side_known: bool, monkeypatch: pytest.MonkeyPatch, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    """On CT a vertebra with cement or metal has no grade: whoever knows that must not expect it of a film."""
+    case = film_case({2: 0.55})
+    case = case if side_known else without_side(case)
+    limit = "Cement, metal and fusion are not recognised on radiographs: such vertebrae are graded like others."
+    assert limit in said_on(case, monkeypatch)
+    results = encoded(case)
+    for kind in ("report", "details"):
+        told = " ".join(str(item.TextValue) for item in items(results[kind].dataset, "TEXT"))
+        assert limit in told.replace("\r\n", " "), kind
+        assert validation_errors(results[kind]) == []
+
+
+def test_a_refusal_says_nothing_of_what_is_graded(wedged: FilmCase) -> None:
+    results = {r.kind: r for r in encode_film(wedged.source, refusal(), film_context())}
+    assert "Cement" not in " ".join(str(item.TextValue) for item in items(results["report"].dataset, "TEXT"))
+
+
 def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
     assert compression(replace(wedged.findings, vertebrae=())) == ""
     alone = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[:1])
@@ -598,7 +629,7 @@ def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: Film
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(wedged.findings.vertebrae[0], unsure, third))
     said = compression(findings)
-    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4." in said
+    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4; " in said
     assert "None of an unsure vertebra: V2. None without a sure, undeformed one near by on both sides: V1." in said
     assert "healthy" not in said
 
@@ -606,10 +637,13 @@ def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: Film
 def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callable[[Result], str]) -> None:
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(*wedged.findings.vertebrae[:2], third))
-    assert "passed over: V3 with V1 and V4." in compression(findings)
+    weighted = "the mean is then weighted by distance, the nearer one counts more"
+    assert f"passed over: V3 with V1 and V4; {weighted}." in compression(findings)
     details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
     shown = dumped(details)
-    assert "compression ratio against V1 and V4: a neighbour is deformed, unsure, not measured or not seen" in shown
+    why = "a neighbour is deformed, unsure, not measured or not seen"
+    assert f"compression ratio against V1 and V4: {why}; {weighted}" in shown
+    assert weighted not in compression(wedged.findings), "both are neighbours"
     assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [
         1,
         4,
