@@ -15,12 +15,22 @@ from pydicom.dataset import Dataset
 from results_synthetic import context
 
 from inference.film_points import PointSettings
-from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding, WithoutSide
+from inference.findings import (
+    KEYPOINTS,
+    Grade,
+    Heights,
+    Level,
+    Numbering,
+    PixelSize,
+    Quality,
+    VertebraFinding,
+    WithoutSide,
+)
 from inference.refusal import Refusal, RefusalCode
 from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
 from node.results.anatomy import NAMES, View
 from node.results.capture import picture
-from node.results.drawing import FRAME, GRADE_COLOURS
+from node.results.drawing import ANCHOR_COLOUR, FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
 from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
 from node.results.film_picture import FilmPicture, film_picture, marks
@@ -408,6 +418,42 @@ def test_lines_and_points_of_the_capture_lie_on_the_anatomy(case: FilmCase) -> N
             for x, y in (upper, lower):
                 at = page[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3]
                 assert (at.min(axis=-1) > 200).any(), f"a point of {vertebra.name}"
+
+
+@pytest.mark.parametrize("aspect", [1.0, 1.5])
+def test_the_capture_shows_what_levels_were_counted_from(
+    aspect: float, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    """A name is as good as its anchor: whoever reads it sees what was taken for S1, and nothing where it has none."""
+    case = film_case({2: 0.55}, first_level=Level.L1, calibrated=False, aspect=aspect)
+    square = np.array([[240.0, 630], [330, 630], [330, 690], [240, 690], [240, 630]]) / [1.0, aspect]
+    named = replace(case.findings, numbering=Numbering("sacrum", 0.86))
+    counted = replace(case, answer=replace(case.answer, findings=named, sacrum_px=square))
+
+    def violet(case: FilmCase) -> tuple[NDArray[np.bool_], View, str]:
+        (capture,) = (r for r in encode_film(case.source, case.answer, film_context()) if r.kind == "capture")
+        assert validation_errors(capture) == []
+        findings = as_answered(case.findings)
+        shown = film_picture(case.film, findings, case.answer.labels, case.answer.sacrum_px)
+        layout = lay_out(findings, shown, CAPTION)
+        far = np.abs(capture.dataset.pixel_array.astype(int) - ANCHOR_COLOUR).sum(axis=-1)
+        return far < 90, layout.view, " ".join(line[0] for line in layout.notes)
+
+    drawn, view, said = violet(counted)
+    rows, columns = np.nonzero(drawn)
+    places = np.stack([columns, rows], axis=1) - (view.left, view.top)
+    on_film = places / view.scale + view.first
+    stretched = square * [1.0, aspect]
+    assert np.allclose(on_film.min(axis=0), stretched.min(axis=0), atol=3)
+    assert np.allclose(on_film.max(axis=0), stretched.max(axis=0), atol=3)
+    assert 0.3 < len(set(columns.tolist())) / np.ptp(columns) <= 1.02, "dashes"
+    assert "Violet dashes: what was taken for S1, from which L1 to L5 are counted." in said
+    for without in (
+        replace(counted, answer=replace(counted.answer, findings=replace(named, numbering=None))),
+        replace(counted, answer=replace(counted.answer, sacrum_px=None)),
+    ):
+        drawn, _, said = violet(without)
+        assert not drawn.any() and "S1" not in said
 
 
 def shown_of(case: FilmCase) -> FilmPicture:
