@@ -176,6 +176,9 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     if vertebra.mask_heights_mm is not None:
         heights = vertebra.mask_heights_mm.as_tuple()
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.MASK_HEIGHTS, heights, strict=True)]
+    if vertebra.mask_relative_heights is not None:
+        beside = zip(codes.MASK_RELATIVE_HEIGHTS, vertebra.mask_relative_heights.as_tuple()[:2], strict=True)
+        rows += [(c, v, codes.RATIO, RATIO_DIGITS) for c, v in beside]
     if vertebra.abnormality_score is not None:
         score = loss_cut(vertebra.abnormality_score, SCORE_DIGITS)
         rows.append((codes.ABNORMALITY_SCORE, score, codes.NO_UNITS, SCORE_DIGITS))

@@ -195,6 +195,7 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
         vertebra = replace(
             vertebra,
             mask_heights_mm=None,
+            mask_relative_heights=None,
             abnormality_score=None,
             vertebra_volume_ml=None,
             body_volume_ml=None,

@@ -365,6 +365,29 @@ def test_details_hold_the_outline_the_lines_and_where_millimetres_come_from(wedg
     assert texts["Source series"] == "series 1, image 1, LWS seitl."
 
 
+def test_details_and_document_have_both_ways_of_measuring_without_millimetres(
+    unsized: FilmCase, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    by_mask = Heights(0.8125, 0.75, 1.0)
+    second = replace(unsized.findings.vertebrae[1], mask_relative_heights=by_mask, quality=(Quality.MASK_DISAGREES,))
+    vertebrae = (unsized.findings.vertebrae[0], second, *unsized.findings.vertebrae[2:])
+    findings = replace(unsized.findings, vertebrae=vertebrae)
+    result = encoded(replace(unsized, answer=replace(unsized.answer, findings=findings)))["details"]
+    assert validation_errors(result) == []
+    told = {
+        name(i): float(i.MeasuredValueSequence[0].NumericValue)
+        for i in items(result.dataset, "NUM")
+        if "mask" in name(i)
+    }
+    assert told == {
+        "Anterior height of the body mask over its posterior height": 0.8125,
+        "Middle height of the body mask over its posterior height": 0.75,
+    }
+    made = findings_document([unsized.source], findings, film_context(), sent=True)
+    assert list(made["vertebrae"][1]["mask_relative_heights"].values()) == [0.8125, 0.75, 1.0]
+    assert made["vertebrae"][0]["mask_relative_heights"] is None
+
+
 def test_the_error_of_the_calibration_is_said_not_to_be_in_that_of_heights(wedged: FilmCase) -> None:
     """A stated magnification may be a tenth off: the +/- of heights knows nothing of it."""
     stated = tuple(replace(v, height_uncertainty_mm=0.8) for v in wedged.findings.vertebrae)
