@@ -34,6 +34,7 @@ from node.results.drawing import ANCHOR_COLOUR, FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
 from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
 from node.results.film_picture import FilmPicture, film_picture, marks
+from node.results.identity import SERIES_OFFSETS, Identity
 from node.results.notes import CUT, Caption
 from node.results.picture import draw_picture, lay_out
 from node.results.wording import as_answered, measured, quality_sentence
@@ -192,6 +193,25 @@ def test_descriptions_and_numbers_tell_a_film_from_a_ct(wedged: FilmCase) -> Non
     for result in results.values():
         assert result.dataset.StudyInstanceUID == wedged.source.StudyInstanceUID
         assert result.dataset.PatientID == "P1"
+
+
+def test_no_flag_says_of_how_many_vertebrae_before_anything_is_opened() -> None:
+    """Where eight of nine are not seen surely enough "no flag" speaks of one."""
+    case = film_case(count=5, unmeasured=(5,))
+    unsure = tuple(
+        replace(v, grade=None, rule=None, quality=(*v.quality, Quality.LOW_CONFIDENCE)) if v.ordinal in (2, 3) else v
+        for v in case.findings.vertebrae
+    )
+    case = replace(case, answer=replace(case.answer, findings=replace(case.findings, vertebrae=unsure)))
+    results = encoded(case, with_segmentation=True)
+    assert {kind: r.dataset.SeriesDescription for kind, r in results.items()} == {
+        "capture": "AI spine: no flag film 2/5 graded (research)",
+        "report": "AI spine: no flag film 2/5 graded report (research)",
+        "details": "AI spine: no flag film details (research)",
+        "film_segmentation": "AI spine: no flag film segmentation (research)",
+    }
+    longest = Identity("", "", 999, 9010, "no flag", True, "99/99 graded")
+    assert all(len(longest.series_description(kind)) <= 64 for kind in SERIES_OFFSETS)
 
 
 # the report
