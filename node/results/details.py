@@ -253,7 +253,7 @@ def _evaluations(vertebra: VertebraFinding) -> list[hd.sr.QualitativeEvaluation]
     evaluations = []
     if vertebra.grade is not None:
         evaluations.append(hd.sr.QualitativeEvaluation(codes.SEVERITY, codes.SEVERITIES[vertebra.grade]))
-    if vertebra.height_ratio is not None:
+    if vertebra.height_ratio is not None and vertebra.grade is not None:  # beside a grade, never instead of one
         category = codes.ratio_category(vertebra.height_ratio)
         evaluations.append(hd.sr.QualitativeEvaluation(codes.RATIO_CATEGORY, category))
     return evaluations
