@@ -17,6 +17,7 @@ from inference.film_contour import SixPoints
 from inference.film_grid import FilmGrid
 from inference.film_names import FilmNames
 from inference.film_preparation import PreparedFilm
+from inference.film_ratios import relative_heights
 from inference.findings import KEYPOINTS, Heights, Quality, WithoutSide
 from inference.findings import VertebraFinding as Vertebra
 from inference.grading import height_uncertainty_mm
@@ -69,13 +70,14 @@ def vertebra(
         (Quality.DOUBLE_CONTOUR, has_double_contour(film, grid, measured.six)),
         (Quality.FRONT_UNSURE, front_unsure),
     )
-    beside = measured.outlined.heights if measured.outlined is not None and calibrated else None
+    beside = Heights(*(float(h) for h in measured.outlined.heights)) if measured.outlined is not None else None
     return replace(
         found,
         keypoints_px={name: (float(x), float(y)) for name, (x, y) in zip(KEYPOINTS, points, strict=True)},
         heights_mm=Heights(*(float(h) * grid.step for h in measured.six.heights)) if calibrated else None,
         height_uncertainty_mm=_uncertainty_mm(measured, grid.step) if calibrated else None,
-        mask_heights_mm=Heights(*(float(h) * grid.step for h in beside)) if beside is not None else None,
+        mask_heights_mm=Heights(*(h * grid.step for h in beside.as_tuple())) if beside and calibrated else None,
+        mask_relative_heights=relative_heights(beside) if beside else None,
         quality=tuple(flag for flag, so in flags if so),
     )
 
@@ -100,6 +102,7 @@ def untold(vertebra: Vertebra) -> Vertebra:
         heights_mm=None,
         height_uncertainty_mm=None,
         mask_heights_mm=None,
+        mask_relative_heights=None,
         quality=(*vertebra.quality, Quality.HEIGHTS_NOT_TOLD),
     )
 
@@ -119,6 +122,7 @@ def without_side(vertebra: Vertebra) -> Vertebra:
         ),
         heights_mm=None,
         mask_heights_mm=None,
+        mask_relative_heights=None,
         relative_heights=None,
         height_loss=None,
         compression_ratio_percent=None,

@@ -248,12 +248,13 @@ class VertebraFinding:
     compression_ratio_percent, compared_with
         Of a radiograph: 1 - anterior height / mean anterior height of both neighbours, in per cent; negative where the
         vertebra is the taller one, ``None`` without two neighbours. And the ordinals of the two: where a neighbour is
-        deformed itself the next healthy vertebra takes its place.
+        deformed itself the next healthy vertebra takes its place, and the mean is weighted by distance.
     without_side
         Of a radiograph with ``FRONT_UNSURE``: it takes the place of heights, losses and the outer four points, since
         nobody knows which of them are anterior. ``height_ratio`` and ``grade`` need no side and are told.
-    mask_heights_mm
-        Heights of the body's mask: a second opinion beside the six points, never graded.
+    mask_heights_mm, mask_relative_heights
+        Heights of the body's mask: a second opinion beside the six points, never graded. Of a radiograph over the
+        mask's own posterior height as well, since most have no millimetres.
     abnormality_score
         0 (the shape that the neighbours predict) to 100 (Botros et al. 2022); ``None`` where it may not be said.
     vertebra_volume_ml, body_volume_ml
@@ -282,6 +283,7 @@ class VertebraFinding:
     compared_with: tuple[int, int] | None = None
     without_side: WithoutSide | None = None
     mask_heights_mm: Heights | None = None
+    mask_relative_heights: Heights | None = None
     abnormality_score: float | None = None
     vertebra_volume_ml: float | None = None
     body_volume_ml: float | None = None

@@ -44,7 +44,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.4.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.4.1"
 ADULT_YEARS = 18.0
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
@@ -380,7 +380,7 @@ class _Run:
         positions = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
         coarsest = max((s for s, h in zip(spacing, heights, strict=True) if h is not None), default=0.0)
         said, compressed = graded(vertebrae, heights, places, positions.tolist(), coarsest, self.settings.rule)
-        return screening.safely_graded(said, UNGRADED), compressed
+        return tuple(_without_reasons(v) for v in screening.safely_graded(said, UNGRADED)), compressed
 
     def _spacing_mm(self, seen: FilmSight, measured: list[MeasuredBody]) -> list[float]:
         """Spacing of the grid on which each body was measured; by the size of bodies where mm are not known."""
@@ -422,6 +422,14 @@ class _Run:
             pixel_size=PixelSize(self.film.spacing_mm, self.film.spacing_source),
             timings_s=dict(self.step.timings_s),
         )
+
+
+def _without_reasons(vertebra: Vertebra) -> Vertebra:
+    """An unsure body without the flags that say what its grade rests on, since it has none."""
+    if UNGRADED.isdisjoint(vertebra.quality):
+        return vertebra
+    of_grade = (Quality.G_ONLY, Quality.MILD_NOT_REPORTED)
+    return replace(vertebra, quality=tuple(flag for flag in vertebra.quality if flag not in of_grade))
 
 
 def _missing(names: FilmNames, places: Sequence[int]) -> list[int]:

@@ -129,7 +129,7 @@ def film_pipeline(settings: Settings) -> FilmPipeline | None:
 
     def evaluated(film: Radiograph, age_years: float | None, progress: Callable[[str], None] | None) -> FilmAnswer:
         said = radiograph.evaluate(film, models, chosen, age_years, progress)
-        return FilmAnswer(said.findings, film, said.labels)
+        return FilmAnswer(said.findings, film, said.labels, said.sacrum_px)
 
     return FilmPipeline(radiograph.PIPELINE_VERSION, models, evaluated, tuple(_flat(asdict(chosen))))
 
@@ -332,7 +332,7 @@ def _film_answer(
             _not_evaluable(_failed("inference", error), films.models, RADIOGRAPH, films.version, settings)
         )
     findings = replace(_with_quality(said.findings, series.quality), pixel_size=series.pixel_size)
-    return FilmAnswer(findings, series.film, said.labels)
+    return FilmAnswer(findings, series.film, said.labels, said.sacrum_px)
 
 
 def _with_quality(findings: Findings, quality: Iterable[Quality]) -> Findings:

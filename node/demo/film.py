@@ -60,14 +60,14 @@ def phantom_film(folder: Path) -> tuple[list[TrueBody], Path]:
 
 
 def true_compression_percent(bodies: Sequence[TrueBody], n: int) -> float | None:
-    """Anterior height lost against the mean of the next undeformed ones above and below; none at the ends."""
-    above, below = (
-        next((b.heights_mm[0] for b in side if b.deformity == "none"), None)
-        for side in (bodies[n - 1 :: -1] if n else (), bodies[n + 1 :])
-    )
+    """Anterior height lost against the mean of the next undeformed ones above and below, weighted by how many vertebrae
+    away they are, as `inference.film_ratios` does; none at the ends."""
+    whole = [k for k, body in enumerate(bodies) if body.deformity == "none"]
+    above, below = max((k for k in whole if k < n), default=None), min((k for k in whole if k > n), default=None)
     if above is None or below is None:
         return None
-    return 100 * (1 - bodies[n].heights_mm[0] / (0.5 * (above + below)))
+    upper, lower = bodies[above].heights_mm[0], bodies[below].heights_mm[0]
+    return 100 * (1 - bodies[n].heights_mm[0] / (upper + (lower - upper) * (n - above) / (below - above)))
 
 
 def print_film(answer: ReadFilm, truth: Sequence[TrueBody], console: Console) -> None:

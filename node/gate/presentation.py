@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from node.gate.values import first_number, integer, item, items, numbers, text
+from node.gate.values import first_number, integer, item, items, number, numbers, text, texts
 
 Floats = NDArray[np.float32]
 CHUNK = 1 << 20
@@ -28,6 +28,17 @@ TABLE_BITS = (1, 16)
 
 RANGE = (0.5, 99.5)
 """Percentiles of the values between which an image without a usable window is shown."""
+SHUTTER_EDGES = (
+    "ShutterLeftVerticalEdge",
+    "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge",
+)
+SHUTTER = ("ShutterShape", *SHUTTER_EDGES, "CenterOfCircularShutter", "RadiusOfCircularShutter")
+FARTHEST = 1e6
+"""Pixels: a shutter's circle farther away, or larger, is taken for this."""
+LEAST_OPEN = 0.15
+"""A display shutter that leaves a smaller share of the image is not believed."""
 EVEN = 0.02
 """An image whose values, but for 1 % at each end, lie closer together shows nothing."""
 
@@ -49,7 +60,7 @@ class _Values:
 
 
 def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bool = False) -> Floats:
-    """The image (rows, columns) as it is shown, 0 to 1; pixels that are padding are 0.
+    """The image (rows, columns) as it is shown, 0 to 1; pixels that are padding, or behind a display shutter, are 0.
 
     An image for processing has no presentation: it is the detector's signal, made logarithmic where it is linear and
     turned so that less radiation is brighter, as far as its header tells.
@@ -68,6 +79,10 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
         image[rows] = shown[stored[rows].astype(np.int32) - first]
     if outside is not None:
         image[outside] = 0
+    opened = shutter(stored.shape, dataset)
+    if opened is not None:
+        for row, begin, end in zip(image, *opened, strict=True):
+            row[:begin] = row[end:] = 0
     return image
 
 
@@ -120,6 +135,32 @@ def padding(stored: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] 
         reached |= np.logical_and.accumulate(mask, axis=axis)
         reached |= np.flip(np.logical_and.accumulate(np.flip(mask, axis), axis=axis), axis)
     return reached
+
+
+def shutter(shape: tuple[int, ...], dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """First column of each row, and the one after the last, within the display shutter (C.7.6.11); ``None``: all is.
+
+    Viewers hide what lies beyond it: scatter, lead and letters. Its edges count rows and columns from 1. A polygon is
+    not read, nor what is malformed or would hide nearly everything.
+    """
+    shapes = {value.upper() for value in texts(dataset, "ShutterShape")}
+    rows = np.arange(1.0, shape[0] + 1)
+    begin, end = np.zeros(len(rows)), np.full(len(rows), float(shape[1]))
+    edges = [number(dataset, keyword) for keyword in SHUTTER_EDGES]
+    if "RECTANGULAR" in shapes and None not in edges:
+        left, right, upper, lower = np.array(edges, np.float64)
+        begin = np.maximum(begin, left - 1)
+        end = np.where((rows >= upper) & (rows <= lower), np.minimum(end, right), 0.0)
+    circle = (*(numbers(dataset, "CenterOfCircularShutter", 2) or ()), number(dataset, "RadiusOfCircularShutter"))
+    if "CIRCULAR" in shapes and len(circle) == 3 and None not in circle:
+        row, column, radius = np.clip(np.array(circle, np.float64), -FARTHEST, FARTHEST)
+        half = np.sqrt(np.maximum(radius**2 - (rows - row) ** 2, 0))
+        begin = np.maximum(begin, np.ceil(column - half) - 1)
+        end = np.where(np.abs(rows - row) <= radius, np.minimum(end, np.floor(column + half)), 0.0)
+    first, last = (np.clip(at, 0, shape[1]).astype(np.int64) for at in (begin, end))
+    last = np.maximum(first, last)
+    share = float((last - first).sum()) / (shape[0] * shape[1])
+    return (first, last) if LEAST_OPEN <= share < 1 else None
 
 
 def with_sign(value: int, kind: np.dtype[np.integer]) -> int | None:

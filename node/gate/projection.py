@@ -31,23 +31,25 @@ def pixel_size(dataset: Dataset) -> PixelSize:
     """Size of the pixels in the plane of the spine, (row, column) in mm, and in words where it comes from.
 
     Pixel Spacing is used where it is calibrated: where its calibration type says so, or, without one, where Imager
-    Pixel Spacing is larger by what can be a magnification (PS3.3 10.7.1.3). Else the detector's own spacing counts,
-    divided by the magnification that the header states; where it states none, or where both spacings differ by what is
-    no magnification, the size at the spine is not known. The distance from source to patient is no help: consoles
-    mean the table's side by it.
+    Pixel Spacing is larger by what can be a magnification (PS3.3 10.7.1.3). What is called calibrated by geometry and
+    is the detector's own spacing was corrected for nothing and is not believed: a spine would be a fifth too large.
+    Else the detector's own spacing counts, divided by the magnification that the header states; where it states none,
+    or where both spacings differ by what is no magnification, the size at the spine is not known. The distance from
+    source to patient is no help: consoles mean the table's side by it.
     """
     spacing, detector = _spacing(dataset, "PixelSpacing"), _spacing(dataset, "ImagerPixelSpacing")
     calibration = text(dataset, "PixelSpacingCalibrationType").upper()
-    if spacing is not None and calibration in ("GEOMETRY", "FIDUCIAL"):
+    ratio = _magnified(spacing, detector) if spacing is not None and detector is not None else None
+    uncorrected = ratio is not None and ratio <= MAGNIFICATION[0]
+    if spacing is not None and (calibration == "FIDUCIAL" or (calibration == "GEOMETRY" and not uncorrected)):
         return PixelSize(spacing, f"Pixel Spacing, calibrated ({calibration.lower()})")
     if detector is None:
         why = "Pixel Spacing without a calibration" if spacing is not None else "the header states no pixel spacing"
         return PixelSize(None, f"uncalibrated: {why}")
     if spacing is not None:
-        ratio = _magnified(spacing, detector)
         if ratio is None:
             return PixelSize(None, "uncalibrated: Pixel Spacing and the detector's differ by what is no magnification")
-        if ratio > MAGNIFICATION[0]:
+        if not uncorrected:
             return PixelSize(spacing, f"Pixel Spacing, corrected: the detector's is {ratio:.3f} times as large")
     factor = number(dataset, "EstimatedRadiographicMagnificationFactor")
     if factor is None or not MAGNIFICATION[0] < factor <= MAGNIFICATION[1]:

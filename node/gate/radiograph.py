@@ -24,7 +24,7 @@ from node.gate.headers import FILM_CLASSES, FILM_MODALITIES, FOR_PROCESSING, Ins
 from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
-from node.gate.presentation import as_read
+from node.gate.presentation import SHUTTER, as_read
 from node.gate.projection import ASPECT, aspect, lateral, orientation, pixel_size
 from node.gate.region import Region, region
 from node.gate.values import integer, items, text, texts
@@ -373,6 +373,9 @@ def _identity(header: InstanceHeader, digest: str) -> str:
         [_lut_digest(dataset, keyword) for keyword in ("ModalityLUTSequence", "VOILUTSequence")],
         identifiers(header),
     ]
+    shutter = [[_decimal(value) for value in texts(dataset, keyword)] for keyword in SHUTTER]
+    if any(shutter):  # most have none: they keep the identity that they had before it counted
+        record.append(shutter)
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 

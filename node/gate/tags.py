@@ -93,9 +93,11 @@ PROJECTION = tuple(
     EstimatedRadiographicMagnificationFactor PresentationLUTShape
     PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction
     AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID
+    ShutterShape ShutterLeftVerticalEdge ShutterRightVerticalEdge ShutterUpperHorizontalEdge ShutterLowerHorizontalEdge
+    CenterOfCircularShutter RadiusOfCircularShutter
     """.split()
 )
-"""C.8.1, C.8.11, C.11.2, 10.7: how large a radiograph's pixels are, what it shows, and how it is to be shown."""
+"""C.7.6.11, C.8.1, C.8.11, C.11.2, 10.7: how large a radiograph's pixels are, what it shows, how it is to be shown."""
 
 FILM_SEQUENCES = ("VOILUTSequence", "SourceImageSequence")
 """Read of radiographs only: derived slices of a CT may list every slice that they were made from."""

@@ -14,7 +14,17 @@ from PIL import Image, ImageDraw
 from inference.findings import Findings
 from node.results import wording
 from node.results.contours import dashed, outlines
-from node.results.drawing import EXPECTED_COLOUR, FRAME, GRADE_COLOURS, TEXT, WHITE, font, spread, text_width
+from node.results.drawing import (
+    ANCHOR_COLOUR,
+    EXPECTED_COLOUR,
+    FRAME,
+    GRADE_COLOURS,
+    TEXT,
+    WHITE,
+    font,
+    spread,
+    text_width,
+)
 from node.results.notes import shows_expected
 from node.results.pictures import Shown
 
@@ -95,6 +105,8 @@ def crop(findings: Findings, pictures: Shown) -> tuple[NDArray[np.int64], NDArra
         rows, columns = (np.flatnonzero(pictures.masks.any(axis=axis)) for axis in (1, 0))
         corners = [[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]
         pixels = np.concatenate([pixels, np.array(corners, np.float64)])
+    if pictures.anchor is not None:
+        pixels = np.concatenate([pixels, pictures.anchor])
     limits = np.array(pictures.shape[::-1])
     sides = {"A": FRONT_MM, "P": BEHIND_MM}
     marks = pictures.marks
@@ -173,6 +185,8 @@ def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
     canvas = Image.fromarray(_outlined(np.array(grey), findings, pictures, view))
     draw = ImageDraw.Draw(canvas)
     factor = np.array(large) / (view.last - view.first)
+    if pictures.anchor is not None:
+        _draw_dashes(draw, (pictures.anchor - view.first) * factor)
     for vertebra in wording.told(findings):
         colour = GRADE_COLOURS[vertebra.grade]
         lines = (pictures.heights(vertebra) - view.first) * factor
@@ -182,6 +196,16 @@ def _rendered(findings: Findings, pictures: Shown, view: View) -> Image.Image:
             radius = 2 * SUPERSAMPLE
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=WHITE, outline=colour)
     return canvas.resize(view.size, Image.Resampling.BOX)
+
+
+def _draw_dashes(draw: ImageDraw.ImageDraw, line: NDArray[np.float64]) -> None:
+    """A line (n, 2) of (column, row), at the supersampled size, in dashes as long as the gaps between them."""
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    ends = np.linspace(0, along[-1], 1 + 2 * max(2, round(along[-1] / (2 * DASH))))
+    for begin, end in zip(ends[0::2], ends[1::2], strict=False):
+        at = np.linspace(begin, end, 5)
+        dash = np.stack([np.interp(at, along, line[:, axis]) for axis in (0, 1)], axis=1)
+        draw.line([(float(x), float(y)) for x, y in dash], ANCHOR_COLOUR, EXPECTED_OUTLINE)
 
 
 def _outlined(canvas: NDArray[np.uint8], findings: Findings, pictures: Shown, view: View) -> NDArray[np.uint8]:

@@ -181,6 +181,10 @@ MASK_HEIGHTS = tuple(
     private(code, f"{part} height of the body mask")
     for code, part in zip(("VFX013", "VFX014", "VFX015"), ("Anterior", "Middle", "Posterior"), strict=True)
 )
+MASK_RELATIVE_HEIGHTS = tuple(
+    private(code, f"{part} height of the body mask over its posterior height")
+    for code, part in zip(("VFX019", "VFX028"), ("Anterior", "Middle"), strict=True)
+)
 EXPECTED_BODY = private("VFX026", "Vertebral body that the neighbours predict, not anatomy")
 ABNORMALITY_SCORE = private("VFX020", "Abnormality score, 0 (as the neighbours predict) to 100")
 VOLUME = _concept("118565006", "SCT", "Volume")

@@ -160,7 +160,7 @@ def _numbers(
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     if (compared := film_notes.compared_text(vertebra, findings)) is not None:
         why = f"a neighbour is {film_notes.PASSED_OVER}"
-        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: {why}"))
+        items.append(text(codes.HOW_TO_READ, f"compression ratio against {compared}: {why}; {film_notes.WEIGHTED}"))
     for flag in vertebra.quality:
         items.append(text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}"))
     return group
@@ -176,6 +176,9 @@ def _measurements(vertebra: VertebraFinding) -> list[hd.sr.Measurement]:
     if vertebra.mask_heights_mm is not None:
         heights = vertebra.mask_heights_mm.as_tuple()
         rows += [(c, v, codes.MILLIMETRE, HEIGHT_DIGITS) for c, v in zip(codes.MASK_HEIGHTS, heights, strict=True)]
+    if vertebra.mask_relative_heights is not None:
+        beside = zip(codes.MASK_RELATIVE_HEIGHTS, vertebra.mask_relative_heights.as_tuple()[:2], strict=True)
+        rows += [(c, v, codes.RATIO, RATIO_DIGITS) for c, v in beside]
     if vertebra.abnormality_score is not None:
         score = loss_cut(vertebra.abnormality_score, SCORE_DIGITS)
         rows.append((codes.ABNORMALITY_SCORE, score, codes.NO_UNITS, SCORE_DIGITS))
@@ -250,7 +253,7 @@ def _evaluations(vertebra: VertebraFinding) -> list[hd.sr.QualitativeEvaluation]
     evaluations = []
     if vertebra.grade is not None:
         evaluations.append(hd.sr.QualitativeEvaluation(codes.SEVERITY, codes.SEVERITIES[vertebra.grade]))
-    if vertebra.height_ratio is not None:
+    if vertebra.height_ratio is not None and vertebra.grade is not None:  # beside a grade, never instead of one
         category = codes.ratio_category(vertebra.height_ratio)
         evaluations.append(hd.sr.QualitativeEvaluation(codes.RATIO_CATEGORY, category))
     return evaluations
@@ -323,6 +326,8 @@ def _verdict(findings: Findings, *, is_fluoroscopic: bool) -> list[ContentItem]:
         items.append(text(codes.ACQUISITION, acquisition_text(findings.acquisition)))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
     items.append(text(codes.LIMITS, LIMITS_SENTENCE))
+    if findings.pixel_size is not None:
+        items.append(text(codes.LIMITS, film_notes.LIMITS))
     items.append(text(codes.USE, RESEARCH))
     return items
 

@@ -184,6 +184,7 @@ class Vertebra(_Part):
     grade: Grade | None
     rule: str | None
     mask_heights_mm: HeightsMm | None = None
+    mask_relative_heights: RelativeHeights | None = None
     abnormality_score: Annotated[float, Field(ge=0, le=100)] | None
     vertebra_volume_ml: Annotated[float, Field(gt=0)] | None
     body_volume_ml: Annotated[float, Field(gt=0)] | None

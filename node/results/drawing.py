@@ -28,6 +28,8 @@ GRADE_COLOURS: dict[Grade | None, Colour] = {
 """``None`` is for "not graded" and "not measured": grey."""
 EXPECTED_COLOUR: Colour = (105, 165, 255)
 """Of the body that the neighbours predict."""
+ANCHOR_COLOUR: Colour = (200, 130, 255)
+"""Of what levels were counted from on a radiograph."""
 VERDICT_COLOURS: dict[str, Colour] = {
     "FLAG": (165, 25, 25),
     "no flag": (25, 65, 105),

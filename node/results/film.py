@@ -35,11 +35,14 @@ class FilmAnswer:
         The radiograph; ``None`` where its pixels could not be read.
     labels
         uint8 of the shape of ``film.pixels``: 0, or the ordinal of the vertebra whose body a pixel shows.
+    sacrum_px
+        (n, 2), (column, row): the closed outline of S1, where it was seen below the last vertebra.
     """
 
     findings: Findings
     film: Radiograph | None = None
     labels: NDArray[np.uint8] | None = None
+    sacrum_px: NDArray[np.float64] | None = None
 
 
 def encode_film(
@@ -75,7 +78,7 @@ def encode_film(
     if film is None:
         raise ResultError("vertebrae were found, but there is no radiograph to show them on")
     _agree(findings, film, source)
-    shown = film_picture(film, findings, answer.labels)
+    shown = film_picture(film, findings, answer.labels, answer.sacrum_px)
     capture = build_capture(picture(findings, shown, headers, context), headers, findings, identity, context)
     if measured(findings):
         report = build_report(source, drawn, headers, findings, identity, context)

@@ -14,6 +14,8 @@ NO_SEGMENTATION = (
 OWN_RATIOS = "Ha/Hp, Hm/Hp: over the own posterior height"
 PASSED_OVER = "deformed, unsure, not measured or not seen"
 """Why a neighbour is no reference of a compression ratio."""
+WEIGHTED = "the mean is then weighted by distance, the nearer one counts more"
+LIMITS = "Cement, metal and fusion are not recognised on radiographs: such vertebrae are graded like others."
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
 
@@ -24,7 +26,9 @@ def calibration(findings: Findings) -> str | None:
         return None
     if size.spacing_mm is None:
         return f"{UNCALIBRATED} ({size.source.removeprefix('uncalibrated: ')})"
-    return f"Millimetres: {size.source}; {size.spacing_mm[0]:.3f} x {size.spacing_mm[1]:.3f} mm a pixel"
+    said = f"Millimetres: {size.source}; {size.spacing_mm[0]:.3f} x {size.spacing_mm[1]:.3f} mm a pixel"
+    stated = any(v.height_uncertainty_mm is not None for v in findings.vertebrae)
+    return f"{said}, whose error is not in the +/- of heights" if stated else said
 
 
 def own_ratios(findings: Findings, listed: bool) -> str:
@@ -59,7 +63,7 @@ def compression(findings: Findings) -> str:
         ]
     others = "; ".join(f"{v.name} with {text}" for v in those if (text := compared_text(v, findings)))
     if others:
-        said.append(f"A neighbour that is {PASSED_OVER} is passed over: {others}.")
+        said.append(f"A neighbour that is {PASSED_OVER} is passed over: {others}; {WEIGHTED}.")
     if unsure:
         said.append(f"None of an unsure vertebra: {wording.names_text(unsure)}.")
     if alone:

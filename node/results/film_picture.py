@@ -35,6 +35,7 @@ class FilmPicture:
     pixels_per_mm: float
     marks: Marks
     masks: NDArray[np.uint8] | None
+    anchor: Floats | None = None
     coronal: None = None
     expected: None = None
 
@@ -58,8 +59,10 @@ class FilmPicture:
         return np.asarray(lines(vertebra) * self.stretch, np.float64)
 
 
-def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8] | None) -> FilmPicture:
-    """The film with what was found on it.
+def film_picture(
+    film: Radiograph, findings: Findings, labels: NDArray[np.uint8] | None, sacrum_px: Floats | None = None
+) -> FilmPicture:
+    """The film with what was found on it; S1 only where levels were counted from it.
 
     Raises
     ------
@@ -78,6 +81,7 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
     stretch = np.array(size) / (columns, rows)
     image = _resized(_grey(film.pixels), size, Image.Resampling.BICUBIC)
     spacing_mm = None if film.spacing_mm is None else side
+    counted = findings.numbering is not None and findings.numbering.known
     return FilmPicture(
         image=image,
         stretch=stretch,
@@ -85,6 +89,7 @@ def film_picture(film: Radiograph, findings: Findings, labels: NDArray[np.uint8]
         pixels_per_mm=1 / spacing_mm if spacing_mm is not None else _roughly(findings, stretch, size),
         marks=marks(film, findings),
         masks=None if labels is None else _resized(labels, size, Image.Resampling.NEAREST),
+        anchor=sacrum_px * stretch if counted and sacrum_px is not None else None,
     )
 
 

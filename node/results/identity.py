@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from inference.findings import Findings
 from node.results.context import RADIOGRAPH, ResultContext
-from node.results.wording import verdict
+from node.results.wording import NO_FLAG, verdict
 
 NAMESPACE = uuid.UUID("5b0f2c1e-6f0a-5d0c-9a35-3f6b2a7d41c8")
 """Namespace of every derived UID of this project. Never changes."""
@@ -52,6 +52,7 @@ class Identity:
     number_base: int
     verdict: str
     of_film: bool
+    graded: str = ""
 
     @classmethod
     def of(cls, findings: Findings, context: ResultContext) -> Identity:
@@ -77,6 +78,7 @@ class Identity:
             number_base=context.series_number_base,
             verdict=verdict(findings),
             of_film=context.pipeline == RADIOGRAPH,
+            graded=f"{sum(v.grade is not None for v in findings.vertebrae)}/{len(findings.vertebrae)} graded",
         )
 
     def uid(self, kind: str, ordinal: int = 1) -> str:
@@ -114,9 +116,11 @@ class Identity:
     def series_description(self, kind: str) -> str:
         """ASCII, at most 64 characters, the verdict first: "AI spine: FLAG report r2 (research)".
 
-        Of a radiograph the word film follows the verdict.
+        Of a radiograph the word film follows the verdict, and "no flag" says of how many of the vertebrae it speaks, on
+        what a reader opens: on most films most are not seen surely enough to be graded.
         """
         revised = f" r{self.revision}" if self.revision > 1 else ""
         words = "" if kind == "capture" else f" {kind.removeprefix('film_')}"
-        words = f" film{words}" if self.of_film else words
+        counted = f" {self.graded}" if self.verdict == NO_FLAG and kind in ("capture", "report") else ""
+        words = f" film{counted}{words}" if self.of_film else words
         return f"AI spine: {self.verdict}{words}{revised} (research)"

@@ -50,7 +50,7 @@ def notes(findings: Findings, pictures: Shown, caption: Caption, columns: Sequen
         _density(findings, listed={DENSITY, UNSAFE_DENSITY}.isdisjoint(columns)),
         _answer(findings),
         _doubts(findings),
-        wording.LIMITS_SENTENCE,
+        wording.LIMITS_SENTENCE + (f" {film_notes.LIMITS}" if findings.pixel_size is not None else ""),
         f"Source: {caption.source.rstrip('.')}. {caption.software}, {caption.date}.",
     ):
         if paragraph:
@@ -113,11 +113,19 @@ def _lines(findings: Findings, pictures: Shown) -> str:
     said = []
     if pictures.masks is not None and pictures.masks.any():
         said.append("Thin lines: outlines of the body masks.")
+    if pictures.anchor is not None:
+        said.append(f"Violet dashes: what was taken for S1, from which {_counted(findings)}.")
     if pictures.expected is not None and any(shows_expected(v) for v in findings.vertebrae):
         said.append(f"Blue dashes: the body that the neighbours predict (score {wording.NOTABLE_SCORE:.0f} and above).")
     if any(v.abnormality_score is not None for v in findings.vertebrae):
         said.append(f"{wording.SCORE_SENTENCE}.")
     return " ".join(said)
+
+
+def _counted(findings: Findings) -> str:
+    """Which levels the anchor gave their names."""
+    named = [v for v in findings.vertebrae if v.level is not None]
+    return f"{wording.names_text(named)} {'are' if len(named) > 1 else 'is'} counted"
 
 
 def _density(findings: Findings, listed: bool) -> str:

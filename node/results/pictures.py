@@ -50,7 +50,8 @@ class Shown(Protocol):
 
     Points are (column, row), the first pixel's centre being (0.5, 0.5). ``spacing_mm`` is ``None`` where the size of a
     pixel is not known; ``pixels_per_mm`` says it roughly even then, for margins. ``masks`` and ``expected`` are of the
-    shape of the image: ordinal of the vertebra whose body, or whose expected body, a pixel shows.
+    shape of the image: ordinal of the vertebra whose body, or whose expected body, a pixel shows. ``anchor`` (n, 2) is
+    the closed outline of what levels were counted from, where it lies on the image.
     """
 
     @property
@@ -74,6 +75,9 @@ class Shown(Protocol):
     @property
     def expected(self) -> NDArray[np.uint8] | None: ...
 
+    @property
+    def anchor(self) -> Floats | None: ...
+
     def grey(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
         """A part of the image as it is shown."""
 
@@ -96,6 +100,8 @@ class Pictures:
         The coronal view for the numbering; ``None`` where there is none.
     masks, expected
         uint8 of the shape of ``ruler.hu``: ordinal of the vertebra whose body, or whose expected body, a pixel shows.
+    anchor
+        The coronal view shows it better.
 
     Raises
     ------
@@ -107,6 +113,7 @@ class Pictures:
     coronal: Coronal | None = None
     masks: NDArray[np.uint8] | None = None
     expected: NDArray[np.uint8] | None = None
+    anchor: None = None
 
     def __post_init__(self) -> None:
         for name, given in (("masks", self.masks), ("expected bodies", self.expected)):

@@ -152,7 +152,8 @@ def _unseen_beside(findings: Findings) -> dict[int, str]:
 
 
 def _doubts(findings: Findings) -> list[ContentItem]:
-    """What was seen and how it was numbered, how to read a compression ratio, and what is doubtful and of whom."""
+    """What was seen and how it was numbered, how to read a compression ratio, what is doubtful and of whom, and what is
+    not recognised on a radiograph."""
     items: list[ContentItem] = [text(codes.SEEN, f"{seen_text(findings)}; {graded_text(findings)}")]
     if (numbering := numbering_text(findings)) is not None:
         items.append(text(codes.NUMBERING, numbering))
@@ -160,6 +161,8 @@ def _doubts(findings: Findings) -> list[ContentItem]:
         items.append(text(codes.HOW_TO_READ, said))
     items += [text(codes.QUALITY, f"{flag}: {quality_sentence(flag)}") for flag in answer_quality(findings)]
     items += [text(codes.QUALITY, f"{flag}: {said}") for flag, said in doubts(findings)]
+    if findings.pixel_size is not None:
+        items.append(text(codes.LIMITS, film_notes.LIMITS))
     return items
 
 

@@ -48,8 +48,8 @@ def density_text(vertebra: VertebraFinding) -> str:
 
 
 def _cut_off(vertebra: VertebraFinding) -> str:
-    """The published cut-off that G does not exceed."""
-    ratio = vertebra.height_ratio
+    """The published cut-off that G does not exceed: it stands beside a grade, never instead of one."""
+    ratio = vertebra.height_ratio if vertebra.grade is not None else None
     return next((sign for cut_off, sign in G_CUT_OFFS if ratio is not None and ratio <= cut_off), NOTHING)
 
 

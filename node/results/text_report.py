@@ -133,11 +133,13 @@ def _conclusions(source: Sequence[Dataset], findings: Findings, ctx: ResultConte
     lead = f"Vertebrae were {what}; this is neither a normal nor an abnormal result. "
     if told(findings):
         lead = f"{verdict_sentence(findings)}: {seen_text(findings)}; {graded_text(findings)}. "
+    of_film = findings.refusal is None and findings.pixel_size is not None
+    limits = f"{LIMITS_SENTENCE} {film_notes.LIMITS}" if of_film else LIMITS_SENTENCE
     densities = any(v.trabecular_mean_hu is not None for v in findings.vertebrae)
     said = (
         lead
         + (f"{DENSITY_SENTENCE} ({acquisition_text(findings.acquisition)}). " if densities else "")
-        + f"Source: {source_text(source[0], ctx)}, {len(source)} instances. {RESEARCH}. {LIMITS_SENTENCE}"
+        + f"Source: {source_text(source[0], ctx)}, {len(source)} instances. {RESEARCH}. {limits}"
     )
     return [
         text(codes.CONCLUSION, said),

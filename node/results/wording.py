@@ -17,6 +17,7 @@ from node.results.gaps import gaps_text
 from node.results.rounding import loss_cut, ratio_cut
 
 RESEARCH = "AI - research use only"
+NO_FLAG = "no flag"
 FLAG_SENTENCE = "Vertebral height loss, possible fracture"
 LIMITS_SENTENCE = (
     "Does not tell osteoporotic from traumatic, pathological, congenital or Scheuermann deformity, nor new from old."
@@ -195,6 +196,7 @@ def _as_answered(vertebra: VertebraFinding) -> VertebraFinding:
         vertebra = replace(
             vertebra,
             mask_heights_mm=None,
+            mask_relative_heights=None,
             abnormality_score=None,
             vertebra_volume_ml=None,
             body_volume_ml=None,
@@ -225,7 +227,7 @@ def verdict(findings: Findings) -> str:
         return "not evaluable"
     if findings.patient.flag is None:
         return "not graded"
-    return "FLAG" if findings.patient.flag else "no flag"
+    return "FLAG" if findings.patient.flag else NO_FLAG
 
 
 def raises_flag(vertebra: VertebraFinding, patient: PatientFinding) -> bool:

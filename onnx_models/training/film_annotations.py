@@ -8,8 +8,10 @@ A folder holds, in any order and depth, DICOM images FOR PRESENTATION and for ea
   {"anterior_superior": [column, row], ...}}]}``, points counted as SCOORD does: the node's ``findings.json``,
   corrected, is one. ``level`` may be null, vertebrae without points are left out.
 
-Every vertebra that can be seen must be drawn: what is not drawn is taught as "no vertebra". How large a pixel is in the
-plane of the spine is told by the gate (`node.gate.projection`), as for a film that is sent to the node.
+On images with segmentations the head is above: a mask does not say which of its plates is the upper one. Every vertebra
+that can be seen must be drawn: what is not drawn is taught as "no vertebra". What an image shows, and how large a pixel
+is in the plane of the spine, is told by the gate (`node.gate.presentation`, `node.gate.projection`), as for a film that
+is sent to the node.
 """
 
 from __future__ import annotations
@@ -28,13 +30,18 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_modality_lut, apply_presentation_lut, apply_voi_lut
 from skimage.measure import find_contours
 
 from inference.film_contour import six_points
+from inference.film_orientation import header_turn
 from inference.findings import KEYPOINTS
 from inference.radiograph import BODY_MM
-from node.gate.projection import SAME_BOTH_WAYS, pixel_size
+from node.gate.eligibility import is_grey
+from node.gate.headers import Unreadable, read_header
+from node.gate.pixels import PixelError, stored_values
+from node.gate.presentation import as_read
+from node.gate.projection import SAME_BOTH_WAYS, orientation, pixel_size
+from node.gate.values import integer
 from onnx_models.training.film_data import LATERAL_VIEWS, FormedFilm, seen_part
 from onnx_models.training.film_truth import PER_SIDE, SECTIONS, FilmTruth, coverage
 
@@ -180,7 +187,7 @@ def _group(path: Path, own: Dataset, shared: Dataset, keyword: str) -> Dataset:
 def _annotated(
     path: Path, dataset: Dataset, outlines: Sequence[tuple[str, F64]], points: Sequence[tuple[str, F64]]
 ) -> AnnotatedFilm:
-    image = read_image(path, dataset)
+    image = read_image(path)
     front = _front_columns(dataset)
     if points:  # they tell more than outlines
         levels = [level for level, _ in points]
@@ -188,11 +195,13 @@ def _annotated(
         lines = [outline_of(at) for at in six]
         front_known = True
     else:
+        if header_turn(orientation(dataset)):
+            raise AnnotationError(f"{path}: the header says that the head is not above; draw its six points instead")
         levels, six, lines = _measured(image.shape, outlines, front or -1)
         front_known = front is not None
     if not levels:
         raise AnnotationError(f"{path}: no vertebra is drawn on it; leave it out or draw all that can be seen")
-    order = np.argsort([float(at.mean(axis=0) @ _down(six)) for at in six])
+    order = np.argsort([float(at.mean(axis=0) @ _to_feet(six)) for at in six])
     known = pixel_mm(dataset)
     scale = known or BODY_MM / max(float(np.median([np.linalg.norm(at[4] - at[5]) for at in six])), 1.0)
     truth = _truth([levels[n] for n in order], np.array(six)[order], np.array(lines)[order], scale)
@@ -203,27 +212,25 @@ def _annotated(
     return AnnotatedFilm(film, patient, maker, front_known, known is not None)
 
 
-def read_image(path: Path, dataset: Dataset) -> NDArray[np.float32]:
-    """The image as a reader sees it, (rows, columns), 0 to 1, bone bright.
+def read_image(path: Path) -> NDArray[np.float32]:
+    """The image as the node sees it, (rows, columns), 0 to 1, bone bright: by the gate's own steps.
 
     Raises
     ------
     AnnotationError
         Where it is no single grey image, or its pixels cannot be decoded.
     """
+    header = read_header(path)
+    if isinstance(header, Unreadable):
+        raise AnnotationError(f"{path}: {header.reason}")
+    dataset = header.dataset
+    frames, samples = integer(dataset, "NumberOfFrames") or 1, integer(dataset, "SamplesPerPixel") or 1
+    if frames != 1 or samples != 1 or not is_grey(dataset):
+        raise AnnotationError(f"{path}: not one grey image ({frames} frames of {samples} values a pixel)")
     try:
-        stored = dataset.pixel_array
-        if stored.ndim != 2:
-            raise AnnotationError(f"{path}: not one grey image but an array of shape {stored.shape}")
-        seen = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
-        if "PresentationLUTShape" not in dataset and "PresentationLUTSequence" not in dataset:
-            seen = seen.max() - seen if dataset.PhotometricInterpretation == "MONOCHROME1" else seen
-        else:
-            seen = apply_presentation_lut(seen, dataset)
-    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        return as_read(next(stored_values(header, (None,))), dataset)
+    except (PixelError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         raise AnnotationError(f"{path}: its pixels cannot be read ({error})") from error
-    low, high = float(seen.min()), float(seen.max())
-    return np.asarray((seen - low) / max(high - low, 1e-6), np.float32)
 
 
 def outline_of(points: F64) -> F64:
@@ -283,6 +290,13 @@ def _down(shapes: Sequence[F64]) -> F64:
         return np.array([1.0, 0.0])
     _, _, axes = np.linalg.svd(centres - centres.mean(axis=0))
     return np.asarray(axes[0] * (1.0 if axes[0, 0] >= 0 else -1.0))
+
+
+def _to_feet(six: Sequence[F64]) -> F64:
+    """Direction from head to feet as (row, column): along the chain of bodies, by which plates are the upper ones."""
+    down = _down(six)
+    inferior = np.mean([at[1::2].mean(axis=0) - at[0::2].mean(axis=0) for at in six], axis=0)
+    return down if inferior @ down >= 0 else -down
 
 
 def _front_columns(dataset: Dataset) -> int | None:

@@ -106,17 +106,29 @@ def varied(film: FormedFilm, rng: np.random.Generator) -> FormedFilm:
 
 
 class FineTuning(WholeFilmTask):
-    """Half of each batch are the site's films, half rendered ones; see `train.Task`."""
+    """Half of each batch are the site's films, half rendered ones; see `train.Task`.
+
+    ``widths`` are those of the weights that it goes on from: a network that begins narrower than others stays so.
+    """
 
     name = "film"
     learning_rate = RATE
 
     def __init__(
-        self, films: Sequence[AnnotatedFilm], held_out: Sequence[AnnotatedFilm], rendered: Path = FOLDER
+        self,
+        films: Sequence[AnnotatedFilm],
+        held_out: Sequence[AnnotatedFilm],
+        widths: tuple[int, ...],
+        rendered: Path = FOLDER,
     ) -> None:
         super().__init__(rendered)
+        self._widths = widths
         self._films = list(films)
         self._judged = list(held_out)
+
+    def network(self) -> nn.Module:
+        """A network of these widths with random weights."""
+        return WholeFilmNetwork(self._widths).to(memory_format=torch.channels_last)
 
     def step(self, network: nn.Module, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         """One batch."""
@@ -237,10 +249,11 @@ def fine_tuned(
         "held_out_patients": len({f.patient for f in held_out}),
         "folder_sha256": folder_digest(folder),
     }
-    task = FineTuning(learn, held_out, rendered)
+    entry = read_manifest(shipped)["film"]
+    widths = widths_of(load_file(shipped / str(entry["weights"])))
+    task = FineTuning(learn, held_out, widths, rendered)
     training = Training(task, out / "training", seed=seed)
     _same_site(training, site | {"seed": seed})
-    entry = read_manifest(shipped)["film"]
     if not training.resume():
         training.start_from(shipped / str(entry["weights"]))
     start = copy.deepcopy(training.network) if training.step == 0 else _network(shipped)

@@ -200,6 +200,73 @@ def test_padding_is_dark_whatever_the_presentation_but_only_at_the_border(films_
     assert pixels[BONE] == (1 if photometric == "MONOCHROME2" else 0), "a measurement, not padding"
 
 
+RECTANGLE = {
+    "ShutterShape": "RECTANGULAR",
+    "ShutterLeftVerticalEdge": 9,
+    "ShutterRightVerticalEdge": 60,
+    "ShutterUpperHorizontalEdge": 5,
+    "ShutterLowerHorizontalEdge": 90,
+}
+CIRCLE = {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [48, 32], "RadiusOfCircularShutter": 30}
+
+
+def shuttered(**values: object) -> Film:
+    """A film that is white all around, as lead is not: what hides it is the header alone."""
+    stored = shades()
+    stored[:6] = stored[-8:] = 4095
+    stored[:, :10] = stored[:, -6:] = 4095
+
+    def edit(ds: FileDataset) -> None:
+        for keyword, value in values.items():
+            setattr(ds, keyword, value)
+
+    return Film(stored=stored, edit=edit)
+
+
+def test_what_a_display_shutter_hides_from_a_reader_is_dark(films_of: FilmsOf) -> None:
+    """Rows and columns are counted from 1, and those of the edges are seen."""
+    without = seen(films_of, shuttered())
+    pixels = seen(films_of, shuttered(**RECTANGLE))
+    assert (pixels[:4] == 0).all() and (pixels[90:] == 0).all()
+    assert (pixels[:, :8] == 0).all() and (pixels[:, 60:] == 0).all()
+    np.testing.assert_array_equal(pixels[4:90, 8:60], without[4:90, 8:60])
+    inverted = seen(films_of, shuttered(**RECTANGLE, PhotometricInterpretation="MONOCHROME1"))
+    assert (inverted[:4] == 0).all(), "dark whatever the presentation"
+
+
+def test_a_round_shutter_and_both_together(films_of: FilmsOf) -> None:
+    rows, columns = np.indices((96, 64)) + 1
+    inside = (rows - 48) ** 2 + (columns - 32) ** 2 <= 30**2
+    without = seen(films_of, shuttered())
+    pixels = seen(films_of, shuttered(**CIRCLE))
+    assert (pixels[~inside] == 0).all()
+    np.testing.assert_array_equal(pixels[inside], without[inside])
+    both = seen(films_of, shuttered(**{**RECTANGLE, **CIRCLE, "ShutterShape": ["RECTANGULAR", "CIRCULAR"]}))
+    inside &= (columns >= 9) & (columns <= 60) & (rows >= 5) & (rows <= 90)
+    assert (both[~inside] == 0).all()
+    np.testing.assert_array_equal(both[inside], without[inside])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**RECTANGLE, "ShutterRightVerticalEdge": 12},
+        {**RECTANGLE, "ShutterLowerHorizontalEdge": 1},
+        {"ShutterShape": "RECTANGULAR", "ShutterLeftVerticalEdge": 20},
+        {**RECTANGLE, "ShutterShape": "POLYGONAL"},
+        {**CIRCLE, "RadiusOfCircularShutter": 3},
+        {**CIRCLE, "CenterOfCircularShutter": [48]},
+        {**CIRCLE, "RadiusOfCircularShutter": 2**31 - 1},
+        {**RECTANGLE, "ShutterShape": ""},
+    ],
+    ids=["a strip", "nothing", "one edge", "polygon", "a spot", "half a centre", "all", "no shape"],
+)
+def test_a_shutter_that_hides_nearly_everything_or_makes_no_sense_hides_nothing(
+    films_of: FilmsOf, values: dict[str, object]
+) -> None:
+    np.testing.assert_array_equal(seen(films_of, shuttered(**values)), seen(films_of, shuttered()))
+
+
 def test_a_padding_value_read_with_the_wrong_sign(films_of: FilmsOf) -> None:
     film = shades() - 2048
     film[:10] = -2000

@@ -51,6 +51,27 @@ def coded(value: str, meaning: str = "") -> Sequence:
             id="its type counts more than the detector's spacing",
         ),
         pytest.param(
+            {
+                "PixelSpacing": [0.12, 0.12],
+                "ImagerPixelSpacing": [0.143, 0.143],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+            },
+            (0.12, 0.12),
+            "calibrated (geometry)",
+            id="by geometry, and corrected",
+        ),
+        pytest.param(
+            {
+                "PixelSpacing": [0.14, 0.14],
+                "ImagerPixelSpacing": [0.14, 0.14],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+                "EstimatedRadiographicMagnificationFactor": 1.25,
+            },
+            (0.112, 0.112),
+            "Estimated Radiographic Magnification Factor",
+            id="by geometry, and yet the detector's: the factor tells",
+        ),
+        pytest.param(
             {"ImagerPixelSpacing": [0.15, 0.12], "EstimatedRadiographicMagnificationFactor": 1.2},
             (0.125, 0.1),
             "Estimated Radiographic Magnification Factor",
@@ -87,6 +108,15 @@ def test_millimetres_are_told_where_they_are_known(
             id="the same",
         ),
         pytest.param({"ImagerPixelSpacing": [0.14, 0.14]}, "magnification not stated", id="detector's alone"),
+        pytest.param(
+            {
+                "PixelSpacing": [0.143, 0.143],
+                "ImagerPixelSpacing": [0.1434, 0.1434],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+            },
+            "magnification not stated",
+            id="called calibrated by geometry, corrected for nothing",
+        ),
         pytest.param(
             {"ImagerPixelSpacing": [0.14, 0.14], "EstimatedRadiographicMagnificationFactor": 1},
             "magnification not stated",

@@ -393,6 +393,7 @@ def test_the_same_film_is_the_same_input_however_its_numbers_are_written(films_o
         {"PhotometricInterpretation": "MONOCHROME1"},
         {"EstimatedRadiographicMagnificationFactor": 1.2},
         {"PatientOrientation": ["A", "F"]},
+        {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [48, 32], "RadiusOfCircularShutter": 30},
         {"PixelData": b"\1\2" * 96 * 64},
     ],
     ids=lambda change: next(iter(change)),

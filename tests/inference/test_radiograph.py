@@ -252,8 +252,21 @@ def test_points_of_a_second_network_are_told_and_compared(film: ToyFilm, off_px:
     for second, first, h in zip(answer.findings.vertebrae, alone.vertebrae, film.heights, strict=True):
         assert (Quality.MASK_DISAGREES in second.quality) is disagree
         assert second.mask_heights_mm == first.heights_mm
+        assert second.mask_relative_heights == first.relative_heights
+        assert first.mask_relative_heights is None, "one way alone has nothing beside it"
         assert second.heights_mm.anterior == pytest.approx(SPACING * (h[0] - off_px), abs=0.5)
         assert second.heights_mm.posterior == pytest.approx(SPACING * h[2], abs=0.5)
+
+
+def test_both_ways_are_told_without_millimetres_too(film: ToyFilm) -> None:
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": points_network(film, 6.0)})
+    told = evaluate(Radiograph(film.pixels), both, chosen(points=PointSettings()), 70).findings
+    alone = answered(film, spacing=None).findings
+    for second, first in zip(told.vertebrae, alone.vertebrae, strict=True):
+        assert second.mask_heights_mm is None
+        assert second.mask_relative_heights.as_tuple() == pytest.approx(first.relative_heights.as_tuple())
+        assert Quality.MASK_DISAGREES in second.quality
 
 
 def test_points_of_which_the_network_is_not_sure_leave_those_of_the_outline(film: ToyFilm) -> None:
@@ -292,6 +305,8 @@ def test_the_second_network_says_which_bodies_are_sure(film: ToyFilm) -> None:
     alone = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), first, chosen(), 70).findings.vertebrae
     told = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
     assert all(Quality.LOW_CONFIDENCE in v.quality and v.grade is None for v in alone)
+    reasons = {Quality.G_ONLY, Quality.MILD_NOT_REPORTED}
+    assert all(reasons.isdisjoint(v.quality) for v in alone), "there is no grade that would rest on anything"
     doubted = [Quality.LOW_CONFIDENCE in v.quality for v in told.findings.vertebrae]
     assert doubted == [False, False, False, True, True]
     assert [v.grade is None for v in told.findings.vertebrae] == doubted
@@ -366,7 +381,8 @@ def test_of_an_unknown_side_nothing_is_told_that_needs_it(film: ToyFilm, spacing
     for told, known in zip(found.vertebrae, sure.findings.vertebrae, strict=True):
         assert Quality.FRONT_UNSURE in told.quality and Quality.LOW_CONFIDENCE not in told.quality
         assert told.compression_ratio_percent is None and told.relative_heights is None
-        assert told.heights_mm is None and told.height_loss is None and told.mask_heights_mm is None
+        assert told.heights_mm is None and told.height_loss is None
+        assert told.mask_heights_mm is None and told.mask_relative_heights is None
         assert set(told.keypoints_px) == {"middle_superior", "middle_inferior"}
         assert told.grade is known.grade  # a loss is one on whichever side
         assert told.height_ratio == pytest.approx(known.height_ratio, abs=0.01)

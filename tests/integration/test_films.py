@@ -12,10 +12,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import BasicTextSRStorage
 
+from inference.findings import Numbering
 from inference.geometry import Radiograph
 from inference.runtime import CPU, Models
 from node import gate
@@ -27,6 +29,7 @@ from node.receive.registrar import Registrar
 from node.receive.spool import ReceivedObject, Spool
 from node.results import FilmAnswer
 from node.results.document import SCHEMA_FILE
+from node.results.drawing import ANCHOR_COLOUR
 from node.settings import Settings, load_settings
 from node.workflow import Workflow
 from tests.conftest import wait_until
@@ -423,6 +426,18 @@ def test_analyze_writes_a_folder_for_each_film(tmp_path: Path, plain: Settings) 
     assert first["vertebrae"][0]["heights_mm"] is None
     assert second["vertebrae"][0]["heights_mm"]["anterior"] == pytest.approx(7.0)
     assert second["pixel_size"] == {"spacing_mm": [0.5, 0.5], "source": "Pixel Spacing, calibrated (fiducial)"}
+
+
+def test_what_names_were_counted_from_comes_from_the_pipeline_to_the_capture(tmp_path: Path, plain: Settings) -> None:
+    def with_sacrum(*given: Any) -> FilmAnswer:
+        found = bodies_of(*given)
+        below = np.array([[24.0, 88], [42, 88], [42, 95], [24, 95], [24, 88]])
+        findings = replace(found.findings, numbering=Numbering("sacrum", 0.86))
+        return replace(found, findings=findings, sacrum_px=below)
+
+    out, _ = analyzed(tmp_path, plain, toy_film_pipeline(with_sacrum), LATERAL)
+    capture = np.array(Image.open(out / LATERAL.series_uid / "1.2.1" / "capture.png")).astype(int)
+    assert (np.abs(capture - ANCHOR_COLOUR).sum(axis=-1) < 90).sum() > 50
 
 
 def test_analyze_without_a_pipeline_lists_films_with_the_reason(tmp_path: Path, plain: Settings) -> None:

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from films_synthetic import film_case, film_context
 from results_synthetic import Case, context
 from rich.console import Console
 from test_film import refusal, without_side
 
+from inference.film_ratios import compression_ratios
+from inference.findings import Heights
 from node.deliver.sender import send
 from node.demo import show
-from node.demo.film import TrueBody
+from node.demo.film import TrueBody, true_compression_percent
 from node.demo.pacs import AE_TITLE, SmallPacs
 from node.demo.reading import read_details, read_film_details
 from node.results import Result, encode, encode_film
@@ -83,6 +86,23 @@ def shown(
             send(files, "127.0.0.1", pacs.port, called_ae=AE_TITLE, calling_ae="TEST", replied=lambda *_: None)
         code = show._show(list(studies), [], pacs, truth, film_truth, folder, console)
     return code, told.getvalue()
+
+
+def test_the_true_compression_of_a_film_is_weighted_as_the_told_one_is() -> None:
+    """Beside a fracture, T12 with T11 and L2: the next one counts twice as much as the one after the fracture."""
+    heights = {"T11": 18.0, "T12": 23.0, "L1": 12.0, "L2": 27.0, "L3": 28.0}
+    bodies = [
+        TrueBody(level, "wedge" if level == "L1" else "none", np.zeros((3, 2, 2)), (height, height, 25.0))
+        for level, height in heights.items()
+    ]
+    told = [true_compression_percent(bodies, n) for n in range(5)]
+    assert told[0] is None and told[4] is None
+    assert told[1] == pytest.approx(100 * (1 - 23 / 21))
+    assert told[2] == pytest.approx(100 * (1 - 12 / 25)), "the mean of its neighbours"
+    measured = [Heights(*body.heights_mm) for body in bodies]
+    healthy = [body.deformity == "none" for body in bodies]
+    said = compression_ratios(measured, list(range(5)), healthy)
+    assert told == [pytest.approx(c.percent) if c is not None else None for c in said]
 
 
 def test_both_answered_is_a_success(

@@ -15,15 +15,26 @@ from pydicom.dataset import Dataset
 from results_synthetic import context
 
 from inference.film_points import PointSettings
-from inference.findings import KEYPOINTS, Grade, Heights, Level, PixelSize, Quality, VertebraFinding, WithoutSide
+from inference.findings import (
+    KEYPOINTS,
+    Grade,
+    Heights,
+    Level,
+    Numbering,
+    PixelSize,
+    Quality,
+    VertebraFinding,
+    WithoutSide,
+)
 from inference.refusal import Refusal, RefusalCode
 from node.results import FilmAnswer, Result, ResultError, encode_film, findings_document
 from node.results.anatomy import NAMES, View
 from node.results.capture import picture
-from node.results.drawing import FRAME, GRADE_COLOURS
+from node.results.drawing import ANCHOR_COLOUR, FRAME, GRADE_COLOURS
 from node.results.film_lines import height_ends, outline
 from node.results.film_notes import NO_SEGMENTATION, compression, compression_text
 from node.results.film_picture import FilmPicture, film_picture, marks
+from node.results.identity import SERIES_OFFSETS, Identity
 from node.results.notes import CUT, Caption
 from node.results.picture import draw_picture, lay_out
 from node.results.wording import as_answered, measured, quality_sentence
@@ -182,6 +193,25 @@ def test_descriptions_and_numbers_tell_a_film_from_a_ct(wedged: FilmCase) -> Non
     for result in results.values():
         assert result.dataset.StudyInstanceUID == wedged.source.StudyInstanceUID
         assert result.dataset.PatientID == "P1"
+
+
+def test_no_flag_says_of_how_many_vertebrae_before_anything_is_opened() -> None:
+    """Where eight of nine are not seen surely enough "no flag" speaks of one."""
+    case = film_case(count=5, unmeasured=(5,))
+    unsure = tuple(
+        replace(v, grade=None, rule=None, quality=(*v.quality, Quality.LOW_CONFIDENCE)) if v.ordinal in (2, 3) else v
+        for v in case.findings.vertebrae
+    )
+    case = replace(case, answer=replace(case.answer, findings=replace(case.findings, vertebrae=unsure)))
+    results = encoded(case, with_segmentation=True)
+    assert {kind: r.dataset.SeriesDescription for kind, r in results.items()} == {
+        "capture": "AI spine: no flag film 2/5 graded (research)",
+        "report": "AI spine: no flag film 2/5 graded report (research)",
+        "details": "AI spine: no flag film details (research)",
+        "film_segmentation": "AI spine: no flag film segmentation (research)",
+    }
+    longest = Identity("", "", 999, 9010, "no flag", True, "99/99 graded")
+    assert all(len(longest.series_description(kind)) <= 64 for kind in SERIES_OFFSETS)
 
 
 # the report
@@ -355,6 +385,39 @@ def test_details_hold_the_outline_the_lines_and_where_millimetres_come_from(wedg
     assert texts["Source series"] == "series 1, image 1, LWS seitl."
 
 
+def test_details_and_document_have_both_ways_of_measuring_without_millimetres(
+    unsized: FilmCase, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    by_mask = Heights(0.8125, 0.75, 1.0)
+    second = replace(unsized.findings.vertebrae[1], mask_relative_heights=by_mask, quality=(Quality.MASK_DISAGREES,))
+    vertebrae = (unsized.findings.vertebrae[0], second, *unsized.findings.vertebrae[2:])
+    findings = replace(unsized.findings, vertebrae=vertebrae)
+    result = encoded(replace(unsized, answer=replace(unsized.answer, findings=findings)))["details"]
+    assert validation_errors(result) == []
+    told = {
+        name(i): float(i.MeasuredValueSequence[0].NumericValue)
+        for i in items(result.dataset, "NUM")
+        if "mask" in name(i)
+    }
+    assert told == {
+        "Anterior height of the body mask over its posterior height": 0.8125,
+        "Middle height of the body mask over its posterior height": 0.75,
+    }
+    made = findings_document([unsized.source], findings, film_context(), sent=True)
+    assert list(made["vertebrae"][1]["mask_relative_heights"].values()) == [0.8125, 0.75, 1.0]
+    assert made["vertebrae"][0]["mask_relative_heights"] is None
+
+
+def test_the_error_of_the_calibration_is_said_not_to_be_in_that_of_heights(wedged: FilmCase) -> None:
+    """A stated magnification may be a tenth off: the +/- of heights knows nothing of it."""
+    stated = tuple(replace(v, height_uncertainty_mm=0.8) for v in wedged.findings.vertebrae)
+    findings = replace(wedged.findings, vertebrae=stated)
+    lines = lay_out(as_answered(findings), shown_of(wedged), CAPTION).notes
+    said = " ".join(line[0] for line in lines)
+    assert "+/- 0.8 mm, one SD" in said
+    assert "0.250 x 0.250 mm a pixel, whose error is not in the +/- of heights." in said
+
+
 # segmentation
 
 
@@ -398,6 +461,42 @@ def test_lines_and_points_of_the_capture_lie_on_the_anatomy(case: FilmCase) -> N
             for x, y in (upper, lower):
                 at = page[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3]
                 assert (at.min(axis=-1) > 200).any(), f"a point of {vertebra.name}"
+
+
+@pytest.mark.parametrize("aspect", [1.0, 1.5])
+def test_the_capture_shows_what_levels_were_counted_from(
+    aspect: float, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    """A name is as good as its anchor: whoever reads it sees what was taken for S1, and nothing where it has none."""
+    case = film_case({2: 0.55}, first_level=Level.L1, calibrated=False, aspect=aspect)
+    square = np.array([[240.0, 630], [330, 630], [330, 690], [240, 690], [240, 630]]) / [1.0, aspect]
+    named = replace(case.findings, numbering=Numbering("sacrum", 0.86))
+    counted = replace(case, answer=replace(case.answer, findings=named, sacrum_px=square))
+
+    def violet(case: FilmCase) -> tuple[NDArray[np.bool_], View, str]:
+        (capture,) = (r for r in encode_film(case.source, case.answer, film_context()) if r.kind == "capture")
+        assert validation_errors(capture) == []
+        findings = as_answered(case.findings)
+        shown = film_picture(case.film, findings, case.answer.labels, case.answer.sacrum_px)
+        layout = lay_out(findings, shown, CAPTION)
+        far = np.abs(capture.dataset.pixel_array.astype(int) - ANCHOR_COLOUR).sum(axis=-1)
+        return far < 90, layout.view, " ".join(line[0] for line in layout.notes)
+
+    drawn, view, said = violet(counted)
+    rows, columns = np.nonzero(drawn)
+    places = np.stack([columns, rows], axis=1) - (view.left, view.top)
+    on_film = places / view.scale + view.first
+    stretched = square * [1.0, aspect]
+    assert np.allclose(on_film.min(axis=0), stretched.min(axis=0), atol=3)
+    assert np.allclose(on_film.max(axis=0), stretched.max(axis=0), atol=3)
+    assert 0.3 < len(set(columns.tolist())) / np.ptp(columns) <= 1.02, "dashes"
+    assert "Violet dashes: what was taken for S1, from which L1 to L5 are counted." in said
+    for without in (
+        replace(counted, answer=replace(counted.answer, findings=replace(named, numbering=None))),
+        replace(counted, answer=replace(counted.answer, sacrum_px=None)),
+    ):
+        drawn, _, said = violet(without)
+        assert not drawn.any() and "S1" not in said
 
 
 def shown_of(case: FilmCase) -> FilmPicture:
@@ -576,6 +675,27 @@ def test_the_document_of_a_calibrated_film(wedged: FilmCase) -> None:
 # words
 
 
+@pytest.mark.parametrize("side_known", [True, False])
+def test_every_result_says_what_is_not_recognised_on_a_film(
+    side_known: bool, monkeypatch: pytest.MonkeyPatch, validation_errors: Callable[[Result], list[str]]
+) -> None:
+    """On CT a vertebra with cement or metal has no grade: whoever knows that must not expect it of a film."""
+    case = film_case({2: 0.55})
+    case = case if side_known else without_side(case)
+    limit = "Cement, metal and fusion are not recognised on radiographs: such vertebrae are graded like others."
+    assert limit in said_on(case, monkeypatch)
+    results = encoded(case)
+    for kind in ("report", "details"):
+        told = " ".join(str(item.TextValue) for item in items(results[kind].dataset, "TEXT"))
+        assert limit in told.replace("\r\n", " "), kind
+        assert validation_errors(results[kind]) == []
+
+
+def test_a_refusal_says_nothing_of_what_is_graded(wedged: FilmCase) -> None:
+    results = {r.kind: r for r in encode_film(wedged.source, refusal(), film_context())}
+    assert "Cement" not in " ".join(str(item.TextValue) for item in items(results["report"].dataset, "TEXT"))
+
+
 def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
     assert compression(replace(wedged.findings, vertebrae=())) == ""
     alone = replace(wedged.findings, vertebrae=wedged.findings.vertebrae[:1])
@@ -598,7 +718,7 @@ def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: Film
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(wedged.findings.vertebrae[0], unsure, third))
     said = compression(findings)
-    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4." in said
+    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4; " in said
     assert "None of an unsure vertebra: V2. None without a sure, undeformed one near by on both sides: V1." in said
     assert "healthy" not in said
 
@@ -606,10 +726,13 @@ def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: Film
 def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callable[[Result], str]) -> None:
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(*wedged.findings.vertebrae[:2], third))
-    assert "passed over: V3 with V1 and V4." in compression(findings)
+    weighted = "the mean is then weighted by distance, the nearer one counts more"
+    assert f"passed over: V3 with V1 and V4; {weighted}." in compression(findings)
     details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
     shown = dumped(details)
-    assert "compression ratio against V1 and V4: a neighbour is deformed, unsure, not measured or not seen" in shown
+    why = "a neighbour is deformed, unsure, not measured or not seen"
+    assert f"compression ratio against V1 and V4: {why}; {weighted}" in shown
+    assert weighted not in compression(wedged.findings), "both are neighbours"
     assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [
         1,
         4,

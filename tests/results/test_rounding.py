@@ -59,6 +59,24 @@ def test_g_and_its_cut_off_in_the_table_agree(ratio: float, printed: str, cut_of
     assert (RATIO.cell(vertebra), CUT_OFF.cell(vertebra)) == (printed, cut_off)
 
 
+def test_a_cut_off_of_g_stands_beside_a_grade_and_never_instead_of_one(small: Case) -> None:
+    """An unsure body on a film, T1 to T3, metal: G is told, what the literature would call it is not."""
+    ungraded = replace(small.findings.vertebrae[1], height_ratio=0.6, grade=None, rule=None)
+    assert (RATIO.cell(ungraded), CUT_OFF.cell(ungraded)) == ("0.60", "")
+    vertebrae = (small.findings.vertebrae[0], ungraded, *small.findings.vertebrae[2:])
+    given = replace(small, findings=replace(small.findings, vertebrae=vertebrae))
+    details = next(r for r in encode(small.source, given, context()) if r.kind == "details").dataset
+    categories = [
+        item.ConceptCodeSequence[0].CodeValue
+        for container in details.ContentSequence
+        for one in container.get("ContentSequence", [])
+        for item in one.get("ContentSequence", [])
+        if item.ConceptNameCodeSequence[0].CodeValue == codes.RATIO_CATEGORY.value
+    ]
+    assert len(categories) == sum(v.grade is not None and v.height_ratio is not None for v in vertebrae)
+    assert codes.RATIO_BELOW.value not in categories
+
+
 def test_vertebrae_that_grew_are_rounded_as_usual() -> None:
     assert [loss_cut(x, 2) for x in (-0.034, -0.036, 0.0)] == [-0.03, -0.04, 0.0]
     assert wording.score_text(99.99) == "99" and wording.score_text(0.0) == "0"

@@ -26,6 +26,7 @@ from inference.film_points import PointSettings  # noqa: E402
 from inference.findings import KEYPOINTS  # noqa: E402
 from inference.radiograph import BODY_MM, RadiographSettings  # noqa: E402
 from inference.runtime import Models, load_models, read_manifest  # noqa: E402
+from node.gate import GatePolicy, LoadedFilm, load_film, read_headers  # noqa: E402
 from onnx_models import MODELS  # noqa: E402
 from onnx_models.training import film_site  # noqa: E402
 from onnx_models.training.film_annotations import (  # noqa: E402
@@ -157,6 +158,71 @@ def test_six_points_and_segmentations_give_the_same_film(film: FormedFilm, tmp_p
     near = by_masks[0].film.truth.centres
     apart = np.linalg.norm(film.truth.centres[whole][:, None] - near[None], axis=2).min(axis=1)
     assert np.median(apart) < 2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"PresentationLUTShape": "IDENTITY", "PhotometricInterpretation": "MONOCHROME1"},
+        {"PresentationLUTShape": "", "PhotometricInterpretation": "MONOCHROME1"},
+        {"WindowCenter": "1500", "WindowWidth": "900", "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": "-9000", "WindowWidth": "10"},  # shows nothing: the values' own range is taken
+        {"PixelPaddingValue": 4095},
+    ],
+    ids=["inverted once", "inverted by its photometric interpretation", "window", "useless window", "padding"],
+)
+def test_a_film_is_learnt_from_as_the_node_will_see_it(
+    film: FormedFilm, tmp_path: Path, header: dict[str, object]
+) -> None:
+    path = write_film(film, tmp_path / "film.dcm")
+    image = pydicom.dcmread(path)
+    stored = image.pixel_array.copy()
+    stored[:, :12] = 4095
+    image.PixelData = stored.tobytes()
+    for keyword, value in header.items():
+        setattr(image, keyword, value)
+        if image[keyword].VR == "US or SS":
+            image[keyword].VR = "US"
+    image.save_as(path)
+    six_point_file(film, tmp_path / "points.json", str(image.SOPInstanceUID))
+    (read,) = read_folder(tmp_path)
+    seen = load_film(read_headers([path]).headers, GatePolicy())
+    assert isinstance(seen, LoadedFilm)
+    np.testing.assert_array_equal(read.film.image, seen.film.pixels)
+
+
+def test_films_head_down_are_read_by_their_points_and_refused_with_masks(film: FormedFilm, tmp_path: Path) -> None:
+    rows, columns = film.image.shape
+    truth = film.truth.moved(np.array([[-1.0, 0, rows - 1], [0, -1.0, columns - 1]]))
+    down = replace(film, image=np.ascontiguousarray(film.image[::-1, ::-1]), truth=truth)
+    (tmp_path / "a").mkdir()
+    image = pydicom.dcmread(write_film(down, tmp_path / "a" / "film.dcm"))
+    assert image.PatientOrientation[1] == "H"
+    six_point_file(down, tmp_path / "a" / "points.json", str(image.SOPInstanceUID))
+    (read,) = read_folder(tmp_path / "a")
+    assert read.film.truth.levels == film.truth.levels, "from head to feet"
+    assert (read.film.head_rows < -0.5).all()
+    write_film(down, tmp_path / "b" / "film.dcm")
+    write_seg(down, image, tmp_path / "b" / "seg.dcm")
+    with pytest.raises(AnnotationError, match="head is not above"):
+        read_folder(tmp_path / "b")
+
+
+def test_a_film_of_several_frames_or_colours_is_no_film(film: FormedFilm, tmp_path: Path) -> None:
+    path = write_film(film, tmp_path / "film.dcm")
+    image = pydicom.dcmread(path)
+    six_point_file(film, tmp_path / "points.json", str(image.SOPInstanceUID))
+    for header in ({"NumberOfFrames": 2}, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}):
+        for keyword, value in header.items():
+            setattr(image, keyword, value)
+        image.save_as(path)
+        with pytest.raises(AnnotationError, match="not one grey image"):
+            read_folder(tmp_path)
+        image = pydicom.dcmread(write_film(film, path))
+    image.PixelData = image.PixelData[:-100]
+    image.save_as(path)
+    with pytest.raises(AnnotationError, match="cannot be read"):
+        read_folder(tmp_path)
 
 
 def test_an_outline_passes_through_its_six_points() -> None:
