@@ -45,7 +45,7 @@ train: train-env  ## every shipped model again, MINUTES each, and its figures; r
 	-$(BIN)/python -m onnx_models.training.segmenter_generator shapes --count 600  # needs the real shapes (CONTRIBUTING.md)
 	$(BIN)/python -m onnx_models.training.completion_data
 	$(BIN)/python -m onnx_models.training.film_generator --count 340 --held-out 24
-	$(BIN)/python -m onnx_models.training.film_points_films
+	$(BIN)/python -m onnx_models.training.film_points_films --count 560
 	for network in localizer keypoints labeller segmenter completion film film_points; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
 	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \

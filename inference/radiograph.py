@@ -44,7 +44,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.4.1"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.5.0"
 ADULT_YEARS = 18.0
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""

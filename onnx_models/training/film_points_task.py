@@ -34,7 +34,7 @@ from onnx_models.training.phantom.scene import F32
 from onnx_models.training.radiograph_data import FilmSource
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 RENEW_EVERY = 6
 """Steps after which a film of the pool is replaced; the pool is filled first."""
 FILL = 96
