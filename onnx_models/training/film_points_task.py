@@ -179,9 +179,26 @@ PREPROCESSING = (
 
 
 def export(folder: Path = MODELS) -> Exported:
-    """Export the averaged weights of the last checkpoint into `folder`."""
+    """Export the averaged weights of the last checkpoint into `folder`, spreads widened as held-out films ask for."""
     network, state = averaged_network("film_points")
-    return export_network(network, state, folder)
+    factor = widen(network, FilmPointsTask().evaluate(network))
+    return export_network(network, {**state, "spreads_widened": factor}, folder)
+
+
+def widen(network: nn.Module, held_out: dict[str, float]) -> float:
+    """Make expected errors as large as those of held-out films (`judged`) are; returns the factor.
+
+    Raises
+    ------
+    ValueError
+        No body of a held-out film could be measured.
+    """
+    if "error_over_spread" not in held_out:
+        raise ValueError("no held-out film to set the spreads by: run onnx_models.training.film_points_films")
+    factor = max(1.0, round(held_out["error_over_spread"], 2))
+    assert isinstance(network, BodyPointsNetwork)
+    network.widening.mul_(factor)
+    return factor
 
 
 def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:

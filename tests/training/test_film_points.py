@@ -42,7 +42,7 @@ from onnx_models.training.film_points_data import (  # noqa: E402
 from onnx_models.training.film_points_evaluation import judged as told_by  # noqa: E402
 from onnx_models.training.film_points_evaluation import measured  # noqa: E402
 from onnx_models.training.film_points_films import KINDS, LEVELS, film_of  # noqa: E402
-from onnx_models.training.film_points_network import CELLS, BodyPoints, BodyPointsNetwork  # noqa: E402
+from onnx_models.training.film_points_network import CELLS, LEAST_SPREAD, BodyPoints, BodyPointsNetwork  # noqa: E402
 from onnx_models.training.film_points_task import (  # noqa: E402
     FilmPointsTask,
     export_network,
@@ -51,6 +51,8 @@ from onnx_models.training.film_points_task import (  # noqa: E402
     loss_of,
     peaks,
     ratios_of,
+    told_of,
+    widen,
 )
 from onnx_models.training.film_points_ways import (  # noqa: E402
     OUTLINE,
@@ -375,6 +377,19 @@ def test_the_spread_is_taught_the_error_and_teaches_nothing_else() -> None:
     off[:, 1::2, 0] += 2
     by_spread = {s: loss_of(exact(off, s), truth, 1.0)[1]["spread"] for s in (0.5, 2.0, 8.0)}
     assert min(by_spread, key=by_spread.__getitem__) == 2.0
+
+
+def test_spreads_are_widened_to_the_errors_of_held_out_films() -> None:
+    """So that what the reports state as uncertainty is what was measured; never narrowed."""
+    network, crops = BodyPointsNetwork().eval(), np.random.default_rng(4).random((3, CHANNELS, SIZE, SIZE), np.float32)
+    points, spread = told_of(network, crops)
+    assert widen(network, {"error_over_spread": 1.304}) == 1.3
+    again, wider = told_of(network, crops)
+    np.testing.assert_array_equal(again, points)
+    np.testing.assert_allclose(wider - LEAST_SPREAD, 1.3 * (spread - LEAST_SPREAD), rtol=1e-4)
+    assert widen(network, {"error_over_spread": 0.8}) == 1.0
+    with pytest.raises(ValueError, match="no held-out film"):
+        widen(network, {})
 
 
 def test_ratios_are_those_of_heights() -> None:
