@@ -46,15 +46,17 @@ train: train-env  ## every shipped model again, MINUTES each, and its figures; r
 	$(BIN)/python -m onnx_models.training.completion_data
 	$(BIN)/python -m onnx_models.training.film_generator --count 340 --held-out 24
 	$(BIN)/python -m onnx_models.training.film_points_films --count 560
-	for network in localizer keypoints labeller segmenter completion film film_points; do \
+	for network in localizer keypoints labeller segmenter completion film film_mdr2unet film_points; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
 	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \
 	done
 	$(BIN)/python -m onnx_models.training.evaluate
 	$(BIN)/python -m onnx_models.training.evaluate --set 2
-	for judge in labeller segmenter completion film_points radiograph; do \
+	for judge in labeller segmenter completion film_points; do \
 	  $(BIN)/python -m onnx_models.training.$${judge}_evaluation --card || exit 1; \
 	done
+	$(BIN)/python -m onnx_models.training.radiograph_evaluation --card --body-network film_mdr2unet
+	$(BIN)/python -m onnx_models.training.radiograph_comparison --card
 
 debian:  # tests against Orthanc and DCMTK need Debian's packages; without root they are skipped, saying so
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v Orthanc && command -v storescu && command -v strace && command -v pgbouncer; } >/dev/null; then \

@@ -53,7 +53,7 @@ class PointSettings:
 
     network: str = "film_points"
     agreement: float = 0.1
-    unsure: float = 0.15
+    unsure: float = 0.2
     sure: float = 0.06
 
 

@@ -8,7 +8,6 @@ network alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ from onnx_models.training.radiograph_network import (
 from onnx_models.training.radiograph_widening import widened
 from onnx_models.training.train import averaged_network
 
-VERSION = "1.3.0"
+VERSION, BODY_VERSION = "1.3.0", "1.0.0"
+"""Of the whole-film network, and of the method's own."""
 WIDE = (32, 64, 96, 128, 160, 192)
 """Channels of the network that ships, at 1 to 32 pixels: multiples of 32 cost a CPU with AMX half of what others do."""
 RELOAD_STEPS = 50
@@ -317,14 +317,15 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path, vers
     """
     outputs = {name: {**_MAP, "meaning": _MEANINGS[name]} for name in MAPS}
     view = {"dtype": "float32", "shape": [1, len(VIEWS)], "meaning": "softmax: " + ", ".join(VIEWS)}
-    contract = replace(_contract("film", outputs | {"view": view}, state, "film.md"), version=version)
+    contract = _contract("film", version, outputs | {"view": view}, state, "film.md")
     return _exported(network, contract, folder)
 
 
 def export_body_network(network: nn.Module, state: dict[str, Any], folder: Path) -> Exported:
     """Export a network of bodies alone as "film_mdr2unet"."""
     outputs = {"body": {**_MAP, "meaning": _MEANINGS["body"]}}
-    return _exported(BodyProbability(network), _contract("film_mdr2unet", outputs, state, "film_comparison.md"), folder)
+    contract = _contract("film_mdr2unet", BODY_VERSION, outputs, state, "film_comparison.md")
+    return _exported(BodyProbability(network), contract, folder)
 
 
 class BodyProbability(nn.Module):
@@ -339,10 +340,12 @@ class BodyProbability(nn.Module):
         return (torch.sigmoid(self.network(film)),)
 
 
-def _contract(name: str, outputs: dict[str, dict[str, Any]], state: dict[str, Any], card: str) -> Contract:
+def _contract(
+    name: str, version: str, outputs: dict[str, dict[str, Any]], state: dict[str, Any], card: str
+) -> Contract:
     return Contract(
         name=name,
-        version=VERSION,
+        version=version,
         inputs={"film": {**_MAP, "meaning": "prepared film, 0 to 1"}},
         outputs=outputs,
         dynamic={},

@@ -33,7 +33,7 @@ from onnx_models.training.radiograph_records import FilmRunner, Record, load_fil
 from onnx_models.training.radiograph_summary import LOWER, compressions, flags, measured_flags, names_right
 
 LATERAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SURE_POINTS = (0.03, 0.04, 0.05, 0.06, 0.075, 0.1)
+SURE_POINTS = (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.125)
 SURE_BODY = (0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98)
 
 
