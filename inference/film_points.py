@@ -54,7 +54,7 @@ class PointSettings:
     network: str = "film_points"
     agreement: float = 0.1
     unsure: float = 0.2
-    sure: float = 0.06
+    sure: float = 0.1
 
 
 @dataclass(frozen=True)
