@@ -54,7 +54,7 @@ class PointSettings:
     network: str = "film_points"
     agreement: float = 0.1
     unsure: float = 0.2
-    sure: float = 0.1
+    sure: float = 0.08
 
 
 @dataclass(frozen=True)

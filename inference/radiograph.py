@@ -106,7 +106,7 @@ class RadiographSettings:
     points: PointSettings | None = field(default_factory=PointSettings)
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
-    lateral: float = 0.8
+    lateral: float = 0.9
     lateral_by_header: float = 0.3
     chest_films: bool = False
     least_vertebrae: int = 3
