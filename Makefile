@@ -46,13 +46,14 @@ train: train-env  ## every shipped model again, MINUTES each, and its figures; r
 	$(BIN)/python -m onnx_models.training.completion_data
 	$(BIN)/python -m onnx_models.training.film_generator --count 340 --held-out 24
 	$(BIN)/python -m onnx_models.training.film_points_films --count 560
-	for network in localizer keypoints labeller segmenter completion film film_mdr2unet film_points; do \
+	$(BIN)/python -m onnx_models.training.film_foreign_films
+	for network in localizer keypoints labeller segmenter completion film film_mdr2unet film_points film_foreign; do \
 	  $(BIN)/python -m onnx_models.training.train $$network --minutes $(MINUTES) && \
 	  $(BIN)/python -m onnx_models.training.export $$network || exit 1; \
 	done
 	$(BIN)/python -m onnx_models.training.evaluate
 	$(BIN)/python -m onnx_models.training.evaluate --set 2
-	for judge in labeller segmenter completion film_points; do \
+	for judge in labeller segmenter completion film_points film_foreign; do \
 	  $(BIN)/python -m onnx_models.training.$${judge}_evaluation --card || exit 1; \
 	done
 	$(BIN)/python -m onnx_models.training.radiograph_evaluation --card --body-network film_mdr2unet

@@ -120,13 +120,34 @@ def shown(film: PreparedFilm, grid: FilmGrid, maps: Sequence[Map], crop: FilmGri
     return np.stack([film.on(crop), *seen])
 
 
+@dataclass(frozen=True)
+class BodyCrops:
+    """Every outlined body of a film, cut out upright.
+
+    Attributes
+    ----------
+    outlined
+        The bodies.
+    grids
+        Where each crop lies.
+    shown
+        float32 (bodies, `CHANNELS`, `SIZE`, `SIZE`): what networks are shown.
+    """
+
+    outlined: tuple[OutlinedBody, ...]
+    grids: tuple[FilmGrid, ...]
+    shown: Map
+
+
+def body_crops(film: PreparedFilm, grid: FilmGrid, body: Map, outlined: Sequence[OutlinedBody]) -> BodyCrops:
+    """The crops of bodies that were outlined on ``grid``; ``body`` is the probability of vertebral bodies there."""
+    grids = tuple(crop_grid(grid, one.six) for one in outlined)
+    seen = [shown(film, grid, (body, one.alone), crop) for one, crop in zip(outlined, grids, strict=True)]
+    return BodyCrops(tuple(outlined), grids, np.array(seen, np.float32).reshape(-1, CHANNELS, SIZE, SIZE))
+
+
 def network_points(
-    film: PreparedFilm,
-    grid: FilmGrid,
-    body: Map,
-    outlined: Sequence[OutlinedBody],
-    models: Models,
-    network: str = PointSettings.network,
+    crops: BodyCrops, grid: FilmGrid, models: Models, network: str = PointSettings.network
 ) -> list[NetworkPoints]:
     """What the network tells of each body, whatever it is worth.
 
@@ -135,21 +156,19 @@ def network_points(
 
     Parameters
     ----------
-    body
-        Probability of vertebral bodies on ``grid``.
+    grid
+        On which the bodies were outlined.
 
     Raises
     ------
     ModelRunError
         When the network fails.
     """
-    if not outlined:
+    if not crops.outlined:
         return []
-    crops = [crop_grid(grid, one.six) for one in outlined]
-    seen = np.stack([shown(film, grid, (body, one.alone), c) for one, c in zip(outlined, crops, strict=True)])
-    said = models.run(network, {"crops": seen})
+    said = models.run(network, {"crops": crops.shown})
     found = []
-    for points, spread, crop, one in zip(said["points"], said["spread"], crops, outlined, strict=True):
+    for points, spread, crop, one in zip(said["points"], said["spread"], crops.grids, crops.outlined, strict=True):
         heights = points[1::2, 0] - points[0::2, 0]  # each lower point lies below its upper one
         part = float(spread.max() / heights[2]) if heights.min() > 0 else np.inf
         inside = bool((points > -0.5).all() and (points < SIZE - 0.5).all())

@@ -31,7 +31,7 @@ class MeasuredBody:
     """One body with its six points: those that are told, and those of the outline where both were measured.
 
     ``step`` is that of the grid on which they were measured, in the film's units; ``spread`` the expected error of the
-    worst height as a part of the posterior one, where a network tells it.
+    worst height as a part of the posterior one, where a network tells it; ``foreign``: it holds cement or metal.
     """
 
     body: FilmBody
@@ -41,6 +41,7 @@ class MeasuredBody:
     outlined: SixPoints | None = None
     disagrees: bool = False
     spread: float | None = None
+    foreign: bool = False
 
 
 def vertebra(
@@ -62,9 +63,12 @@ def vertebra(
     if measured.body.partial:
         return replace(found, quality=(Quality.PARTIAL,))
     if measured.six is None:
-        return replace(found, quality=(Quality.NO_END_PLATES,))
+        return replace(
+            found, quality=(*([Quality.FOREIGN_MATERIAL] if measured.foreign else []), Quality.NO_END_PLATES)
+        )
     points = grid.image_points(measured.six.points)
     flags = (
+        (Quality.FOREIGN_MATERIAL, measured.foreign),
         (Quality.LOW_CONFIDENCE, not sure),
         (Quality.MASK_DISAGREES, measured.disagrees),
         (Quality.DOUBLE_CONTOUR, has_double_contour(film, grid, measured.six)),

@@ -6,6 +6,7 @@
                   -> head up, front to the left or right          (`film_orientation`)
                   -> six points from the outline                  (`film_contour`, `film_checks`)
                   -> six points from a network on each body       (`film_points`; their disagreement is a flag)
+                  -> cement and metal from a second one           (`film_foreign`)
                   -> names, compression ratios, grades            (`film_names`, `film_ratios`, `grading`)
 
 What is shown lies on the film as it was sent, whichever way it was turned to be read. Without a pixel spacing in the
@@ -28,10 +29,11 @@ from inference import gaps, grading, screening
 from inference.film_bodies import BodySettings, FilmBodies
 from inference.film_checks import disagreement
 from inference.film_contour import SixPoints, six_points
+from inference.film_foreign import ForeignSettings, foreign_material
 from inference.film_grid import TURNS, FilmGrid
 from inference.film_names import FilmNames, NameSettings, named
 from inference.film_orientation import FilmOrientation, front_side, header_turn
-from inference.film_points import OutlinedBody, PointSettings, network_points
+from inference.film_points import BodyCrops, OutlinedBody, PointSettings, body_crops, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.film_ratios import Compression, graded
 from inference.film_sight import VIEWS, FilmSight, Look
@@ -44,7 +46,7 @@ from inference.refusal import Refusal, RefusalCode
 from inference.runtime import ModelRunError, Models
 from inference.steps import Steps
 
-PIPELINE, PIPELINE_VERSION = "radiograph", "1.5.0"
+PIPELINE, PIPELINE_VERSION = "radiograph", "1.6.0"
 ADULT_YEARS = 18.0
 BODY_MM = 25.0
 """Posterior height of a vertebral body, roughly: how coarse a grid is on a film whose pixels have no known size."""
@@ -74,6 +76,8 @@ class RadiographSettings:
     points
         The network that looks at each body again. Its points are told then, the outline's heights stand beside them,
         and it says itself which bodies it is sure of.
+    foreign
+        Which bodies hold cement or metal: they are not graded.
     names
         Names from the sacrum upwards, where it is seen.
     rule
@@ -104,6 +108,7 @@ class RadiographSettings:
     nearer_too: bool = True
     bodies: BodySettings = field(default_factory=BodySettings)
     points: PointSettings | None = field(default_factory=PointSettings)
+    foreign: ForeignSettings | None = field(default_factory=ForeignSettings)
     names: NameSettings | None = field(default_factory=NameSettings)
     rule: GradingRule = field(default_factory=GradingRule)
     lateral: float = 0.9
@@ -120,8 +125,8 @@ class RadiographSettings:
     @property
     def networks(self) -> tuple[str, ...]:
         """Names in the manifest of the networks that these stages run."""
-        others = (self.body_network, self.points.network if self.points is not None else None)
-        return (self.network, *(name for name in others if name is not None))
+        stages = (stage.network for stage in (self.points, self.foreign) if stage is not None)
+        return (self.network, *([self.body_network] if self.body_network is not None else []), *stages)
 
 
 @dataclass(frozen=True)
@@ -239,9 +244,9 @@ class _Run:
         with self.step("points"):
             measured = [self._measured(seen, n) for n in range(len(seen.found.bodies))]
 
-        if self.settings.points is not None:
-            with self.step("second points"):
-                measured = self._measured_again(prepared, seen, measured, self.settings.points)
+        if self.settings.points is not None or self.settings.foreign is not None:
+            with self.step("second look"):
+                measured = self._looked_at_again(prepared, seen, measured)
 
         with self.step("names"):
             names = self._named(seen.found)
@@ -323,16 +328,26 @@ class _Run:
         six = None if body.partial else _on_film(six_points(alone, seen.found.up(n), side), seen)
         return MeasuredBody(body, alone, six, seen.grid.step)
 
+    def _looked_at_again(self, film: PreparedFilm, seen: FilmSight, measured: list[MeasuredBody]) -> list[MeasuredBody]:
+        """Bodies that have six points, each looked at by itself: for cement and metal, and measured once more."""
+        outlined = [OutlinedBody(m.six, m.alone) for m in measured if m.six is not None]
+        crops = body_crops(film, seen.grid, seen.maps["body"], outlined)
+        if self.settings.foreign is not None:
+            said = iter(foreign_material(crops, self.models, self.settings.foreign))
+            measured = [replace(m, foreign=next(said)) if m.six is not None else m for m in measured]
+        if self.settings.points is not None:
+            measured = self._measured_again(crops, seen, measured, self.settings.points)
+        return measured
+
     def _measured_again(
-        self, film: PreparedFilm, seen: FilmSight, measured: list[MeasuredBody], settings: PointSettings
+        self, crops: BodyCrops, seen: FilmSight, measured: list[MeasuredBody], settings: PointSettings
     ) -> list[MeasuredBody]:
         """Bodies with the network's points in place of the outline's, which stay beside them.
 
         Where it sees no upright body nothing is measured; where it doubts its own points those of the outline are
         told, with its doubt.
         """
-        outlined = [OutlinedBody(m.six, m.alone) for m in measured if m.six is not None]
-        said = iter(network_points(film, seen.grid, seen.maps["body"], outlined, self.models, settings.network))
+        said = iter(network_points(crops, seen.grid, self.models, settings.network))
         again = []
         for m in measured:
             if m.six is None:

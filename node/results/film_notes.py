@@ -12,10 +12,13 @@ NO_SEGMENTATION = (
     "Of a fluoroscopic image no segmentation is made: outlines stand in the capture, points in this report"
 )
 OWN_RATIOS = "Ha/Hp, Hm/Hp: over the own posterior height"
-PASSED_OVER = "deformed, unsure, not measured or not seen"
+PASSED_OVER = "deformed, unsure, with cement or metal, not measured or not seen"
 """Why a neighbour is no reference of a compression ratio."""
 WEIGHTED = "the mean is then weighted by distance, the nearer one counts more"
-LIMITS = "Cement, metal and fusion are not recognised on radiographs: such vertebrae are graded like others."
+LIMITS = (
+    "On radiographs fusion is not recognised: fused vertebrae are graded like others. Cement and metal are told by a "
+    "network that was trained on rendered ones."
+)
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
 

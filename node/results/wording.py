@@ -71,7 +71,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.KERNEL_UNKNOWN: "kernel unknown: HU is less certain",
     Quality.CORE_TOO_SMALL: "too little trabecular bone off the surface: no HU",
     Quality.CORE_UNEVEN: "uneven trabecular bone: an island, sclerosis or a streak moves the HU",
-    Quality.FOREIGN_MATERIAL: "cement or metal in the body: neither grade nor HU",
+    Quality.FOREIGN_MATERIAL: "cement or metal in the body: no grade (CT: no HU either)",
     Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
     Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
     Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",

@@ -41,6 +41,7 @@ RECIPES = {
     "detector": "onnx_models.training.detector_task:export",
     "labeller": "onnx_models.training.labeller_task:export",
     "film_points": "onnx_models.training.film_points_task:export",
+    "film_foreign": "onnx_models.training.film_foreign_task:export",
     "film": "onnx_models.training.radiograph_task:export",
     "film_mdr2unet": "onnx_models.training.radiograph_task:export_mdr2unet",
 }

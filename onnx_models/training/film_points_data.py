@@ -112,6 +112,11 @@ class SeenFilm:
         """(V,)."""
         return np.asarray(self.truth.loss.max(axis=1, initial=0.0) >= FRACTURED)
 
+    @property
+    def foreign(self) -> Bools:
+        """(V,): which hold cement or metal."""
+        return np.asarray(self.truth.cement | self.truth.metal)
+
     def shown(self, body: int, crop: FilmGrid) -> F32:
         """(`CHANNELS`, rows, columns) of a crop, as the pipeline shows it to its network."""
         return crop_shown(self.film, self.grid, (self.body, self.outlined[body].alone), crop)
@@ -283,22 +288,31 @@ class BodyPool:
                 self._films[self._next % self._size] = new
                 self._next += 1
 
+    @property
+    def bodies(self) -> list[tuple[SeenFilm, int]]:
+        """Every body of the pool: its film, and which one it is there."""
+        return [(film, n) for film in self._films for n in range(len(film.truth.levels))]
+
+    def drawn(self, rng: np.random.Generator, count: int, weight: F64) -> list[tuple[F32, F64, int]]:
+        """``count`` crops with the true points (6, 2) in them, and of which of `bodies`; ``weight`` is that of each."""
+        bodies, share = self.bodies, weight / weight.sum()
+        out: list[tuple[F32, F64, int]] = []
+        while len(out) < count:
+            k = int(rng.choice(len(bodies), p=share))
+            crop = crop_of(*bodies[k], rng)
+            if crop is not None:
+                out.append((*crop, k))
+        return out
+
     def batch(self, rng: np.random.Generator, count: int) -> tuple[F32, F32]:
         """(crops (count, `CHANNELS`, `SIZE`, `SIZE`), true points (count, 6, 2))."""
-        bodies = [(film, n) for film in self._films for n in range(len(film.truth.levels))]
         bad = np.concatenate([film.fractured for film in self._films])
         seen = np.concatenate([film.visibility for film in self._films])
         weight = np.clip(seen / SEEN_FROM, HIDDEN_WEIGHT, 1.0)
         for group, share in ((bad, FRACTURED_SHARE), (~bad, 1 - FRACTURED_SHARE)):
             weight[group] *= share / max(float(weight[group].sum()), 1e-9)
-        weight /= weight.sum()
-        drawn: list[tuple[F32, F64]] = []
-        while len(drawn) < count:
-            film, n = bodies[int(rng.choice(len(bodies), p=weight))]
-            crop = crop_of(film, n, rng)
-            if crop is not None:
-                drawn.append(crop)
-        return np.stack([c for c, _ in drawn]), np.stack([p for _, p in drawn]).astype(np.float32)
+        drawn = self.drawn(rng, count, weight)
+        return np.stack([c for c, *_ in drawn]), np.stack([p for _, p, _ in drawn]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -317,6 +331,8 @@ class HeldOutBodies:
         (n,): largest loss of height in space against the undeformed twin.
     visibility
         (n,): mean of both end plates.
+    cement, metal
+        (n,): in the body.
     """
 
     crops: F32
@@ -324,6 +340,13 @@ class HeldOutBodies:
     step: F64
     loss: F64
     visibility: F64
+    cement: Bools
+    metal: Bools
+
+    @property
+    def foreign(self) -> Bools:
+        """(n,): cement or metal in the body."""
+        return np.asarray(self.cement | self.metal)
 
     def chosen(self, which: Bools) -> HeldOutBodies:
         """Those of a mask (n,)."""
@@ -332,7 +355,7 @@ class HeldOutBodies:
 
 def held_out_bodies(paths: list[Path], sight: Sight, seed: int = 19) -> HeldOutBodies:
     """Every body that is seen on the lateral films of a list, cut as the pipeline does; the same ones every time."""
-    crops, points, step, loss, visibility = [], [], [], [], []
+    crops, points, step, loss, visibility, cement, metal = [], [], [], [], [], [], []
     for n, path in enumerate(paths):
         stored = StoredFilm.load(path)
         rng = np.random.default_rng([seed, n])
@@ -346,7 +369,10 @@ def held_out_bodies(paths: list[Path], sight: Sight, seed: int = 19) -> HeldOutB
             step.append(crop.step)
             loss.append(seen.truth.loss[body].max())
             visibility.append(seen.visibility[body])
+            cement.append(seen.truth.cement[body])
+            metal.append(seen.truth.metal[body])
     return HeldOutBodies(
         np.array(crops, np.float32).reshape(-1, CHANNELS, SIZE, SIZE), np.array(points).reshape(-1, 6, 2),
         np.array(step), np.array(loss), np.array(visibility),
+        np.array(cement, bool), np.array(metal, bool),
     )  # fmt: skip

@@ -234,11 +234,11 @@ def export_network(network: nn.Module, state: dict[str, Any], folder: Path) -> E
         },
         card="film_points.md",
     )
-    examples = [(_example(seed, bodies),) for seed, bodies in ((1, 2), (2, 1), (3, 7))]
+    examples = [(example_crops(seed, bodies),) for seed, bodies in ((1, 2), (2, 1), (3, 7))]
     return export_model(network.to(memory_format=torch.contiguous_format), examples, contract, folder)
 
 
-def _example(seed: int, bodies: int) -> Tensor:
+def example_crops(seed: int, bodies: int) -> Tensor:
     """Bright blocks in noise, (bodies, `CHANNELS`, `SIZE`, `SIZE`)."""
     rng = np.random.default_rng(seed)
     crops = rng.uniform(0.2, 0.4, (bodies, CHANNELS, SIZE, SIZE)).astype(np.float32)

@@ -18,7 +18,7 @@ from scipy import ndimage
 from inference.film_checks import disagreement
 from inference.film_contour import SixPoints, six_points
 from inference.film_grid import FilmGrid
-from inference.film_points import OutlinedBody, PointSettings, network_points
+from inference.film_points import OutlinedBody, PointSettings, body_crops, network_points
 from inference.film_preparation import PreparedFilm, prepare
 from inference.geometry import Radiograph
 from inference.radiograph import RadiographSettings
@@ -158,7 +158,7 @@ def _measure(
     name: str,
 ) -> None:
     """Entries of the outlines, and of the network on crops placed by them."""
-    again = network_points(film, grid, body, outlined, models, name)
+    again = network_points(body_crops(film, grid, body, outlined), grid, models, name)
     for n, (one, second) in enumerate(zip(outlined, again, strict=True)):
         sure = bool(probability[n] >= PIPELINE.sure_body and one.six.misfit <= PIPELINE.worst_misfit)
         bodies[n].told[OUTLINE] = Told(grid.to_film(one.six.points), sure=sure)

@@ -71,6 +71,7 @@ def section(told: Record, command: str) -> str:
         f"{_part(upper['flagged'])} flagged or not measured; "
         f"{100 * upper['sure']:.0f} % of all measured without doubt, with |dG| "
         f"{_figure(upper['sure G error'])}; {_part(upper['named'])} of those found have a name.",
+        _foreign(first),
         f"Names: {_part(given)} of {count} given are right. Side of the front: right in {_part(front)} of {sides} "
         f"films; head up after turning: {_part(head)} of {ends}. "
         f"Median time {first['seconds']:.2f} s on one core. (All of {ways[0]}.)",
@@ -105,6 +106,15 @@ def section(told: Record, command: str) -> str:
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _foreign(way: Record) -> str:
+    """Which bodies were told to hold cement or metal."""
+    with_, without = way["cement or metal"]["with"], way["cement or metal"]["without"]
+    return (
+        f"Cement or metal, which keeps a body from being graded: told of {with_[0]} of {with_[1]} whole bodies found "
+        f"that hold some, and of {without[0]} of {without[1]} that hold none."
+    )
 
 
 def _all_graded(told: Record, ways: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from inference.film_foreign import ForeignSettings
 from inference.film_points import PointSettings
 from inference.radiograph import RadiographSettings
 from inference.runtime import read_manifest
@@ -40,9 +41,11 @@ def ways(folder: Path, network: str = "film", body_network: str | None = None) -
 
     With a ``body_network`` the first one stands there once more, with that network's map of bodies.
     """
-    outline = replace(RadiographSettings(), network=network, points=None)
+    there = read_manifest(folder)
+    foreign = ForeignSettings() if ForeignSettings().network in there else None
+    outline = replace(RadiographSettings(), network=network, points=None, foreign=foreign)
     found = {OUTLINE: outline}
-    if PointSettings().network in read_manifest(folder):
+    if PointSettings().network in there:
         found = {POINTS: replace(outline, points=PointSettings()), **found}
     if body_network is not None:
         way, settings = next(iter(found.items()))
@@ -120,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         "films_of_the_set": runner.chosen.films,
         "models": {
             n: entries[n]["sha256"]
-            for n in (options.network, PointSettings().network, options.body_network)
+            for n in (options.network, PointSettings().network, ForeignSettings().network, options.body_network)
             if n in entries
         },
         "ways": found,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.findings import Quality
 from inference.grading import SURE_LOSS
 from onnx_models.training.film_evaluation_set import STRATA
 from onnx_models.training.metrics import (
@@ -202,9 +203,10 @@ def _auc(bodies: Sequence[Record]) -> float:
 def flags(records: Records, positive: bool, levels: Sequence[str] = LOWER) -> float:
     """Part of all whole bodies, truly fractured ones or others, that are graded moderate or severe, or are not.
 
-    Bodies that were missed, on refused films too, or have no grade are not graded so.
+    Bodies that were missed, on refused films too, or have no grade are not graded so. Those with cement or metal must
+    not have one and are left out.
     """
-    return _flagged(vertebrae(records, levels), positive)
+    return _flagged([v for v in vertebrae(records, levels) if not v["metal"]], positive)
 
 
 def measured_flags(records: Records, positive: bool, levels: Sequence[str] = LOWER) -> float:
@@ -261,6 +263,14 @@ def upper_thoracic(records: Records) -> dict[str, float]:
     }
 
 
+def foreign_told(records: Records) -> dict[str, list[int]]:
+    """[told to hold cement or metal, all] of whole bodies found that hold some, and of those that hold none."""
+    found = [v for v in vertebrae(records) if v["found"]]
+    groups = {"with": [v for v in found if v["metal"]], "without": [v for v in found if not v["metal"]]}
+    flag = str(Quality.FOREIGN_MATERIAL)
+    return {name: [sum(flag in v["found"]["quality"] for v in group), len(group)] for name, group in groups.items()}
+
+
 def names_right(records: Records) -> tuple[float, int]:
     """(part of the names given that are right, how many were given)."""
     given = [v for v in vertebrae(records, whole=False) if v["found"] and v["found"]["level"]]
@@ -293,6 +303,7 @@ _FILMS, _ANSWERED = "all films, 0 where refused", "answered films"
 _WHOLE, _FOUND = "all whole bodies", "whole bodies found"
 _MEASURED = "whole bodies measured, T11 to L5"
 _ALL_LOWER = "all whole bodies T11 to L5, also missed or refused"
+_TO_GRADE = f"{_ALL_LOWER}, without cement or metal"
 ROWS = {
     "Dice, section": Row(_FILMS, mean_dice),
     "Dice, section, answered": Row(_ANSWERED, lambda r: mean_dice(answered(r))),
@@ -311,9 +322,9 @@ ROWS = {
     "|dG|": Row(_MEASURED, lambda r: ratio_error(r, LOWER)),
     "AUC, moderate or worse": Row(_ALL_LOWER, moderate_auc, graded=True),
     "AUC, moderate or worse, measured": Row(_MEASURED, measured_auc, graded=True),
-    "graded moderate or worse, sensitivity": Row(_ALL_LOWER, lambda r: flags(r, True), graded=True),
+    "graded moderate or worse, sensitivity": Row(_TO_GRADE, lambda r: flags(r, True), graded=True),
     "graded moderate or worse, sensitivity, measured": Row(_MEASURED, lambda r: measured_flags(r, True), graded=True),
-    "graded moderate or worse, specificity": Row(_ALL_LOWER, lambda r: flags(r, False), graded=True),
+    "graded moderate or worse, specificity": Row(_TO_GRADE, lambda r: flags(r, False), graded=True),
     "graded moderate or worse, specificity, measured": Row(_MEASURED, lambda r: measured_flags(r, False), graded=True),
     "VCR measured": Row("whole bodies T11 to L5 with whole neighbours", vcr_measured),
 }
@@ -382,6 +393,7 @@ def summary(
         "vcr_auc": area_under_curve(said, true > VCR_FRACTURE),
         "pixels": pixel_figures(films),
         "upper thoracic": upper_thoracic(films),
+        "cement or metal": foreign_told(films),
         "names": names_right(films),
         "front_right": _part([r["front_right"] for r in films if r["front_right"] is not None]),
         "head_right": _part([r["head_right"] for r in films if r["head_right"] is not None]),

@@ -44,6 +44,7 @@ TASKS = {
     "film_segnet": "onnx_models.training.radiograph_task:segnet_task",
     "film_enet": "onnx_models.training.radiograph_task:enet_task",
     "film_points": "onnx_models.training.film_points_task:FilmPointsTask",
+    "film_foreign": "onnx_models.training.film_foreign_task:FilmForeignTask",
 }
 """Where the task of each network is: ``module:class``, made without arguments."""
 

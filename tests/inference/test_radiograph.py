@@ -11,6 +11,7 @@ from toy_film import MAPS, Body, ToyFilm, filmed, models, network, spine
 from toy_spine import ToySession
 
 from inference.film_contour import SixPoints, six_points
+from inference.film_foreign import ForeignSettings
 from inference.film_grid import whole_film
 from inference.film_names import NameSettings
 from inference.film_points import CHANNELS, SIZE, PointSettings, crop_grid
@@ -42,7 +43,9 @@ def film() -> ToyFilm:
 def chosen(**settings: Any) -> RadiographSettings:
     """Settings with names and outlines alone; the drawn bodies are a little less sure than those that are told of a
     real film."""
-    return RadiographSettings(**{"points": None, "names": NameSettings(sure_sacrum=0.8), "sure_body": 0.9} | settings)
+    return RadiographSettings(
+        **{"points": None, "foreign": None, "names": NameSettings(sure_sacrum=0.8), "sure_body": 0.9} | settings
+    )
 
 
 def answered(
@@ -327,6 +330,54 @@ def test_points_that_make_no_body_are_no_end_plates(film: ToyFilm) -> None:
     answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, chosen(points=PointSettings()), 70)
     assert len(answer.findings.vertebrae) == 5 and answer.findings.patient.flag is None
     assert all(Quality.NO_END_PLATES in v.quality and v.heights_mm is None for v in answer.findings.vertebrae)
+
+
+def foreign_network(*probabilities: float) -> ToySession:
+    """Tells these of the bodies, from the head."""
+    return ToySession({"foreign": lambda inputs: np.array(probabilities, np.float32)[: len(inputs["crops"])]})
+
+
+def test_a_body_with_cement_or_metal_is_measured_but_neither_graded_nor_a_reference(film: ToyFilm) -> None:
+    both = models(network(film))
+    told = foreign_network(0.0, 0.5, 0.49, 0.0, 0.0)
+    both = replace(both, sessions={**both.sessions, "film_foreign": told})
+    settings = chosen(foreign=ForeignSettings())
+    assert settings.networks == ("film", "film_foreign")
+    answer = evaluate(Radiograph(film.pixels, (SPACING, SPACING)), both, settings, 70)
+    found, alone = answer.findings.vertebrae, answered(film).findings.vertebrae
+    assert [Quality.FOREIGN_MATERIAL in v.quality for v in found] == [False, True, False, False, False]
+    assert [v.heights_mm for v in found] == [v.heights_mm for v in alone]
+    assert [v.grade is None for v in found] == [False, True, False, False, False]
+    assert found[1].rule is None and Quality.G_ONLY not in found[1].quality
+    assert alone[2].compared_with == (2, 4)
+    assert found[2].compared_with == (1, 4) and answer.compressions[3].replaced
+
+
+def test_a_fracture_with_cement_flags_nobody(film: ToyFilm) -> None:
+    both = models(network(film))
+    assert answered(film).findings.patient.flag is True, "the third one is a wedge"
+    both = replace(both, sessions={**both.sessions, "film_foreign": foreign_network(0.0, 0.0, 0.9, 0.0, 0.0)})
+    patient = evaluate(Radiograph(film.pixels), both, chosen(foreign=ForeignSettings()), 70).findings.patient
+    assert patient.flag is False
+
+
+def test_both_networks_look_at_the_same_bodies(film: ToyFilm) -> None:
+    """Where the six points make no body the flag stays: why nothing was measured may lie in the cement."""
+    crops = []
+    points = ToySession(
+        {
+            "points": lambda inputs: (crops.append(inputs["crops"]), np.full((len(inputs["crops"]), 6, 2), 20.0))[1],
+            "spread": lambda inputs: np.ones((len(inputs["crops"]), 3), np.float32),
+        }
+    )
+    cement = ToySession({"foreign": lambda inputs: (crops.append(inputs["crops"]), np.full(5, 0.9))[1]})
+    both = models(network(film))
+    both = replace(both, sessions={**both.sessions, "film_points": points, "film_foreign": cement})
+    settings = chosen(points=PointSettings(), foreign=ForeignSettings())
+    found = evaluate(Radiograph(film.pixels), both, settings, 70).findings.vertebrae
+    assert crops[0].shape == (5, CHANNELS, SIZE, SIZE)
+    assert np.array_equal(*crops)
+    assert all({Quality.FOREIGN_MATERIAL, Quality.NO_END_PLATES} <= set(v.quality) for v in found)
 
 
 @pytest.mark.parametrize(

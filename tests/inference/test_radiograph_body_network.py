@@ -23,8 +23,8 @@ def test_bodies_of_another_network_take_the_place_of_the_first_ones() -> None:
     """The method's own network tells bodies alone; what it does not see is not there, everything else is as before."""
     film = filmed(spine(HEIGHTS, top=(60, 170), depth=50.0, bend=0.08, tilt=-0.2, disc=11, waist=0.05))
     shown = Radiograph(film.pixels, (SPACING, SPACING))
-    alone = evaluate(shown, models(network(film)), RadiographSettings(points=None), 70).findings
-    settings = RadiographSettings(body_network="film_mdr2unet", points=None)
+    alone = evaluate(shown, models(network(film)), RadiographSettings(points=None, foreign=None), 70).findings
+    settings = RadiographSettings(body_network="film_mdr2unet", points=None, foreign=None)
     assert settings.networks == ("film", "film_mdr2unet")
     lowest = film.points[-1].mean(axis=0)
     grid = whole_film(film.pixels.shape, (SPACING, SPACING), 256)
@@ -47,7 +47,7 @@ def test_the_shipped_network_of_the_method_measures_a_film() -> None:
     shipped = load_models(MODELS, "cpu", threads=1, names=settings.networks)
     film = demo_film()
     found = evaluate(Radiograph(film.image), shipped, settings, 70).findings
-    assert {m.name for m in found.models} == {"film", "film_mdr2unet", "film_points"}
+    assert {m.name for m in found.models} == {"film", "film_mdr2unet", "film_points", "film_foreign"}
     whole = film.truth.centres[(film.seen > 0.99) & ~film.truth.sacral]
     told = np.array([v.centroid_px[::-1] for v in found.vertebrae if v.keypoints_px is not None and v.centroid_px])
     height = float(np.linalg.norm(np.diff(whole, axis=0), axis=1).min())

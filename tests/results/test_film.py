@@ -679,10 +679,10 @@ def test_the_document_of_a_calibrated_film(wedged: FilmCase) -> None:
 def test_every_result_says_what_is_not_recognised_on_a_film(
     side_known: bool, monkeypatch: pytest.MonkeyPatch, validation_errors: Callable[[Result], list[str]]
 ) -> None:
-    """On CT a vertebra with cement or metal has no grade: whoever knows that must not expect it of a film."""
+    """On CT hardware tells of a fusion: whoever knows that must not expect it of a film."""
     case = film_case({2: 0.55})
     case = case if side_known else without_side(case)
-    limit = "Cement, metal and fusion are not recognised on radiographs: such vertebrae are graded like others."
+    limit = "On radiographs fusion is not recognised: fused vertebrae are graded like others."
     assert limit in said_on(case, monkeypatch)
     results = encoded(case)
     for kind in ("report", "details"):
@@ -691,9 +691,26 @@ def test_every_result_says_what_is_not_recognised_on_a_film(
         assert validation_errors(results[kind]) == []
 
 
+def test_a_vertebra_with_cement_has_its_heights_and_the_reason_why_it_has_no_grade(
+    monkeypatch: pytest.MonkeyPatch, dumped: Callable[[Result], str]
+) -> None:
+    case = film_case()
+    second = case.findings.vertebrae[1]
+    cement = replace(second, grade=None, rule=None, quality=(*second.quality, Quality.FOREIGN_MATERIAL))
+    vertebrae = (case.findings.vertebrae[0], cement, *case.findings.vertebrae[2:])
+    case = replace(case, answer=replace(case.answer, findings=replace(case.findings, vertebrae=vertebrae)))
+    reason = "cement or metal in the body: no grade (CT: no HU either)"
+    assert f"V2: {reason}" in said_on(case, monkeypatch)
+    shown = dumped(encoded(case)["details"])
+    assert reason in shown
+    rows = findings_document([case.source], case.findings, film_context(), sent=True)["vertebrae"]
+    assert [row["grade"] is None for row in rows] == [v.ordinal == 2 for v in vertebrae]
+    assert rows[1]["heights_mm"] is not None
+
+
 def test_a_refusal_says_nothing_of_what_is_graded(wedged: FilmCase) -> None:
     results = {r.kind: r for r in encode_film(wedged.source, refusal(), film_context())}
-    assert "Cement" not in " ".join(str(item.TextValue) for item in items(results["report"].dataset, "TEXT"))
+    assert "fusion" not in " ".join(str(item.TextValue) for item in items(results["report"].dataset, "TEXT"))
 
 
 def test_compression_is_said_for_none_some_and_all(wedged: FilmCase) -> None:
@@ -718,7 +735,8 @@ def test_why_there_is_no_compression_ratio_is_said_of_each_as_it_is(wedged: Film
     third = replace(wedged.findings.vertebrae[2], compared_with=(1, 4))
     findings = replace(wedged.findings, vertebrae=(wedged.findings.vertebrae[0], unsure, third))
     said = compression(findings)
-    assert "A neighbour that is deformed, unsure, not measured or not seen is passed over: V3 with V1 and V4; " in said
+    passed_over = "deformed, unsure, with cement or metal, not measured or not seen"
+    assert f"A neighbour that is {passed_over} is passed over: V3 with V1 and V4; " in said
     assert "None of an unsure vertebra: V2. None without a sure, undeformed one near by on both sides: V1." in said
     assert "healthy" not in said
 
@@ -730,7 +748,7 @@ def test_a_neighbour_that_was_replaced_is_said(wedged: FilmCase, dumped: Callabl
     assert f"passed over: V3 with V1 and V4; {weighted}." in compression(findings)
     details = encoded(replace(wedged, answer=replace(wedged.answer, findings=findings)))["details"]
     shown = dumped(details)
-    why = "a neighbour is deformed, unsure, not measured or not seen"
+    why = "a neighbour is deformed, unsure, with cement or metal, not measured or not seen"
     assert f"compression ratio against V1 and V4: {why}; {weighted}" in shown
     assert weighted not in compression(wedged.findings), "both are neighbours"
     assert findings_document([wedged.source], findings, film_context(), sent=True)["vertebrae"][2]["compared_with"] == [

@@ -12,20 +12,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
+from drawn_film import Sight, drawn_film, stored  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from inference.film_bodies import find_bodies  # noqa: E402
-from inference.film_grid import FilmGrid, pixel_centres, whole_film  # noqa: E402
+from inference.film_grid import FilmGrid, pixel_centres  # noqa: E402
 from inference.film_points import CHANNELS, SIZE  # noqa: E402
 from inference.film_preparation import PreparedFilm  # noqa: E402
-from inference.film_sight import SIZE as GRID  # noqa: E402
-from inference.film_sight import VIEWS as SEEN_VIEWS  # noqa: E402
 from inference.film_sight import FilmSight  # noqa: E402
 from inference.runtime import CPU, Models  # noqa: E402
 from onnx_models import MODELS  # noqa: E402
 from onnx_models.training import export as exporting  # noqa: E402
-from onnx_models.training.film_data import VIEWS, FormedFilm, StoredFilm, seen_part  # noqa: E402
-from onnx_models.training.film_geometry import cone_beam  # noqa: E402
+from onnx_models.training.film_data import FormedFilm, StoredFilm  # noqa: E402
 from onnx_models.training.film_points_card import BEGIN, END, section, written  # noqa: E402
 from onnx_models.training.film_points_data import (  # noqa: E402
     FRACTURED_SHARE,
@@ -64,14 +62,10 @@ from onnx_models.training.film_points_ways import (  # noqa: E402
     errors,
     ratios,
 )
-from onnx_models.training.film_rendering import LineIntegrals  # noqa: E402
-from onnx_models.training.film_truth import coverage, film_truth  # noqa: E402
-from onnx_models.training.film_views import FILM  # noqa: E402
-from onnx_models.training.phantom import Plan, sample_patient  # noqa: E402
+from onnx_models.training.film_truth import coverage  # noqa: E402
 from onnx_models.training.train import load_task  # noqa: E402
 
 pytestmark = pytest.mark.training
-PITCH = 0.8
 WHOLE = np.array([[20.0, 13], [44, 13], [21, 32], [43, 32], [20, 51], [44, 51]])
 """Points of a body in a crop, 24 pixels high."""
 
@@ -91,45 +85,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def drawn() -> FormedFilm:
-    """A film of bright bodies on a grey ground, L1 to the lower half lost in front; the front to the left or right."""
-    rng = np.random.default_rng(8)
-    patient = sample_patient(rng, FILM, Plan(deformities={"L1": ("wedge", 0.4)}))
-    centre = next(v.centroid_lps_mm for v in patient.vertebrae if v.level == "L2")
-    truth = film_truth(patient, cone_beam(centre, 300, 200, long_side=420))
-    image = np.full((420, 280), 0.3, np.float32)
-    for outline in truth.outlines:
-        image += np.float32(0.4) * coverage(outline, image.shape)
-    image += rng.normal(0, 0.01, image.shape).astype(np.float32)
-    exposed = np.ones(image.shape, bool)
-    seen = np.array([seen_part(outline, exposed) for outline in truth.outlines])
-    return FormedFilm(image.clip(0, 1), exposed, truth, seen, VIEWS[0], PITCH)
-
-
-class Sight:
-    """Sees the bodies of a drawn film as they are."""
-
-    def __init__(self, drawn: FormedFilm) -> None:
-        self.truth = drawn.truth
-
-    def __call__(self, film: PreparedFilm) -> FilmSight:
-        grid = whole_film(film.film_shape, film.pixel, GRID)
-        outlines = [o for o, sacral in zip(self.truth.outlines, self.truth.sacral, strict=True) if not sacral]
-        masks = [coverage(grid.to_grid(outline), grid.shape) for outline in outlines]
-        body = np.clip(sum(masks), 0, 1).astype(np.float32)
-        index = pixel_centres(grid.shape)
-        middles = [grid.to_grid(outline.mean(axis=0)) for outline in outlines]
-        centre = max_of(np.exp(-0.5 * (np.linalg.norm(index - at, axis=-1) / 2) ** 2) for at in middles)
-        none = np.zeros(grid.shape, np.float32)
-        found = find_bodies(body, centre, none, film.measured_on(grid))
-        maps = {"body": body, "centre": centre, "sacrum": none, "front": none, "head": none}
-        return FilmSight(0, grid, maps, found, dict.fromkeys(SEEN_VIEWS, 0.0) | {"lateral spine": 1.0}, 1.0)
-
-
-def max_of(maps) -> np.ndarray:
-    out = np.zeros((GRID, GRID), np.float32)
-    for one in maps:
-        out = np.maximum(out, one.astype(np.float32))
-    return out
+    return drawn_film()
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +105,6 @@ def seen(drawn: FormedFilm, sight: Sight) -> SeenFilm:
     found = seen_film(drawn, sight)
     assert found is not None
     return found
-
-
-def stored(drawn: FormedFilm) -> StoredFilm:
-    """A film on disk with the truth of a drawn one: bodies are bone of 3 cm in soft tissue of 20."""
-    soft = np.full(drawn.image.shape, 20, np.float32)
-    bone = sum(np.float32(3) * coverage(outline, soft.shape) for outline in drawn.truth.outlines)
-    return StoredFilm(LineIntegrals(soft, np.asarray(bone), np.zeros_like(soft)), drawn.truth, VIEWS[0], PITCH)
 
 
 def test_only_whole_bodies_that_are_seen_are_taught(drawn: FormedFilm, seen: SeenFilm, sight: Sight) -> None:

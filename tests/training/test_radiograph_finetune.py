@@ -58,7 +58,7 @@ OTHER_MAKER = Look(counts=3e4, curve="root", sharpen=4.0, sharpen_width=3.0, gam
 """Processing beyond what the training draws."""
 
 
-EXACT = RadiographSettings(points=None, sure_body=0.85, mirrored_too=False)
+EXACT = RadiographSettings(points=None, foreign=None, sure_body=0.85, mirrored_too=False)
 
 
 @dataclass(frozen=True)

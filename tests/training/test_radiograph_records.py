@@ -79,7 +79,9 @@ def film() -> FormedFilm:
 
 
 def runner(maps: NDArray[np.float32]) -> FilmRunner:
-    settings = RadiographSettings(points=None, names=NameSettings(sure_sacrum=0.8), sure_body=0.85, mirrored_too=False)
+    settings = RadiographSettings(
+        points=None, foreign=None, names=NameSettings(sure_sacrum=0.8), sure_body=0.85, mirrored_too=False
+    )
     return FilmRunner(Told({}, (), "none", maps=maps), settings, "source")
 
 
