@@ -86,10 +86,8 @@ def section(told: dict[str, Any]) -> str:
     ]
     for name, figures in told["sets"].items():
         count = figures["bodies"]
-        lines += [
-            "",
-            f"**{name}**: {sum(count.values()) - count['neither, deformed']} bodies, AUC {figures['auc']:.3f}",
-        ]
+        bodies = sum(count.values()) - count["neither, deformed"]
+        lines += ["", f"**{name}**: {bodies} bodies, area under the ROC {figures['auc']:.3f}"]
         lines += ["", "| limit | " + " | ".join(f"{group} ({n})" for group, n in count.items()) + " |"]
         lines += ["|---" * (1 + len(count)) + "|"]
         for limit, parts in figures["told"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 from inference.film_points import CHANNELS, SIZE  # noqa: E402
 from inference.runtime import CPU, Models, load_models  # noqa: E402
 from onnx_models import MODELS  # noqa: E402
+from onnx_models.training import export as exporting  # noqa: E402
 from onnx_models.training import film_foreign_films  # noqa: E402
 from onnx_models.training.film_data import FormedFilm  # noqa: E402
 from onnx_models.training.film_foreign_evaluation import BEGIN, END, LIMITS, probabilities, section  # noqa: E402
@@ -124,10 +126,11 @@ def test_figures_of_both_kinds_and_of_what_holds_nothing() -> None:
 def test_the_export_agrees_and_says_what_it_was_trained_on(tmp_path: Path) -> None:
     network = ForeignNetwork().eval()
     exported = export_network(network, {"steps": 3, "seed": 1, "begun_from": None}, tmp_path)
-    assert exported.path.name == "film_foreign.onnx"
-    session = exported.entry["outputs"]
-    assert list(session) == ["foreign"]
-    assert "no real implant" in exported.entry["provenance"]["trained_on"]
+    assert exported.parity < exporting.PARITY
+    entry = json.loads((tmp_path / "manifest.json").read_text())["models"][0]
+    assert entry["name"] == "film_foreign" and entry["card"] == "film_foreign.md"
+    assert entry["outputs"]["foreign"]["shape"] == ["bodies"]
+    assert "no real implant" in entry["provenance"]["trained_on"] and entry["provenance"]["steps"] == 3
 
 
 def test_the_shipped_network_is_its_weights() -> None:

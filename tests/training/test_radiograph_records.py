@@ -259,7 +259,8 @@ def test_the_card_holds_both_ways_and_the_plot_every_vertebra(record: dict[str, 
         "ways": {"six-point network": figures, "outline": figures},
     }
     card = written(f"before\n{BEGIN}\nold\n{END}\nafter\n", told, "the command")
-    assert "old" not in card
+    assert "\nold\n" not in card
+    assert "told of 0 of 0 whole bodies found that hold some, and of 0 of 30 that hold none" in card
     assert card.startswith("before")
     assert "| | counted | goal | six-point network | outline |" in card
     assert "| blank | 2 of 2 | 2 of 2 |" in card
