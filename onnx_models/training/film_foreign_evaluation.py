@@ -23,10 +23,8 @@ from inference.radiograph import RadiographSettings, evaluate
 from inference.runtime import Models, load_models
 from onnx_models import MODELS
 from onnx_models.training.evaluation_cards import replaced
-from onnx_models.training.film_data import FOLDER
-from onnx_models.training.film_foreign_films import FOLDER as FOREIGN_FOLDER
+from onnx_models.training.film_foreign_task import FOLDERS
 from onnx_models.training.film_points_data import F64, Bools, HeldOutBodies, held_out_bodies
-from onnx_models.training.film_points_films import FOLDER as RICH_FOLDER
 from onnx_models.training.film_real import POSES, RealSpineCt, example_ct, real_film
 from onnx_models.training.metrics import area_under_curve
 from onnx_models.training.real_cases import real_folder
@@ -110,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.film_foreign_evaluation", description=__doc__)
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the exported networks")
-    parser.add_argument("--folders", type=Path, nargs="+", default=[FOREIGN_FOLDER, RICH_FOLDER, FOLDER])
+    parser.add_argument("--folders", type=Path, nargs="+", default=list(FOLDERS))
     parser.add_argument("--films", type=int, help="at most so many of each folder")
     parser.add_argument("--card", action="store_true", help="write the figures into the card beside the network")
     options = parser.parse_args(arguments)

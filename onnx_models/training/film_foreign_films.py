@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m onnx_models.training.film_foreign_films", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--count", type=int, default=200, help="films for the training")
+    parser.add_argument("--count", type=int, default=440, help="films for the training")
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     options = parser.parse_args(arguments)

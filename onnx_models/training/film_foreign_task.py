@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from inference.film_points import CHANNELS, SIZE
 from onnx_models.training.export import MODELS, Contract, Exported
 from onnx_models.training.export import export as export_model
+from onnx_models.training.film_data import FOLDER as GENERAL_FOLDER
 from onnx_models.training.film_foreign_films import FOLDER
 from onnx_models.training.film_points_data import (
     F64,
@@ -41,6 +42,9 @@ WIDTHS = (16, 32, 48, 64)
 """Channels at 2, 4, 8 and 16 pixels of the crop."""
 FOREIGN_SHARE, DEFORMED_SHARE = 0.5, 0.25
 """Parts of a batch: with cement or metal, and deformed without."""
+FOLDERS = (FOLDER, RICH_FOLDER, GENERAL_FOLDER)
+SHARES = (0.6, 0.25, 0.15)
+"""Parts of the films that are drawn from the folder of implants, from that of fractures and from the general one."""
 FILL = 96
 RENEW_EVERY = 3
 """Steps after which a film of the pool is replaced; the pool is filled first."""
@@ -88,11 +92,11 @@ class FilmForeignTask:
     batch = 64
     bfloat16 = True
 
-    def __init__(self, folders: tuple[Path, ...] = (RICH_FOLDER, FOLDER), sight: Sight | None = None) -> None:
+    def __init__(self, folders: tuple[Path, ...] = FOLDERS, sight: Sight | None = None) -> None:
         self._folders = folders
         self._sight = sight or shipped_sight()
         self._sources = tuple(FilmSource(f / "train") for f in folders)
-        self._pool = BodyPool(self._sources, self._sight, FILL)
+        self._pool = BodyPool(self._sources, self._sight, FILL, SHARES)
         self._steps = 0
         self._held_out: list[HeldOutBodies] | None = None
 
@@ -113,7 +117,8 @@ class FilmForeignTask:
         foreign = np.array([film.foreign[n] for film, n in bodies])
         deformed = np.array([film.fractured[n] for film, n in bodies])
         drawn = self._pool.drawn(rng, self.batch, weights(foreign, deformed))
-        crops = torch.from_numpy(np.stack([crop for crop, *_ in drawn])).to(memory_format=torch.channels_last)
+        shown = np.stack([crop[:, :: rng.choice((1, -1))] for crop, *_ in drawn])  # cement knows no head
+        crops = torch.from_numpy(shown).to(memory_format=torch.channels_last)
         truth = torch.from_numpy(foreign[[k for *_, k in drawn]].astype(np.float32))
         loss = binary_cross_entropy_with_logits(network.logits(crops), truth)
         return loss, {"entropy": float(loss.detach()), "foreign": float(truth.mean())}

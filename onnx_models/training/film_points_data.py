@@ -248,10 +248,19 @@ def crop_of(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[F32, F
 
 
 class BodyPool:
-    """Films that bodies are drawn from; it changes a little with every batch."""
+    """Films that bodies are drawn from; it changes a little with every batch.
 
-    def __init__(self, sources: tuple[FilmSource, ...], sight: Sight, size: int = POOL) -> None:
-        self._sources = [s for s in sources if len(s)]
+    ``shares`` says how often films are drawn from each of the ``sources`` that have any.
+    """
+
+    def __init__(
+        self,
+        sources: tuple[FilmSource, ...],
+        sight: Sight,
+        size: int = POOL,
+        shares: tuple[float, ...] = (1 - RICH_SHARE, RICH_SHARE),
+    ) -> None:
+        self._sources = [(s, share) for s, share in zip(sources, shares, strict=False) if len(s)]
         self._sight = sight
         self._size = size
         self._films: list[SeenFilm] = []
@@ -274,9 +283,8 @@ class BodyPool:
             raise FileNotFoundError("no film: run onnx_models.training.film_generator and film_points_films")
         wanted = films if self._films else max(films, min(FIRST_FILL, self._size))
         while wanted:
-            source = self._sources[0]
-            if len(self._sources) > 1 and rng.random() < RICH_SHARE:
-                source = self._sources[1]
+            share = np.array([share for _, share in self._sources])
+            source = self._sources[int(rng.choice(len(share), p=share / share.sum()))][0]
             look = clinical_look(rng) if rng.random() < CLINICAL_SHARE else None
             new = seen_film(formed(source.draw(rng, LATERAL_VIEWS), rng, look), self._sight)
             if new is None:
