@@ -228,7 +228,7 @@ def read_image(path: Path) -> NDArray[np.float32]:
     if frames != 1 or samples != 1 or not is_grey(dataset):
         raise AnnotationError(f"{path}: not one grey image ({frames} frames of {samples} values a pixel)")
     try:
-        return as_read(next(stored_values(header, (None,))), dataset)
+        return as_read(next(stored_values(header, (None,))), dataset).pixels
     except (PixelError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         raise AnnotationError(f"{path}: its pixels cannot be read ({error})") from error
 
