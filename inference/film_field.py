@@ -1,10 +1,14 @@
-"""The exposed field of a film: what lies within the straight, perhaps rotated edges of the collimator.
+"""The exposed field of a film: what lies within the straight, perhaps rotated edges of the collimator, or in a circle.
 
 Outside them a film is even (black, white, or grey by scatter), and text may be written there. Each side of the image is
 looked at alone: from its rim inward the picture stays even up to a point; where many of these points lie on one line at
 which the picture steps, and hardly any before it, the line is an edge. Nothing is cut where no line is found: a border
-that was missed costs little, anatomy that is masked cannot be measured. The round field of an image intensifier is not
-looked for. Markers within the field stay: they look like screws and cement, and the networks are trained with them.
+that was missed costs little, anatomy that is masked cannot be measured. Markers within the field stay: they look like
+screws and cement, and the networks are trained with them.
+
+Where no straight edge is found, the round field of an image intensifier is looked for: along rays from the rim to the
+middle the picture stays even up to one circle, which leaves out all four corners and at which the picture steps in
+three of them or all. A circle that straight edges cut is not looked for.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import CircleModel, ransac
 
 from inference.film_grid import pixel_centres
 
@@ -30,6 +36,18 @@ behind it they may: the picture is even there too."""
 STEEPEST = np.tan(np.radians(20.0))
 DEEPEST = 0.45
 """Part of the picture that a border on one side takes at most."""
+RAYS, LEAST_ENDS, LEAST_CUT = 360, 45, 3
+"""Rays along which a round field is looked for; how many of them an even border must begin, and how many a circle must
+cut off in each corner."""
+LEAST_SIDE = 32
+"""Pixels of the searched picture: on a smaller one no circle is looked for."""
+ROUND, ROUND_IN_CORNER, ROUND_CORNERS = 0.4, 0.3, 3
+"""Share of the rays cut off by the circle that end on it, of all and of those in each corner, and in how many corners:
+in one of them air within the circle may be as dark as what lies outside."""
+BEFORE_CIRCLE, BEFORE_IN_CORNER = 0.15, 0.5
+"""Share of these rays that may end before it (text does), of all and of those in each corner."""
+CORNER = 5.0
+"""Pixels of the searched picture by which each of its corners lies outside the circle, at least."""
 LEAST_AREA = 0.15
 """A field of a smaller share of the film is not believed."""
 CHUNK = 1 << 20
@@ -40,20 +58,24 @@ SEARCHED = 384
 
 @dataclass(frozen=True)
 class ExposedField:
-    """Half planes whose intersection was exposed; none where the whole film was, or where no edge was seen.
+    """Half planes whose intersection was exposed, or a circle; none where the whole film was, or where none was seen.
 
     Attributes
     ----------
     edges
         (n, 3) float64, each (a, b, c): a point (row, column) in film index is inside where a * row + b * column >= c.
+    circle
+        (row, column, radius) in pixels of the film, ``None`` where the field is not round.
     """
 
     edges: NDArray[np.float64]
+    circle: tuple[float, float, float] | None = None
 
     def inside(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether points (..., 2), film index as (row, column), lie within all edges."""
+        """Whether points (..., 2), film index as (row, column), lie within all edges and the circle."""
         distance = points @ self.edges[:, :2].T - self.edges[:, 2]
-        return np.asarray((distance >= 0).all(axis=-1))
+        out = np.asarray((distance >= 0).all(axis=-1))
+        return out if self.circle is None else out & _within(self.circle, points[..., 0], points[..., 1])
 
     def mask(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """The field on the pixels of a film of that shape."""
@@ -61,7 +83,16 @@ class ExposedField:
         out = np.ones(shape, bool)
         for a, b, c in self.edges:
             out &= a * rows + b * columns >= c
-        return out
+        return out if self.circle is None else out & _within(self.circle, rows, columns)
+
+
+def _within(
+    circle: tuple[float, float, float],
+    rows: NDArray[np.floating | np.integer],
+    columns: NDArray[np.floating | np.integer],
+) -> NDArray[np.bool_]:
+    row, column, radius = circle
+    return np.asarray((rows - row) ** 2 + (columns - column) ** 2 <= radius**2)
 
 
 def block_mean(picture: NDArray[np.float32], block: int) -> NDArray[np.float32]:
@@ -84,7 +115,7 @@ def block_mean(picture: NDArray[np.float32], block: int) -> NDArray[np.float32]:
 
 
 def exposed_field(pixels: NDArray[np.float32]) -> ExposedField:
-    """The field within the collimator's edges of a film (rows, columns), 0 to 1."""
+    """The field within the collimator's edges, or the intensifier's circle, of a film (rows, columns), 0 to 1."""
     block = max(1, round(max(pixels.shape) / SEARCHED))
     small = block_mean(pixels, block)
     found = []
@@ -100,6 +131,12 @@ def exposed_field(pixels: NDArray[np.float32]) -> ExposedField:
         normal = np.array([along[1], -along[0]]) / np.linalg.norm(along)
         found.append([*normal, normal @ first + block])  # one searched pixel of safety
     field = ExposedField(np.array(found, np.float64).reshape(-1, 3))
+    if not found:
+        circle = _circle(small)
+        if circle is not None:
+            row, column, radius = circle
+            shift = (block - 1) / 2
+            field = ExposedField(field.edges, (row * block + shift, column * block + shift, (radius - 1) * block))
     if found and _share(field, pixels.shape) < LEAST_AREA:
         return ExposedField(np.zeros((0, 3)))
     return field
@@ -156,3 +193,57 @@ def _edge_below_rim(picture: NDArray[np.float32]) -> tuple[float, float] | None:
     if np.median(np.abs(within - outside)) < (STEP_FROM_FLAT if flat else STEP):
         return None
     return float(best[1]), float(best[0])
+
+
+def _circle(picture: NDArray[np.float32]) -> tuple[float, float, float] | None:
+    """(row, column, radius) of the circle at which an even border ends in all four corners; ``None``: there is none."""
+    if min(picture.shape) < LEAST_SIDE:
+        return None
+    shape = np.array(picture.shape, np.float64)
+    middle = (shape - 1) / 2
+    angles = np.arange(RAYS) * 2 * np.pi / RAYS
+    outward = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    to_rim = (middle / np.maximum(np.abs(outward), 1e-9)).min(axis=1)
+    inward = np.arange(int(np.linalg.norm(middle) * 0.75))
+    away = np.maximum(to_rim[:, None] - inward, 0)  # along each ray from the rim to the middle
+    at = middle + outward[:, None] * away[..., None]
+    seen = ndimage.map_coordinates(picture, at.reshape(-1, 2).T, order=1, mode="nearest").reshape(away.shape)
+    uneven = np.abs(seen - np.median(seen[:, :3], axis=1)[:, None]) > EVEN
+    begins = np.where(uneven.any(axis=1), uneven.argmax(axis=1), len(inward) - 1)
+    rays = np.arange(RAYS)
+    ends = at[rays, begins]
+    step = np.abs(seen[rays, np.minimum(begins + 2, len(inward) - 1)] - seen[rays, begins - 1])
+    ending = (begins >= 2) & (step >= STEP_FROM_FLAT)
+    circle = _through(ends[ending])
+    if circle is None or _share(ExposedField(np.zeros((0, 3)), circle), picture.shape) < LEAST_AREA:
+        return None
+    centre, radius = np.array(circle[:2]), circle[2]
+    corners = (pixel_centres((2, 2)) * (shape - 1)).reshape(-1, 2)
+    if (np.linalg.norm(corners - centre, axis=1) < radius + CORNER).any():
+        return None
+    cut = np.linalg.norm(at[:, 2] - centre, axis=1) > radius
+    beyond = np.linalg.norm(ends - centre, axis=1) - radius
+    on, before = cut & ending & (np.abs(beyond) <= TOLERANCE), beyond > TOLERANCE
+    quarters = [cut & ((corner - middle) * outward > 0).all(axis=1) for corner in corners]
+    if (
+        min(quarter.sum() for quarter in quarters) < LEAST_CUT
+        or on[cut].mean() < ROUND
+        or before[cut].mean() > BEFORE_CIRCLE
+        or sum(on[quarter].mean() >= ROUND_IN_CORNER for quarter in quarters) < ROUND_CORNERS
+        or any(before[quarter].mean() > BEFORE_IN_CORNER for quarter in quarters)
+    ):
+        return None
+    border = np.where(inward < begins[on, None] - 1, seen[on], seen[on, :1])
+    flat = np.ptp(border, axis=1).max() <= FLAT
+    return circle if np.median(step[on]) >= (STEP_FROM_FLAT if flat else STEP) else None
+
+
+def _through(points: NDArray[np.float64]) -> tuple[float, float, float] | None:
+    """(row, column, radius) of the circle on which most of these points (n, 2) lie; ``None``: too few, or on a line."""
+    if len(points) < LEAST_ENDS:
+        return None
+    across = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(points))
+    if across <= TOLERANCE:
+        return None
+    model, _ = ransac(points, CircleModel, 3, TOLERANCE, max_trials=200, rng=0)
+    return None if model is None else (float(model.center[0]), float(model.center[1]), float(model.radius))

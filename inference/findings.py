@@ -124,6 +124,8 @@ class Quality(StrEnum):
     """The size of a radiograph's pixels at the spine is not known: ratios only, no millimetres."""
     FOR_PROCESSING = "FOR_PROCESSING"
     """A radiograph as the detector gave it, without the maker's processing for reading."""
+    WINDOW_OVERRULED = "WINDOW_OVERRULED"
+    """Window or VOI LUT of a radiograph's header show almost nothing: the range of its values was shown instead."""
     FRONT_UNSURE = "FRONT_UNSURE"
     """On which side of a radiograph the patient's front lies is not sure: nothing that needs to know it is told."""
     HEAD_UNSURE = "HEAD_UNSURE"

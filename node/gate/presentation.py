@@ -2,7 +2,8 @@
 
 Modality LUT or rescale, then VOI LUT or window, then at most one inversion: MONOCHROME1 and the presentation LUT shape
 INVERSE are two ways of saying the same thing (C.8.11.3). Whatever of that is malformed is left out, and a picture that
-would be one even grey is spread over the range of its values instead.
+would be one even grey, or black and white with hardly a grey between, is spread over the range of its values instead,
+which is said.
 
 All of it depends on a pixel's stored value alone, so it is worked out once for each value that occurs, not for each
 pixel: a radiograph has ten million pixels, but at most 65,536 values.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from node.gate.values import first_number, integer, item, items, number, numbers, text, texts
@@ -35,12 +37,24 @@ SHUTTER_EDGES = (
     "ShutterLowerHorizontalEdge",
 )
 SHUTTER = ("ShutterShape", *SHUTTER_EDGES, "CenterOfCircularShutter", "RadiusOfCircularShutter")
+SHUTTER_POLYGON = "VerticesOfThePolygonalShutter"
+VERTICES = (3, 1000)
+"""Corners that a shutter's polygon can have."""
 FARTHEST = 1e6
-"""Pixels: a shutter's circle farther away, or larger, is taken for this."""
+"""Pixels: a shutter's circle or corner farther away, or a larger circle, is taken for this."""
 LEAST_OPEN = 0.15
 """A display shutter that leaves a smaller share of the image is not believed."""
 EVEN = 0.02
 """An image whose values, but for 1 % at each end, lie closer together shows nothing."""
+GREY = (1 / 256, 255 / 256)
+"""What is shown below is black, above it white, on any screen."""
+FILL = 0.05
+"""A stored value of a larger share of the pixels is a border, or the detector's own limit: it has nothing to show."""
+LEAST_GREY = 0.05
+"""A window that leaves a smaller share of the other pixels neither black nor white was not chosen by a person. A hard
+one shows half of the exposed field in greys, and the smallest field takes 15 % of an image."""
+LEAST_VARIED = 0.01
+"""Where the other pixels are a smaller share of all, a window is not judged by them."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,24 @@ class _Values:
         return float(low), float(high)
 
 
-def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bool = False) -> Floats:
-    """The image (rows, columns) as it is shown, 0 to 1; pixels that are padding, or behind a display shutter, are 0.
+@dataclass(frozen=True, eq=False)
+class Presentation:
+    """A radiograph as it is shown.
+
+    Attributes
+    ----------
+    pixels
+        (rows, columns), 0 to 1; pixels that are padding, or behind a display shutter, are 0.
+    window_overruled
+        Whether the header's window or VOI LUT shows almost nothing, so that the range of the values is shown instead.
+    """
+
+    pixels: Floats
+    window_overruled: bool = False
+
+
+def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bool = False) -> Presentation:
+    """The image as it is shown.
 
     An image for processing has no presentation: it is the detector's signal, made logarithmic where it is linear and
     turned so that less radiation is brighter, as far as its header tells.
@@ -72,7 +102,11 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
         index = stored[rows].astype(np.int32) - first
         pixels += np.bincount((index if outside is None else index[~outside[rows]]).ravel(), minlength=len(pixels))
     values = _Values(np.arange(first, last + 1), pixels)
-    shown = _for_processing(values, dataset) if for_processing else _presented(values, dataset, stored.dtype)
+    overruled = False
+    if for_processing:
+        shown = _for_processing(values, dataset)
+    else:
+        shown, overruled = _presented(values, dataset, stored.dtype)
     shown = shown.astype(np.float32)
     image = np.empty(stored.shape, np.float32)
     for rows in _chunks(stored.shape):
@@ -81,9 +115,8 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
         image[outside] = 0
     opened = shutter(stored.shape, dataset)
     if opened is not None:
-        for row, begin, end in zip(image, *opened, strict=True):
-            row[:begin] = row[end:] = 0
-    return image
+        image[~opened] = 0
+    return Presentation(image, overruled)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -93,9 +126,10 @@ def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(begin, begin + step)
 
 
-def _presented(values: _Values, dataset: Dataset, kind: np.dtype[np.integer]) -> Floats:
-    shown = _windowed(_modality(values.stored, dataset, kind), values, dataset)
-    return 1 - shown if is_inverted(dataset) else shown
+def _presented(values: _Values, dataset: Dataset, kind: np.dtype[np.integer]) -> tuple[Floats, bool]:
+    """What is shown of each value, and whether a window was overruled for it."""
+    shown, overruled = _windowed(_modality(values.stored, dataset, kind), values, dataset)
+    return (1 - shown if is_inverted(dataset) else shown), overruled
 
 
 def _for_processing(values: _Values, dataset: Dataset) -> Floats:
@@ -137,30 +171,45 @@ def padding(stored: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] 
     return reached
 
 
-def shutter(shape: tuple[int, ...], dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """First column of each row, and the one after the last, within the display shutter (C.7.6.11); ``None``: all is.
+def shutter(shape: tuple[int, ...], dataset: Dataset) -> NDArray[np.bool_] | None:
+    """True where a pixel is within the display shutter (C.7.6.11); ``None``: all are.
 
-    Viewers hide what lies beyond it: scatter, lead and letters. Its edges count rows and columns from 1. A polygon is
-    not read, nor what is malformed or would hide nearly everything.
+    Viewers hide what lies beyond it: scatter, lead and letters. Of several shapes what lies within all of them is seen.
+    Edges and corners count rows and columns from 1, and pixels on them are seen. What is malformed is left out, and all
+    of it where it would hide nearly everything.
     """
     shapes = {value.upper() for value in texts(dataset, "ShutterShape")}
-    rows = np.arange(1.0, shape[0] + 1)
-    begin, end = np.zeros(len(rows)), np.full(len(rows), float(shape[1]))
+    if not shapes:
+        return None
     edges = [number(dataset, keyword) for keyword in SHUTTER_EDGES]
+    circle = (*(numbers(dataset, "CenterOfCircularShutter", 2) or ()), number(dataset, "RadiusOfCircularShutter"))
+    corners = _corners(dataset)
+    opened = np.ones((shape[0], shape[1]), bool)
+    rows, columns = np.arange(1.0, shape[0] + 1)[:, None], np.arange(1.0, shape[1] + 1)
     if "RECTANGULAR" in shapes and None not in edges:
         left, right, upper, lower = np.array(edges, np.float64)
-        begin = np.maximum(begin, left - 1)
-        end = np.where((rows >= upper) & (rows <= lower), np.minimum(end, right), 0.0)
-    circle = (*(numbers(dataset, "CenterOfCircularShutter", 2) or ()), number(dataset, "RadiusOfCircularShutter"))
+        opened &= (rows >= upper) & (rows <= lower)
+        opened &= (columns >= left) & (columns <= right)
     if "CIRCULAR" in shapes and len(circle) == 3 and None not in circle:
         row, column, radius = np.clip(np.array(circle, np.float64), -FARTHEST, FARTHEST)
         half = np.sqrt(np.maximum(radius**2 - (rows - row) ** 2, 0))
-        begin = np.maximum(begin, np.ceil(column - half) - 1)
-        end = np.where(np.abs(rows - row) <= radius, np.minimum(end, np.floor(column + half)), 0.0)
-    first, last = (np.clip(at, 0, shape[1]).astype(np.int64) for at in (begin, end))
-    last = np.maximum(first, last)
-    share = float((last - first).sum()) / (shape[0] * shape[1])
-    return (first, last) if LEAST_OPEN <= share < 1 else None
+        opened &= np.abs(rows - row) <= radius
+        opened &= (columns >= np.ceil(column - half)) & (columns <= np.floor(column + half))
+    if "POLYGONAL" in shapes and corners is not None:
+        drawn = Image.new("L", (shape[1], shape[0]))
+        ImageDraw.Draw(drawn).polygon([(column - 1, row - 1) for row, column in corners], fill=1)
+        opened &= np.asarray(drawn, bool)
+    return opened if float(opened.mean()) >= LEAST_OPEN and not opened.all() else None
+
+
+def _corners(dataset: Dataset) -> list[tuple[float, float]] | None:
+    """(row, column) of each corner of the polygonal shutter; ``None`` where it has none or they make no polygon."""
+    count = len(texts(dataset, SHUTTER_POLYGON))
+    given = numbers(dataset, SHUTTER_POLYGON, count)
+    if given is None or count % 2 or not VERTICES[0] <= count // 2 <= VERTICES[1]:
+        return None
+    at = np.clip(np.array(given), -FARTHEST, FARTHEST).tolist()
+    return list(zip(at[0::2], at[1::2], strict=True))
 
 
 def with_sign(value: int, kind: np.dtype[np.integer]) -> int | None:
@@ -237,14 +286,25 @@ def _table(lut: Dataset, kind: np.dtype[np.integer] | None = None) -> _Table | N
 # VOI LUT and window
 
 
-def _windowed(meant: Floats, values: _Values, dataset: Dataset) -> Floats:
-    """What is shown by the first alternative that shows something: table, window, the values' own range."""
-    for shown in (_by_table(meant, dataset), _by_window(meant, dataset)):
-        if shown is not None:
-            low, high = values.percentiles(shown, (1, 99))
-            if high - low >= EVEN:
-                return shown
-    return _spread(meant, values)
+def _windowed(meant: Floats, values: _Values, dataset: Dataset) -> tuple[Floats, bool]:
+    """What is shown by the first alternative that shows something: table, window, the values' own range.
+
+    Beside it whether there was one before the last, and none of them showed anything.
+    """
+    given = [shown for shown in (_by_table(meant, dataset), _by_window(meant, dataset)) if shown is not None]
+    for shown in given:
+        low, high = values.percentiles(shown, (1, 99))
+        if high - low >= EVEN and not _is_black_and_white(shown, values):
+            return shown, False
+    return _spread(meant, values), bool(given)
+
+
+def _is_black_and_white(shown: Floats, values: _Values) -> bool:
+    """Whether hardly a grey is left of pixels whose stored values differ."""
+    count = int(values.pixels.sum())
+    varied = np.where(values.pixels <= FILL * count, values.pixels, 0)
+    grey = varied[(shown > GREY[0]) & (shown < GREY[1])].sum()
+    return bool(varied.sum() >= LEAST_VARIED * count and grey < LEAST_GREY * varied.sum())
 
 
 def _by_table(values: Floats, dataset: Dataset) -> Floats | None:

@@ -24,7 +24,7 @@ from node.gate.headers import FILM_CLASSES, FILM_MODALITIES, FOR_PROCESSING, Ins
 from node.gate.identity import age_years, identifiers, pixel_digest
 from node.gate.pixels import PixelError, is_lossy, stored_values
 from node.gate.policy import GatePolicy
-from node.gate.presentation import SHUTTER, as_read
+from node.gate.presentation import SHUTTER, SHUTTER_POLYGON, as_read
 from node.gate.projection import ASPECT, aspect, lateral, orientation, pixel_size
 from node.gate.region import Region, region
 from node.gate.values import integer, items, text, texts
@@ -107,7 +107,7 @@ class LoadedFilm:
     datasets
         Its header without pixels, alone in a tuple.
     quality
-        LOSSY_SOURCE, FOR_PROCESSING, UNCALIBRATED.
+        LOSSY_SOURCE, FOR_PROCESSING, WINDOW_OVERRULED, UNCALIBRATED.
     input_sha256
         Identity of the input.
     age_years
@@ -186,13 +186,13 @@ def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFi
         for header, read in zip(found.headers[:-1], earlier, strict=True)
     )
     try:
-        pixels = as_read(stored, dataset, for_processing=found.for_processing)
+        shown = as_read(stored, dataset, for_processing=found.for_processing)
     except (ValueError, TypeError, ArithmeticError, IndexError) as error:
         detail = f"(Their values could not be converted: {type(error).__name__}.)"
         return _unevaluable(found, Refusal(RefusalCode.PIXELS_UNREADABLE, detail))
     size = pixel_size(dataset)
     film = Radiograph(
-        pixels=pixels,
+        pixels=shown.pixels,
         spacing_mm=size.spacing_mm,
         aspect=aspect(dataset),
         spacing_source=size.source,
@@ -202,6 +202,7 @@ def load_film(headers: Sequence[InstanceHeader], policy: GatePolicy) -> LoadedFi
     flags = (
         (Quality.LOSSY_SOURCE, is_lossy(found.header)),
         (Quality.FOR_PROCESSING, found.for_processing),
+        (Quality.WINDOW_OVERRULED, shown.window_overruled),
         (Quality.UNCALIBRATED, size.spacing_mm is None),
     )
     return LoadedFilm(
@@ -373,9 +374,10 @@ def _identity(header: InstanceHeader, digest: str) -> str:
         [_lut_digest(dataset, keyword) for keyword in ("ModalityLUTSequence", "VOILUTSequence")],
         identifiers(header),
     ]
-    shutter = [[_decimal(value) for value in texts(dataset, keyword)] for keyword in SHUTTER]
-    if any(shutter):  # most have none: they keep the identity that they had before it counted
-        record.append(shutter)
+    for keywords in (SHUTTER, (SHUTTER_POLYGON,)):
+        shutter = [[_decimal(value) for value in texts(dataset, keyword)] for keyword in keywords]
+        if any(shutter):  # most have none: they keep the identity that they had before it counted
+            record.append(shutter)
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 

@@ -94,7 +94,7 @@ PROJECTION = tuple(
     PixelIntensityRelationship PixelIntensityRelationshipSign WindowCenter WindowWidth VOILUTFunction
     AcquisitionDeviceProcessingDescription ConversionType IrradiationEventUID
     ShutterShape ShutterLeftVerticalEdge ShutterRightVerticalEdge ShutterUpperHorizontalEdge ShutterLowerHorizontalEdge
-    CenterOfCircularShutter RadiusOfCircularShutter
+    CenterOfCircularShutter RadiusOfCircularShutter VerticesOfThePolygonalShutter
     """.split()
 )
 """C.7.6.11, C.8.1, C.8.11, C.11.2, 10.7: how large a radiograph's pixels are, what it shows, how it is to be shown."""

@@ -74,6 +74,7 @@ QUALITY_SENTENCES: dict[Quality, str] = {
     Quality.FOREIGN_MATERIAL: "cement or metal in the body: no grade (CT: no HU either)",
     Quality.UNCALIBRATED: "uncalibrated: ratios only, no millimetres",
     Quality.FOR_PROCESSING: "image as the detector gave it, not processed for reading",
+    Quality.WINDOW_OVERRULED: "the header's window shows almost nothing: the full range of the values was used",
     Quality.FRONT_UNSURE: "not sure to which side the front lies: no anterior or posterior height is told, and no VCR",
     Quality.HEAD_UNSURE: "not sure which end is the head: vertebrae and their upper and lower points may be exchanged",
     Quality.HEADER_CONTRADICTED: "the header says otherwise how the film lies: what its pixels show was believed",

@@ -9,9 +9,10 @@ A folder holds, in any order and depth, DICOM images FOR PRESENTATION and for ea
   corrected, is one. ``level`` may be null, vertebrae without points are left out.
 
 On images with segmentations the head is above: a mask does not say which of its plates is the upper one. Every vertebra
-that can be seen must be drawn: what is not drawn is taught as "no vertebra". What an image shows, and how large a pixel
-is in the plane of the spine, is told by the gate (`node.gate.presentation`, `node.gate.projection`), as for a film that
-is sent to the node.
+that can be seen must be drawn: what is not drawn is taught as "no vertebra". What an image shows, how large a pixel is
+in the plane of the spine and how high for its width, is told by the gate (`node.gate.presentation`,
+`node.gate.projection`), as for a film that is sent to the node. Of a film whose pixels are not square, image and
+annotations are brought to square ones of the finer side.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from scipy import ndimage
 from skimage.measure import find_contours
 
 from inference.film_contour import six_points
 from inference.film_orientation import header_turn
 from inference.findings import KEYPOINTS
+from inference.geometry import Radiograph
 from inference.radiograph import BODY_MM
 from node.gate.eligibility import is_grey
 from node.gate.headers import Unreadable, read_header
 from node.gate.pixels import PixelError, stored_values
 from node.gate.presentation import as_read
-from node.gate.projection import SAME_BOTH_WAYS, orientation, pixel_size
+from node.gate.projection import ASPECT, SAME_BOTH_WAYS, aspect, orientation, pixel_size
 from node.gate.values import integer
 from onnx_models.training.film_data import LATERAL_VIEWS, FormedFilm, seen_part
 from onnx_models.training.film_truth import PER_SIDE, SECTIONS, FilmTruth, coverage
@@ -69,7 +72,7 @@ class AnnotatedFilm:
     Attributes
     ----------
     film
-        As the rendered ones: bone bright, truth in (row, column) index. Losses are not known and are 0.
+        As the rendered ones: bone bright, square pixels, truth in (row, column) index. Losses are not known and are 0.
     patient, maker
         PatientID and Manufacturer of its header.
     front_known
@@ -135,7 +138,7 @@ def _take_in(path: Path, found: _Found) -> None:
     if sop_class == SEGMENTATION:
         for uid, level, mask in _segments(path, dataset):
             outline = max(find_contours(np.pad(mask.astype(np.float32), 1), 0.5), key=len) - 1
-            found.outlines[uid].append((level, _resampled(outline)))
+            found.outlines[uid].append((level, outline))
     elif sop_class in IMAGES:
         if str(dataset.get("PresentationIntentType", "")) == "FOR PROCESSING":
             raise AnnotationError(f"{path}: this image is FOR PROCESSING; give the one FOR PRESENTATION")
@@ -187,7 +190,10 @@ def _group(path: Path, own: Dataset, shared: Dataset, keyword: str) -> Dataset:
 def _annotated(
     path: Path, dataset: Dataset, outlines: Sequence[tuple[str, F64]], points: Sequence[tuple[str, F64]]
 ) -> AnnotatedFilm:
-    image = read_image(path)
+    finer = _finer(path, dataset)
+    image = _squared(read_image(path), finer)
+    points = [(level, _moved(at, finer)) for level, at in points]
+    outlines = [(level, _resampled(_moved(outline, finer))) for level, outline in outlines]
     front = _front_columns(dataset)
     if points:  # they tell more than outlines
         levels = [level for level, _ in points]
@@ -228,9 +234,38 @@ def read_image(path: Path) -> NDArray[np.float32]:
     if frames != 1 or samples != 1 or not is_grey(dataset):
         raise AnnotationError(f"{path}: not one grey image ({frames} frames of {samples} values a pixel)")
     try:
-        return as_read(next(stored_values(header, (None,))), dataset)
+        return as_read(next(stored_values(header, (None,))), dataset).pixels
     except (PixelError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         raise AnnotationError(f"{path}: its pixels cannot be read ({error})") from error
+
+
+def _finer(path: Path, dataset: Dataset) -> tuple[float, float]:
+    """How many square pixels a pixel is high and wide, one of them 1; both are where it is square but for rounding."""
+    height = aspect(dataset)
+    if not ASPECT[0] <= height <= ASPECT[1]:
+        raise AnnotationError(
+            f"{path}: its pixels are {height:.3g} times as high as wide; such films are not measured: leave it out"
+        )
+    pixel = Radiograph(np.zeros((1, 1), np.float32), pixel_size(dataset).spacing_mm, height).pixel_mm
+    side = min(pixel)
+    if abs(pixel[0] - pixel[1]) <= SAME_BOTH_WAYS * side:
+        return 1.0, 1.0
+    return pixel[0] / side, pixel[1] / side
+
+
+def _squared(image: NDArray[np.float32], finer: tuple[float, float]) -> NDArray[np.float32]:
+    """The image on square pixels; its upper left corner stays where it is."""
+    if finer == (1.0, 1.0):
+        return image
+    shape = tuple(round(n * f) for n, f in zip(image.shape, finer, strict=True))
+    offset = [(1 / f - 1) / 2 for f in finer]
+    seen = ndimage.affine_transform(image, [1 / f for f in finer], offset, shape, order=1, mode="nearest")
+    return np.asarray(seen, np.float32)
+
+
+def _moved(at: F64, finer: tuple[float, float]) -> F64:
+    """Index (n, 2) on a film's own pixels to index on the square ones."""
+    return np.asarray((at + 0.5) * finer - 0.5)
 
 
 def outline_of(points: F64) -> F64:
@@ -306,14 +341,12 @@ def _front_columns(dataset: Dataset) -> int | None:
 
 
 def pixel_mm(dataset: Dataset) -> float | None:
-    """Size of a pixel in mm in the plane of the spine.
+    """Size of a square pixel of the film in mm in the plane of the spine: the finer side of its own.
 
-    ``None`` where the gate would not call the film calibrated, and where pixels are not square.
+    ``None`` where the gate would not call the film calibrated.
     """
     spacing = pixel_size(dataset).spacing_mm
-    if spacing is None or abs(spacing[0] - spacing[1]) > SAME_BOTH_WAYS * spacing[1]:
-        return None
-    return spacing[0]
+    return min(spacing) if spacing is not None else None
 
 
 def _truth(levels: list[str], six: F64, outlines: F64, pixel_mm: float) -> FilmTruth:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -105,6 +107,106 @@ def test_an_impossible_window_is_left_out(films_of: FilmsOf, width: float) -> No
 
 def test_a_window_that_shows_nothing_is_left_out(films_of: FilmsOf) -> None:
     assert np.array_equal(seen(films_of, Film(edit=window(60000, 100))), seen(films_of, Film()))
+    assert Quality.WINDOW_OVERRULED in film_of(films_of(Film(edit=window(60000, 100)))).quality
+
+
+def lateral_film(bits: int = 12) -> NDArray[np.int64]:
+    """A film whose values differ from pixel to pixel as a real one's do: no value holds more than a few pixels."""
+    noise = np.random.default_rng(4).normal(0, 120, (96, 64))
+    film = 300 + 0.8 * shades() + np.linspace(-200, 400, 96)[:, None] + np.where(shades() > 900, noise, noise / 3)
+    return np.rint(np.clip(film, 0, 4095)).astype(np.int64) >> (12 - bits)
+
+
+def between(film: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
+    """(centre, width) of a window whose ends are these quantiles of the film."""
+    first, last = np.quantile(film, (low, high))
+    return float(first + last + 1) / 2, float(last - first + 1)
+
+
+BLACK_AND_WHITE, HARD = [(0.0, 0.03), (0.5, 0.53), (0.97, 1.0)], [(0.0, 0.1), (0.5, 0.6), (0.9, 1.0)]
+"""Parts of the pixels that are left grey: all others are white, black and white, or black."""
+
+
+@pytest.mark.parametrize("bits", [12, 8])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("part", BLACK_AND_WHITE, ids=str)
+def test_a_window_that_leaves_only_black_and_white_is_overruled_and_that_is_said(
+    films_of: FilmsOf, part: tuple[float, float], photometric: str, bits: int
+) -> None:
+    film = lateral_film(bits)
+
+    def inverted(ds: FileDataset) -> None:
+        ds.PhotometricInterpretation = photometric
+
+    def edit(ds: FileDataset) -> None:
+        inverted(ds)
+        ds.WindowCenter, ds.WindowWidth = between(film, *part)
+
+    found, without = (film_of(films_of(Film(stored=film, bits=bits, edit=e))) for e in (edit, inverted))
+    np.testing.assert_array_equal(found.film.pixels, without.film.pixels)
+    assert Quality.WINDOW_OVERRULED in found.quality
+    assert Quality.WINDOW_OVERRULED not in without.quality
+
+
+@pytest.mark.parametrize("bits", [12, 8])
+@pytest.mark.parametrize("part", [*HARD, (0.02, 0.98)], ids=str)
+def test_a_hard_window_is_the_department_s_and_stays(films_of: FilmsOf, part: tuple[float, float], bits: int) -> None:
+    film = lateral_film(bits)
+    centre, width = between(film, *part)
+    found = film_of(films_of(Film(stored=film, bits=bits, edit=window(centre, width))))
+    expected = np.clip((film - centre + 0.5) / (width - 1) + 0.5, 0, 1)
+    np.testing.assert_allclose(found.film.pixels, expected, atol=1e-4)
+    assert Quality.WINDOW_OVERRULED not in found.quality
+
+
+def test_a_steep_sigmoid_is_judged_by_the_greys_that_it_leaves(films_of: FilmsOf) -> None:
+    film = lateral_film()
+    centre, width = between(film, 0.45, 0.55)
+    steep, steepest = (
+        film_of(films_of(Film(stored=film, edit=window(centre, part * width, "SIGMOID")))) for part in (1, 0.02)
+    )
+    assert Quality.WINDOW_OVERRULED not in steep.quality
+    assert Quality.WINDOW_OVERRULED in steepest.quality
+
+
+@pytest.mark.parametrize("border", [0, 4095])
+def test_a_window_is_judged_within_the_film_not_by_the_border_around_it(films_of: FilmsOf, border: int) -> None:
+    """Nine tenths of the image are a border of one value, and a tenth of what is left is grey."""
+    inside = lateral_film()
+    film = np.full((300, 210), border)
+    film[100:196, 70:134] = inside
+    found = film_of(films_of(Film(stored=film, edit=window(*between(inside, 0.5, 0.6)))))
+    assert Quality.WINDOW_OVERRULED not in found.quality
+    assert 0 < ((found.film.pixels > 0) & (found.film.pixels < 1)).mean() < 0.02
+    other = film_of(films_of(Film(stored=film, edit=window(*between(inside, 0.5, 0.53)))))
+    assert Quality.WINDOW_OVERRULED in other.quality
+
+
+def test_a_picture_of_two_values_is_shown_by_its_window(films_of: FilmsOf) -> None:
+    film = np.where(shades() > 2000, 3000, 1000)
+    found = film_of(films_of(Film(stored=film, edit=window(2000, 1000))))
+    assert Quality.WINDOW_OVERRULED not in found.quality
+    assert set(np.unique(found.film.pixels)) == {0, 1}
+
+
+def test_a_voi_table_that_leaves_only_black_and_white_gives_way_to_the_window(films_of: FilmsOf) -> None:
+    table = np.where(np.arange(4096) < 1500, 0, 65535)
+
+    def edit(ds: FileDataset) -> None:
+        ds.VOILUTSequence = Sequence([lut([4096, 0, 16], table.tolist())])
+
+    def with_window(ds: FileDataset) -> None:
+        edit(ds)
+        ds.WindowCenter, ds.WindowWidth = 2000, 3000
+
+    film = lateral_film()
+    alone, both, windowed, without = (
+        film_of(films_of(Film(stored=film, edit=e))) for e in (edit, with_window, window(2000, 3000), None)
+    )
+    assert Quality.WINDOW_OVERRULED in alone.quality
+    np.testing.assert_array_equal(alone.film.pixels, without.film.pixels)
+    assert Quality.WINDOW_OVERRULED not in both.quality
+    np.testing.assert_array_equal(both.film.pixels, windowed.film.pixels)
 
 
 def lut(descriptor: list[int], data: object, vr: str = "US") -> Dataset:
@@ -210,6 +312,10 @@ RECTANGLE = {
 CIRCLE = {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [48, 32], "RadiusOfCircularShutter": 30}
 
 
+CORNERS = {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [5, 9, 5, 60, 90, 60, 90, 9]}
+"""The rectangle by its corners, each (row, column)."""
+
+
 def shuttered(**values: object) -> Film:
     """A film that is white all around, as lead is not: what hides it is the header alone."""
     stored = shades()
@@ -247,6 +353,46 @@ def test_a_round_shutter_and_both_together(films_of: FilmsOf) -> None:
     np.testing.assert_array_equal(both[inside], without[inside])
 
 
+def test_a_polygonal_shutter_of_a_rectangle_s_corners_hides_what_the_rectangle_does(films_of: FilmsOf) -> None:
+    np.testing.assert_array_equal(seen(films_of, shuttered(**CORNERS)), seen(films_of, shuttered(**RECTANGLE)))
+    both = {**CIRCLE, **CORNERS, "ShutterShape": ["CIRCULAR", "POLYGONAL"]}
+    other = {**CIRCLE, **RECTANGLE, "ShutterShape": ["CIRCULAR", "RECTANGULAR"]}
+    np.testing.assert_array_equal(seen(films_of, shuttered(**both)), seen(films_of, shuttered(**other)))
+
+
+def test_a_polygonal_shutter_may_be_oblique_hollow_and_reach_beyond_the_image(films_of: FilmsOf) -> None:
+    without = seen(films_of, shuttered())
+    rows, columns = np.indices((96, 64)) + 1
+    diamond = seen(films_of, shuttered(**{**CORNERS, "VerticesOfThePolygonalShutter": [1, 32, 48, 62, 95, 32, 48, 2]}))
+    outside = np.abs(rows - 48) / 47 + np.abs(columns - 32) / 30 - 1
+    assert (diamond[outside > 0.04] == 0).all()
+    np.testing.assert_array_equal(diamond[outside <= 0], without[outside <= 0])
+    notched = [-40, -30, -40, 500, 60, 500, 60, 32, 90, 32, 90, -30]  # all but the lower right, and the last rows
+    pixels = seen(films_of, shuttered(**{**CORNERS, "VerticesOfThePolygonalShutter": notched}))
+    inside = (rows <= 60) | ((rows <= 90) & (columns <= 32))
+    assert (pixels[~inside] == 0).all()
+    np.testing.assert_array_equal(pixels[inside], without[inside])
+
+
+def test_of_several_shutters_a_malformed_one_is_left_out(films_of: FilmsOf) -> None:
+    broken = {"VerticesOfThePolygonalShutter": [5, 9, 5, 60, 90], "ShutterShape": ["RECTANGULAR", "POLYGONAL"]}
+    found = seen(films_of, shuttered(**{**RECTANGLE, **broken}))
+    np.testing.assert_array_equal(found, seen(films_of, shuttered(**RECTANGLE)))
+
+
+def malformed_corners(value: bytes) -> Film:
+    def edit(ds: FileDataset) -> None:
+        ds.ShutterShape = "POLYGONAL"
+        raw(ds, "VerticesOfThePolygonalShutter", "IS", value)
+
+    return replace(shuttered(), edit=edit)
+
+
+@pytest.mark.parametrize("value", [b"5\\9\\5\\x\\90\\60 ", b"5\\9\\5\\\\90\\60 "], ids=repr)
+def test_corners_that_are_no_numbers_hide_nothing(films_of: FilmsOf, value: bytes) -> None:
+    np.testing.assert_array_equal(seen(films_of, malformed_corners(value)), seen(films_of, shuttered()))
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -258,8 +404,14 @@ def test_a_round_shutter_and_both_together(films_of: FilmsOf) -> None:
         {**CIRCLE, "CenterOfCircularShutter": [48]},
         {**CIRCLE, "RadiusOfCircularShutter": 2**31 - 1},
         {**RECTANGLE, "ShutterShape": ""},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [5, 9, 5, 60, 90]},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [5, 9, 90, 60]},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [5, 9, 50, 30, 90, 51]},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [500, 900, 500, 600, 9000, 600]},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [0, 0, 0, 2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1, 0]},
+        {**CORNERS, "VerticesOfThePolygonalShutter": [5, 9, 5, 60, 90, 60, 90, 9] * 251},
     ],
-    ids=["a strip", "nothing", "one edge", "polygon", "a spot", "half a centre", "all", "no shape"],
+    ids=lambda values: " ".join(f"{keyword[:13]}={str(value)[:20]}" for keyword, value in values.items()),
 )
 def test_a_shutter_that_hides_nearly_everything_or_makes_no_sense_hides_nothing(
     films_of: FilmsOf, values: dict[str, object]

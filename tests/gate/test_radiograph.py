@@ -394,9 +394,18 @@ def test_the_same_film_is_the_same_input_however_its_numbers_are_written(films_o
         {"EstimatedRadiographicMagnificationFactor": 1.2},
         {"PatientOrientation": ["A", "F"]},
         {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [48, 32], "RadiusOfCircularShutter": 30},
+        {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [5, 9, 5, 60, 90, 60, 90, 9]},
         {"PixelData": b"\1\2" * 96 * 64},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_an_answer_depends_on_makes_another_input(films_of: FilmsOf, change: dict[str, object]) -> None:
     assert identity(films_of, **change) != identity(films_of)
+
+
+def test_each_corner_of_a_shutter_counts(films_of: FilmsOf) -> None:
+    one, other = (
+        identity(films_of, ShutterShape="POLYGONAL", VerticesOfThePolygonalShutter=[5, 9, 5, 60, last, 60])
+        for last in (90, 91)
+    )
+    assert one != other

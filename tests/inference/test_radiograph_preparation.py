@@ -76,6 +76,100 @@ def test_air_with_a_curved_skin_is_no_border() -> None:
     assert exposed_field(film).mask(SHAPE).all()
 
 
+def intensified(
+    radius: float, border: float, centre: tuple[float, float] = (400.0, 400.0), shape: tuple[int, int] = (800, 800)
+):
+    """A film of soft shades within a circle, and that circle."""
+    rng = np.random.default_rng(2)
+    row, column = np.indices(shape, float)
+    field = (row - centre[0]) ** 2 + (column - centre[1]) ** 2 < radius**2
+    shades = gaussian_filter(rng.normal(size=shape), 15)
+    film = np.where(field, 0.5 + 0.12 * shades / shades.std(), border) + rng.normal(0, 0.01, shape)
+    return film.clip(0, 1).astype(np.float32), field
+
+
+@pytest.mark.parametrize("border", [0.0, 0.05, 0.95])
+@pytest.mark.parametrize("radius", [280.0, 395.0, 440.0, 490.0], ids=lambda r: f"{r:.0f} of 800 pixels")
+@pytest.mark.parametrize("off", [(0.0, 0.0), (12.0, -9.0)], ids=["central", "off centre"])
+def test_the_round_field_of_an_intensifier_is_found(radius: float, border: float, off: tuple[float, float]) -> None:
+    film, truth = intensified(radius, border, (400.0 + off[0], 400.0 + off[1]))
+    field = exposed_field(film)
+    found = field.mask(film.shape)
+    assert (found & ~truth).mean() < 0.001
+    assert (truth & ~found).mean() < 0.02
+    assert not found[:20, :20].any() and not found[-20:, -20:].any()
+    points = np.argwhere(np.ones((8, 8), bool)) * 100.0
+    np.testing.assert_array_equal(field.inside(points), found[::100, ::100].ravel())
+
+
+def test_text_in_one_corner_of_a_round_field_does_not_matter() -> None:
+    film, truth = intensified(395.0, 0.0)
+    film[20:60, 10:70] = 1.0
+    found = exposed_field(film).mask(film.shape)
+    assert (found & ~truth).mean() < 0.001 and (truth & ~found).mean() < 0.02
+
+
+def test_dark_air_in_one_corner_of_a_round_field_is_still_exposed() -> None:
+    film, truth = intensified(395.0, 0.0)
+    film[:350, :350] = 0.0
+    found = exposed_field(film).mask(film.shape)
+    assert (found & ~truth).mean() < 0.001 and (truth & ~found).mean() < 0.02
+
+
+def test_a_round_field_on_an_oblong_image_and_in_the_prepared_film() -> None:
+    film, truth = intensified(330.0, 0.0, (440.0, 360.0), (880, 720))
+    prepared = prepare(Radiograph(film))
+    grid = whole_film(film.shape, (1.0, 1.0), 256)
+    seen = prepared.on(grid)
+    assert (seen[~prepared.measured_on(grid)] == 0).all()
+    assert prepared.measured_on(grid).mean() == pytest.approx(truth.mean() * 720 / 880, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["three corners", "no step", "an ellipse", "an octagon", "a small disc", "a bent chain"]
+)
+def test_what_is_not_one_circle_in_all_corners_is_no_round_field(name: str) -> None:
+    film = intensified(395.0, 0.0)[0]
+    row, column = np.indices(film.shape) - 400.0
+    inner = intensified(2000.0, 0.0)[0]
+    if name == "three corners":
+        film[:400, :400] = inner[:400, :400]
+    elif name == "no step":
+        film = (film * np.clip((395 - np.hypot(row, column)) / 60, 0, 1)).astype(np.float32)
+    elif name == "an ellipse":
+        film = np.where((row / 390) ** 2 + (column / 330) ** 2 < 1, inner, 0).astype(np.float32)
+    elif name == "an octagon":
+        turned = (np.abs(row) + np.abs(column)) / np.sqrt(2)
+        film = np.where(np.maximum.reduce([np.abs(row), np.abs(column), turned]) < 370, inner, 0).astype(np.float32)
+    elif name == "a small disc":
+        film = np.where(np.hypot(row, column) < 150, inner, 0).astype(np.float32)
+    elif name == "a bent chain":
+        film = np.where(np.abs(column - 60 * np.sin(row / 150)) < 120, inner, 0).astype(np.float32)
+    assert exposed_field(film).circle is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 500), (33, 33), (40, 900), (500, 500)], ids=str)
+@pytest.mark.parametrize("name", ["one grey", "noise", "a ramp", "half", "squares", "a line", "one spot"])
+def test_no_picture_makes_the_search_for_a_circle_fail(shape: tuple[int, int], name: str) -> None:
+    row, column = np.indices(shape)
+    film = {
+        "one grey": np.zeros(shape),
+        "noise": np.random.default_rng(0).random(shape),
+        "a ramp": row / shape[0],
+        "half": column > shape[1] // 2,
+        "squares": (row // 20 + column // 20) % 2,
+        "a line": row == shape[0] // 2,
+        "one spot": np.hypot(row - shape[0] // 2, column - shape[1] // 2) < 3,
+    }[name].astype(np.float32)
+    assert exposed_field(film).circle is None
+
+
+@pytest.mark.parametrize("degrees", [0.0, 3.0, -8.0, 15.0, 40.0])
+def test_a_field_with_straight_edges_is_never_round(degrees: float) -> None:
+    for half in ((380.0, 240.0), (300.0, 300.0), (2000.0, 2000.0)):
+        assert exposed_field(collimated(degrees, 0.0, half)[0]).circle is None
+
+
 @pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
 def test_a_blank_film_is_exposed_everywhere_and_stays_even(grey: float) -> None:
     film = Radiograph(np.full((300, 200), grey, np.float32))

@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels.utils import pack_bits
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from scipy.ndimage import gaussian_filter
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make train-env")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from inference.film_grid import whole_film  # noqa: E402
 from inference.film_points import PointSettings  # noqa: E402
+from inference.film_preparation import prepare  # noqa: E402
 from inference.findings import KEYPOINTS  # noqa: E402
+from inference.geometry import Radiograph  # noqa: E402
 from inference.radiograph import BODY_MM, RadiographSettings  # noqa: E402
 from inference.runtime import Models, load_models, read_manifest  # noqa: E402
 from node.gate import GatePolicy, LoadedFilm, load_film, read_headers  # noqa: E402
@@ -36,6 +40,7 @@ from onnx_models.training.film_annotations import (  # noqa: E402
     folder_digest,
     outline_of,
     read_folder,
+    read_image,
 )
 from onnx_models.training.film_data import VIEWS, FormedFilm, Placement, StoredFilm, formed  # noqa: E402
 from onnx_models.training.film_dicom import write_film  # noqa: E402
@@ -281,7 +286,6 @@ def test_millimetres_are_told_of_films_that_the_gate_calls_calibrated(film: Form
         {},
         {"PixelSpacing": [0.3, 0.3]},  # neither calibrated nor smaller than the detector's by a magnification
         {"EstimatedRadiographicMagnificationFactor": "1.0"},
-        {"PixelSpacing": [0.3, 0.33], "PixelSpacingCalibrationType": "FIDUCIAL"},
     ]
     for header in unknown:
         told = read(**header)
@@ -294,6 +298,102 @@ def test_millimetres_are_told_of_films_that_the_gate_calls_calibrated(film: Form
     told = read(EstimatedRadiographicMagnificationFactor="1.25")
     assert told.calibrated
     assert told.film.pitch_mm == pytest.approx(detector / 1.25)
+
+
+def coarser(film: FormedFilm, axis: int) -> FormedFilm:
+    """The film with pixels twice as high (axis 0) or wide (axis 1), and its truth on them."""
+    halves = np.moveaxis(film.image, axis, 0)
+    image = np.moveaxis((halves[0::2] + halves[1::2]) / 2, 0, axis)
+    scale = np.diag([0.5 if axis == 0 else 1.0, 0.5 if axis == 1 else 1.0])
+    matrix = np.column_stack([scale, (np.diag(scale) - 1) / 2])
+    return replace(film, image=np.ascontiguousarray(image), truth=film.truth.moved(matrix))
+
+
+def read_coarser(film: FormedFilm, folder: Path, axis: int, masks: bool, **header: object) -> AnnotatedFilm:
+    """It written with that header and its six points or masks, and read again."""
+    coarse = coarser(film, axis)
+    path = write_film(coarse, folder / "film.dcm")
+    image = pydicom.dcmread(path)
+    del image.ImagerPixelSpacing
+    for keyword, value in header.items():
+        setattr(image, keyword, value)
+    image.save_as(path)
+    if masks:
+        write_seg(coarse, image, folder / "seg.dcm")
+    else:
+        six_point_file(coarse, folder / "points.json", str(image.SOPInstanceUID))
+    (found,) = read_folder(folder)
+    return found
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("told", ["PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"])
+def test_a_film_whose_pixels_are_not_square_is_brought_to_square_ones_with_its_points(
+    film: FormedFilm, tmp_path: Path, told: str, axis: int
+) -> None:
+    height, width = (2, 1) if axis == 0 else (1, 2)
+    header: dict[str, object] = {told: [height, width] if told == "PixelAspectRatio" else [0.3 * height, 0.3 * width]}
+    if told == "PixelSpacing":
+        header["PixelSpacingCalibrationType"] = "FIDUCIAL"
+    read = read_coarser(film, tmp_path, axis, False, **header)
+    assert read.film.image.shape == film.image.shape
+    assert np.abs(gaussian_filter(read.film.image - film.image, 2)).mean() < 0.005, "but for its noise"
+    np.testing.assert_allclose(read.film.truth.points, film.truth.points, atol=1e-6)
+    assert read.film.truth.levels == film.truth.levels
+    assert read.calibrated is (told == "PixelSpacing")
+    if read.calibrated:
+        assert read.film.pitch_mm == pytest.approx(0.3)
+        p = film.truth.points
+        np.testing.assert_allclose(
+            read.film.truth.heights_mm, 0.3 * np.linalg.norm(p[:, 0::2] - p[:, 1::2], axis=2), rtol=1e-6
+        )
+    else:
+        posterior = float(np.median(np.linalg.norm(film.truth.points[:, 4] - film.truth.points[:, 5], axis=1)))
+        assert read.film.pitch_mm == pytest.approx(BODY_MM / posterior)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_masks_on_pixels_that_are_not_square_are_brought_to_square_ones(
+    film: FormedFilm, tmp_path: Path, axis: int
+) -> None:
+    ratio = [2, 1] if axis == 0 else [1, 2]
+    read = read_coarser(film, tmp_path, axis, True, PixelAspectRatio=ratio)
+    shape = (film.image.shape[0], film.image.shape[1])
+    assert read.film.image.shape == shape
+    assert dice_of(union(read.film.truth.outlines, shape) > 0.5, union(film.truth.outlines, shape) > 0.5) > 0.92
+    whole = [n for n, seen in enumerate(film.seen) if seen > 0.99]
+    near = read.film.truth.centres
+    assert np.median(np.linalg.norm(film.truth.centres[whole][:, None] - near[None], axis=2).min(axis=1)) < 2
+    sides = np.linalg.norm(np.diff(read.film.truth.outlines, axis=1), axis=2)
+    assert (sides.max(axis=1) < 2 * np.median(sides, axis=1)).all(), "points of an outline are equally far apart"
+
+
+def test_the_node_sees_a_film_of_oblong_pixels_as_the_training_does(film: FormedFilm, tmp_path: Path) -> None:
+    read = read_coarser(film, tmp_path, 1, False, PixelAspectRatio=[1, 2])
+    seen = load_film(read_headers([tmp_path / "film.dcm"]).headers, GatePolicy())
+    assert isinstance(seen, LoadedFilm)
+    shown, taught = (
+        prepare(f).on(whole_film(f.pixels.shape, f.pixel_mm, 256)) for f in (seen.film, Radiograph(read.film.image))
+    )
+    inside = (shown > 0) & (taught > 0)
+    assert inside.sum() > 0.97 * (shown > 0).sum()
+    assert np.abs(shown - taught)[inside].mean() < 0.03
+
+
+def test_pixels_that_are_square_but_for_rounding_are_not_resampled(film: FormedFilm, tmp_path: Path) -> None:
+    path = write_film(film, tmp_path / "film.dcm")
+    image = pydicom.dcmread(path)
+    image.PixelSpacing, image.PixelSpacingCalibrationType = [0.3, 0.301], "FIDUCIAL"
+    image.save_as(path)
+    six_point_file(film, tmp_path / "points.json", str(image.SOPInstanceUID))
+    (read,) = read_folder(tmp_path)
+    assert (read.calibrated, read.film.pitch_mm) == (True, 0.3)
+    np.testing.assert_array_equal(read.film.image, read_image(path))
+
+
+def test_pixels_too_oblong_to_be_measured_are_no_film_to_learn_from(film: FormedFilm, tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"2\.5 times as high as wide"):
+        read_coarser(film, tmp_path, 0, False, PixelAspectRatio=[5, 2])
 
 
 def test_a_site_s_folder_has_one_digest(tmp_path: Path) -> None:
