@@ -339,7 +339,7 @@ def foreign_network(*probabilities: float) -> ToySession:
 
 def test_a_body_with_cement_or_metal_is_measured_but_neither_graded_nor_a_reference(film: ToyFilm) -> None:
     both = models(network(film))
-    told = foreign_network(0.0, 0.5, 0.49, 0.0, 0.0)
+    told = foreign_network(0.0, 0.8, 0.79, 0.0, 0.0)
     both = replace(both, sessions={**both.sessions, "film_foreign": told})
     settings = chosen(foreign=ForeignSettings())
     assert settings.networks == ("film", "film_foreign")
