@@ -76,7 +76,7 @@ def film(stored: StoredFilm) -> FormedFilm:
 
 
 def there() -> dict[str, RadiographSettings]:
-    outline = RadiographSettings(points=None, mirrored_too=False)
+    outline = RadiographSettings(points=None, foreign=None, mirrored_too=False)
     return {POINTS: replace(outline, points=PointSettings()), OUTLINE: outline}
 
 
@@ -107,7 +107,7 @@ def test_the_pipeline_decides_which_outlines_are_sure(film: FormedFilm) -> None:
 
 
 def test_the_pipeline_s_own_thresholds_stay_but_for_those_of_the_view() -> None:
-    own = RadiographSettings()
+    own = replace(RadiographSettings(), foreign=None)
     for settings in settings_of({name: replace(s, mirrored_too=True) for name, s in there().items()}).values():
         for one in settings.values():
             assert (one.lateral, one.lateral_by_header) == (0, 0)
