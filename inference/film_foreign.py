@@ -28,7 +28,7 @@ class ForeignSettings:
     """
 
     network: str = "film_foreign"
-    likely: float = 0.8
+    likely: float = 0.95
 
 
 def foreign_material(crops: BodyCrops, models: Models, settings: ForeignSettings) -> list[bool]:

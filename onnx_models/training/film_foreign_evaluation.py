@@ -30,7 +30,7 @@ from onnx_models.training.metrics import area_under_curve
 from onnx_models.training.real_cases import real_folder
 
 NAME = ForeignSettings.network
-LIMITS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
+LIMITS = (0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 SEED = 29
 BEGIN = "<!-- figures: written by onnx_models.training.film_foreign_evaluation --card, do not edit -->"
 END = "<!-- end of the figures of film_foreign -->"

@@ -339,7 +339,7 @@ def foreign_network(*probabilities: float) -> ToySession:
 
 def test_a_body_with_cement_or_metal_is_measured_but_neither_graded_nor_a_reference(film: ToyFilm) -> None:
     both = models(network(film))
-    told = foreign_network(0.0, 0.8, 0.79, 0.0, 0.0)
+    told = foreign_network(0.0, 0.96, 0.94, 0.0, 0.0)
     both = replace(both, sessions={**both.sessions, "film_foreign": told})
     settings = chosen(foreign=ForeignSettings())
     assert settings.networks == ("film", "film_foreign")
@@ -356,7 +356,7 @@ def test_a_body_with_cement_or_metal_is_measured_but_neither_graded_nor_a_refere
 def test_a_fracture_with_cement_flags_nobody(film: ToyFilm) -> None:
     both = models(network(film))
     assert answered(film).findings.patient.flag is True, "the third one is a wedge"
-    both = replace(both, sessions={**both.sessions, "film_foreign": foreign_network(0.0, 0.0, 0.9, 0.0, 0.0)})
+    both = replace(both, sessions={**both.sessions, "film_foreign": foreign_network(0.0, 0.0, 0.97, 0.0, 0.0)})
     patient = evaluate(Radiograph(film.pixels), both, chosen(foreign=ForeignSettings()), 70).findings.patient
     assert patient.flag is False
 
@@ -370,7 +370,7 @@ def test_both_networks_look_at_the_same_bodies(film: ToyFilm) -> None:
             "spread": lambda inputs: np.ones((len(inputs["crops"]), 3), np.float32),
         }
     )
-    cement = ToySession({"foreign": lambda inputs: (crops.append(inputs["crops"]), np.full(5, 0.9))[1]})
+    cement = ToySession({"foreign": lambda inputs: (crops.append(inputs["crops"]), np.full(5, 0.97))[1]})
     both = models(network(film))
     both = replace(both, sessions={**both.sessions, "film_points": points, "film_foreign": cement})
     settings = chosen(points=PointSettings(), foreign=ForeignSettings())
