@@ -222,10 +222,11 @@ def _models_and_database(settings: Settings) -> Iterator[str]:
 
 def _check_models(settings: Settings) -> None:
     """Refuse to start with a network that is not what the manifest says; say where the networks will run."""
-    from node.answering import pipeline_models  # noqa: PLC0415 (takes longer than all else: others start meanwhile)
+    from node.answering import film_pipeline, pipeline_models  # noqa: PLC0415 (slow: others start meanwhile)
 
-    models = pipeline_models(settings)
-    log.info("models checked", provider=models.provider, models=[model.name for model in models.identities])
+    models, film = pipeline_models(settings), film_pipeline(settings)
+    names = [model.name for model in (*models.identities, *(film.models.identities if film is not None else ()))]
+    log.info("models checked", provider=models.provider, models=names)
 
 
 @contextmanager

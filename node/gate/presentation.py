@@ -48,8 +48,9 @@ EVEN = 0.02
 """An image whose values, but for 1 % at each end, lie closer together shows nothing."""
 GREY = (1 / 256, 255 / 256)
 """What is shown below is black, above it white, on any screen."""
-FILL = 0.05
-"""A stored value of a larger share of the pixels is a border, or the detector's own limit: it has nothing to show."""
+FILL, BORDERS = 0.05, 2
+"""A stored value of a larger share of the pixels fills a border or is the detector's own limit, which has nothing to
+show; so many of them do though a window shows them grey."""
 LEAST_GREY = 0.05
 """A window that leaves a smaller share of the other pixels neither black nor white was not chosen by a person. A hard
 one shows half of the exposed field in greys, and the smallest field takes 15 % of an image."""
@@ -95,7 +96,9 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
     An image for processing has no presentation: it is the detector's signal, made logarithmic where it is linear and
     turned so that less radiation is brighter, as far as its header tells.
     """
-    outside = padding(stored, dataset)
+    outside, opened = padding(stored, dataset), shutter(stored.shape, dataset)
+    if opened is not None:
+        outside = ~opened if outside is None else outside | ~opened
     first, last = int(stored.min()), int(stored.max())
     pixels = np.zeros(last - first + 1, np.int64)
     for rows in _chunks(stored.shape):
@@ -113,9 +116,6 @@ def as_read(stored: NDArray[np.integer], dataset: Dataset, *, for_processing: bo
         image[rows] = shown[stored[rows].astype(np.int32) - first]
     if outside is not None:
         image[outside] = 0
-    opened = shutter(stored.shape, dataset)
-    if opened is not None:
-        image[~opened] = 0
     return Presentation(image, overruled)
 
 
@@ -289,22 +289,29 @@ def _table(lut: Dataset, kind: np.dtype[np.integer] | None = None) -> _Table | N
 def _windowed(meant: Floats, values: _Values, dataset: Dataset) -> tuple[Floats, bool]:
     """What is shown by the first alternative that shows something: table, window, the values' own range.
 
-    Beside it whether there was one before the last, and none of them showed anything.
+    Beside it whether there was one before the last, and none of them showed anything of values that differ.
     """
     given = [shown for shown in (_by_table(meant, dataset), _by_window(meant, dataset)) if shown is not None]
     for shown in given:
         low, high = values.percentiles(shown, (1, 99))
         if high - low >= EVEN and not _is_black_and_white(shown, values):
             return shown, False
-    return _spread(meant, values), bool(given)
+    return _spread(meant, values), bool(given and np.count_nonzero(values.pixels) > 1)
 
 
 def _is_black_and_white(shown: Floats, values: _Values) -> bool:
-    """Whether hardly a grey is left of pixels whose stored values differ."""
-    count = int(values.pixels.sum())
-    varied = np.where(values.pixels <= FILL * count, values.pixels, 0)
-    grey = varied[(shown > GREY[0]) & (shown < GREY[1])].sum()
-    return bool(varied.sum() >= LEAST_VARIED * count and grey < LEAST_GREY * varied.sum())
+    """Whether hardly a grey is left of pixels whose stored values differ.
+
+    Values that fill much of the image do not count: the two fullest, whatever they are shown as, and others that are
+    shown black or white.
+    """
+    pixels, grey = values.pixels, (shown > GREY[0]) & (shown < GREY[1])
+    fills = pixels > FILL * pixels.sum()
+    left = ~fills | grey
+    fullest = np.argsort(pixels, kind="stable")[-BORDERS:]
+    left[fullest] = ~fills[fullest]
+    varied = pixels[left].sum()
+    return bool(varied >= LEAST_VARIED * pixels.sum() and pixels[left & grey].sum() < LEAST_GREY * varied)
 
 
 def _by_table(values: Floats, dataset: Dataset) -> Floats | None:

@@ -17,7 +17,7 @@ PASSED_OVER = "deformed, unsure, with cement or metal, not measured or not seen"
 WEIGHTED = "the mean is then weighted by distance, the nearer one counts more"
 LIMITS = (
     "On radiographs fusion is not recognised: fused vertebrae are graded like others. Cement and metal are told by a "
-    "network that was trained on rendered ones."
+    "network that was trained on rendered ones; where it misses them a vertebra is graded like others."
 )
 UNCALIBRATED = "UNCALIBRATED: ratios only, no millimetres"
 
@@ -70,7 +70,9 @@ def compression(findings: Findings) -> str:
     if unsure:
         said.append(f"None of an unsure vertebra: {wording.names_text(unsure)}.")
     if alone:
-        said.append(f"None without a sure, undeformed one near by on both sides: {wording.names_text(alone)}.")
+        foreign = any(Quality.FOREIGN_MATERIAL in v.quality for v in those)
+        one = "sure, undeformed one" + (" without cement or metal" if foreign else "")
+        said.append(f"None without a {one} near by on both sides: {wording.names_text(alone)}.")
     return " ".join(said)
 
 

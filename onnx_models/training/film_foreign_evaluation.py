@@ -68,8 +68,9 @@ def on_real(ct: RealSpineCt, models: Models, poses: int = POSES) -> dict[str, in
     for number in range(poses):
         film = real_film(ct, number)
         found = evaluate(Radiograph(film.image), models, settings).findings.vertebrae
-        seen += sum(v.keypoints_px is not None for v in found)
-        flagged += sum(Quality.FOREIGN_MATERIAL in v.quality for v in found)
+        told = [v for v in found if v.keypoints_px is not None]
+        seen += len(told)
+        flagged += sum(Quality.FOREIGN_MATERIAL in v.quality for v in told)
     return {"films": poses, "bodies": seen, "flagged": flagged}
 
 

@@ -1,9 +1,9 @@
 """Makes films with implants: ``python -m onnx_models.training.film_foreign_films``.
 
 They are for the network that tells bodies with cement, screws or rods from others. On the films of the general
-generator one body in twenty holds any; here every film shows some: cement in sound bodies as in broken ones, so that a
-broken body is not taken for a filled one, and screws in half of the films. They lie in ``build/training/film_foreign``;
-a seed belongs to one set.
+generator one body in twenty holds any; here nine films in ten show some: cement in sound bodies as in broken ones, so
+that a broken body is not taken for a filled one, and screws in half of the patients. They lie in
+``build/training/film_foreign``; a seed belongs to one set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CEMENT = (0.2, 1.2, 4.0)
 
 
 def film_of(name: str, number: int) -> StoredFilm:
-    """Film ``number`` of a set: a lateral film of the spine with implants, every other one with screws."""
+    """Film ``number`` of a set: a lateral film of the spine of the spine; every other patient has screws."""
     rng = np.random.default_rng([83, SETS[name], number])
     region = REGIONS[number % len(REGIONS)]
     ranges = replace(FILM, metal=float(number % 2 == 0), cement=float(rng.choice(CEMENT)))

@@ -250,7 +250,7 @@ def crop_of(seen: SeenFilm, body: int, rng: np.random.Generator) -> tuple[F32, F
 class BodyPool:
     """Films that bodies are drawn from; it changes a little with every batch.
 
-    ``shares`` says how often films are drawn from each of the ``sources`` that have any.
+    ``shares`` says how often films are drawn from each of the ``sources`` that have any; of one alone, always.
     """
 
     def __init__(
@@ -260,6 +260,8 @@ class BodyPool:
         size: int = POOL,
         shares: tuple[float, ...] = (1 - RICH_SHARE, RICH_SHARE),
     ) -> None:
+        if len(shares) < len(sources):
+            raise ValueError(f"{len(sources)} folders of films, but shares of {len(shares)}")
         self._sources = [(s, share) for s, share in zip(sources, shares, strict=False) if len(s)]
         self._sight = sight
         self._size = size
@@ -280,7 +282,9 @@ class BodyPool:
             Where there is no film to draw from.
         """
         if not self._sources:
-            raise FileNotFoundError("no film: run onnx_models.training.film_generator and film_points_films")
+            raise FileNotFoundError(
+                "no film: run onnx_models.training.film_generator, film_points_films and film_foreign_films"
+            )
         wanted = films if self._films else max(films, min(FIRST_FILL, self._size))
         while wanted:
             share = np.array([share for _, share in self._sources])

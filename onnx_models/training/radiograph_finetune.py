@@ -219,7 +219,9 @@ def _warning(told: Record) -> list[str]:
     ]
     if POINTS in told["records"]:
         lines = [
-            "**The six-point network beside it is the shipped one, unchanged.** It was trained on the maps of the "
+            "**The six-point network beside it is the shipped one, unchanged; so is that for cement and metal.** Both "
+            "are shown the new maps. Annotations do not tell which bodies hold cement or metal: that is not judged "
+            "here, and a body that is taken for one has no grade. The six-point network was trained on the maps of the "
             f"shipped network, and the limit by which it calls a body sure ({PointSettings().sure}) was chosen with "
             "them: how sure its bodies are with the new maps is not known. What the node tells of heights and grades "
             f'is its. Use this folder only where "{TUNED}, {POINTS}" is no worse than "{SHIPPED}, {POINTS}" below.',

@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 
 from inference.findings import Quality
 from inference.refusal import RefusalCode
-from node.gate import Unevaluable, load_film
+from node.gate import LoadedFilm, Unevaluable, load_film
 from tests.films import DX_FOR_PROCESSING, RF, Film, shades
 from tests.gate.conftest import POLICY, FilmsOf, film_of, raw
 
@@ -182,6 +182,40 @@ def test_a_window_is_judged_within_the_film_not_by_the_border_around_it(films_of
     assert Quality.WINDOW_OVERRULED in other.quality
 
 
+def test_a_window_is_judged_by_what_the_shutter_leaves_to_be_seen(films_of: FilmsOf) -> None:
+    """Lead behind a shutter makes no black window a good one, and no good one bad."""
+    rng = np.random.default_rng(6)
+    film = rng.normal(3500, 150, (200, 160)).clip(0, 4095).astype(int)
+    film[50:150, 40:120] = rng.normal(1500, 300, (100, 80)).clip(0, 4095).astype(int)
+
+    def shuttered(centre: float, width: float, inset: int) -> LoadedFilm:
+        def edit(ds: FileDataset) -> None:
+            ds.WindowCenter, ds.WindowWidth = centre, width
+            ds.ShutterShape = "RECTANGULAR"
+            ds.ShutterUpperHorizontalEdge, ds.ShutterLowerHorizontalEdge = 51 + inset, 150 - inset
+            ds.ShutterLeftVerticalEdge, ds.ShutterRightVerticalEdge = 41 + inset, 120 - inset
+
+        return film_of(films_of(Film(stored=film, edit=edit)))
+
+    black = shuttered(3500, 800, 0)
+    assert Quality.WINDOW_OVERRULED in black.quality
+    assert black.film.pixels[50:150, 40:120].std() > 0.1
+    hard = shuttered(1500, 300, 8)
+    assert Quality.WINDOW_OVERRULED not in hard.quality
+
+
+def test_narrow_values_in_a_window_made_for_them_are_no_border(films_of: FilmsOf) -> None:
+    """Each of them fills a part of the image; the window shows them grey."""
+    film = np.random.default_rng(6).normal(120, 4, (200, 160)).round().clip(0, 255).astype(int)
+    found = film_of(films_of(Film(stored=film, bits=8, edit=window(120.5, 10))))
+    assert Quality.WINDOW_OVERRULED not in found.quality
+
+
+def test_an_even_image_says_nothing_against_its_window(films_of: FilmsOf) -> None:
+    found = film_of(films_of(Film(stored=np.full((200, 160), 700), edit=window(1000, 2000))))
+    assert Quality.WINDOW_OVERRULED not in found.quality
+
+
 def test_a_picture_of_two_values_is_shown_by_its_window(films_of: FilmsOf) -> None:
     film = np.where(shades() > 2000, 3000, 1000)
     found = film_of(films_of(Film(stored=film, edit=window(2000, 1000))))
@@ -316,13 +350,19 @@ CORNERS = {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [5, 9, 
 """The rectangle by its corners, each (row, column)."""
 
 
+WHOLE = (2048, 4096)
+"""Centre and width of a window that shows every value of 12 bits."""
+
+
 def shuttered(**values: object) -> Film:
-    """A film that is white all around, as lead is not: what hides it is the header alone."""
+    """A film that is white all around, as lead is not: what hides it is the header alone. It has a window: without one
+    the range of what is seen would be shown."""
     stored = shades()
     stored[:6] = stored[-8:] = 4095
     stored[:, :10] = stored[:, -6:] = 4095
 
     def edit(ds: FileDataset) -> None:
+        ds.WindowCenter, ds.WindowWidth = WHOLE
         for keyword, value in values.items():
             setattr(ds, keyword, value)
 
@@ -382,6 +422,7 @@ def test_of_several_shutters_a_malformed_one_is_left_out(films_of: FilmsOf) -> N
 
 def malformed_corners(value: bytes) -> Film:
     def edit(ds: FileDataset) -> None:
+        ds.WindowCenter, ds.WindowWidth = WHOLE
         ds.ShutterShape = "POLYGONAL"
         raw(ds, "VerticesOfThePolygonalShutter", "IS", value)
 

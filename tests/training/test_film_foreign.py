@@ -54,7 +54,7 @@ def films(drawn: FormedFilm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def test_every_film_shows_implants_and_every_other_one_screws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_patient_has_screws_and_all_may_have_cement(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(film_foreign_films, "make_film", lambda *asked: drawn.append(asked))
     for number in range(12):

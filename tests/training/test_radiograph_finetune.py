@@ -496,7 +496,7 @@ def test_a_tuned_network_is_judged_as_the_node_runs_it_beside_outlines(tuned: Tu
     ways = (POINTS, OUTLINE)
     columns = " | ".join(f"{name}, {way}" for way in ways for name in (SHIPPED, TUNED))
     assert f"| held-out films of the site | counted | {columns} |" in text
-    assert "six-point network beside it is the shipped one, unchanged" in text
+    assert "six-point network beside it is the shipped one, unchanged; so is that for cement and metal" in text
     assert f"({PointSettings().sure})" in text
     assert "| Dice, section | all films, 0 where refused |" in text
 

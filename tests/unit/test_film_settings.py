@@ -10,6 +10,7 @@ import pytest
 
 from inference.runtime import ModelError
 from node.answering import film_pipeline, radiograph_settings
+from node.service import _check_models
 from node.settings import Settings
 from onnx_models import MODELS
 
@@ -38,6 +39,15 @@ def test_what_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
     folder = models_without({"film_mdr2unet"}, tmp_path)
     with pytest.raises(ModelError, match="film_mdr2unet"):
         film_pipeline(site(folder=folder, film_bodies="film_mdr2unet"))
+
+
+def test_a_start_needs_every_network_that_looks_at_films(tmp_path: Path) -> None:
+    """A site's own folder from a former version lacks the newest: told at the start, not when a film is there."""
+    folder = models_without({"film_foreign"}, tmp_path)
+    with pytest.raises(ModelError, match="film_foreign"):
+        _check_models(site(folder=folder))
+    (tmp_path / "without").mkdir()
+    _check_models(site(folder=models_without({"film"}, tmp_path / "without")))
 
 
 def test_without_the_network_for_films_there_is_no_pipeline_for_them(tmp_path: Path) -> None:
