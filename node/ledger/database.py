@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,7 +11,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ PRIVATE_DATABASE = "spine_node"
 RECOVERY_PATIENCE_S = 600.0
 SHUTDOWN_PATIENCE_S = 60.0
 NOTIFICATION_PATIENCE_S = 10.0
+FIRST_USER_OID = 16384
+"""PostgreSQL's own databases have smaller numbers."""
 RECONNECT_S = 5.0
 """A pool doubles its pauses between attempts to connect, up to minutes; after so long it begins again when asked."""
 
@@ -192,10 +195,11 @@ def _start(pgserver: Any, folder: Path) -> Any:
     """Start the server, or join the one that runs.
 
     One that is still recovering from a crash is waited for. A stale pid file (of a process that is gone, a zombie, or
-    no PostgreSQL at all) is removed; that of a living server never is.
+    no PostgreSQL at all) is removed; that of a living server never is. What was interrupted while it was first made
+    never starts: it is set aside, once, and made again.
     """
     deadline = time.monotonic() + RECOVERY_PATIENCE_S
-    failures = 0
+    failures, may_be_unfinished = 0, True
     while True:
         pgserver.PostgresServer._instances.pop(folder.resolve(), None)
         _hasten_shutdown(folder)
@@ -209,10 +213,39 @@ def _start(pgserver: Any, folder: Path) -> Any:
             failures += not recovering
             if failures > 1 or time.monotonic() > deadline:
                 raise DatabaseError(f"the private database in {folder} does not start: {error}") from error
+            if may_be_unfinished and _is_unfinished(folder):
+                may_be_unfinished = False
+                _set_aside(folder)
+                continue
             log.warning("private database not reachable yet", reason=type(error).__name__, recovering=recovering)
             if not recovering:
                 (folder / "postmaster.pid").unlink(missing_ok=True)
             time.sleep(1.0)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a data directory was begun, and no database of ours was ever made in it."""
+    try:
+        if not any(folder.iterdir()):
+            return False
+        base = folder / "base"
+        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdigit()] if base.is_dir() else []
+    except OSError:
+        return False
+    return max(numbers, default=0) < FIRST_USER_OID
+
+
+def _set_aside(folder: Path) -> None:
+    """Move an unfinished data directory away, beside the place of the new one; what runs on it is stopped."""
+    found = _postmaster(folder)
+    if found is not None:
+        with suppress(psutil.Error):
+            found[0].send_signal(signal.SIGQUIT)  # at once
+            found[0].wait(SHUTDOWN_PATIENCE_S)
+    aside = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    log.warning("the private database was never finished: it is set aside and made again", folder=str(aside))
 
 
 @contextmanager

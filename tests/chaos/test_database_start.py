@@ -122,6 +122,56 @@ def test_files_of_another_major_version_are_refused_with_the_mend(short_folder: 
     assert sorted(short_folder.rglob("*")) == before
 
 
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("left_running", [True, False])
+def test_a_private_database_whose_making_was_interrupted_is_made_again(
+    short_folder: Path, left_running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut within the first seconds of the first start: nobody can connect, and it holds nothing."""
+    with private_database(short_folder) as dsn:
+        with psycopg.connect(dsn.replace("/spine_node?", "/template1?"), autocommit=True) as connection:
+            for last_made in ("spine_node", "postgres"):
+                connection.execute(f"DROP DATABASE {last_made}")
+        unfinished = int((short_folder / "postgres" / "postmaster.pid").read_text().split()[0])
+        if left_running:  # as by a node that was killed
+            monkeypatch.setattr("node.ledger.database._postmaster_lives", lambda folder: False)
+    monkeypatch.undo()
+    assert runs(unfinished) is left_running
+    with private_database(short_folder) as dsn:
+        migrate(dsn)
+        check_server(dsn)
+    assert not runs(unfinished)
+    assert (short_folder / "postgres.unfinished" / "PG_VERSION").is_file()
+
+
+def test_an_initdb_that_hardly_began_is_begun_again(short_folder: Path) -> None:
+    private = short_folder / "postgres"
+    (private / "base" / "1").mkdir(parents=True)
+    (private / "PG_VERSION").write_text("18\n", encoding="ascii")
+    with private_database(short_folder) as dsn:
+        check_server(dsn)
+    assert (short_folder / "postgres.unfinished" / "PG_VERSION").is_file()
+
+
+def test_a_damaged_database_that_held_a_ledger_is_never_set_aside(short_folder: Path) -> None:
+    with private_database(short_folder) as dsn:
+        migrate(dsn)
+    control = short_folder / "postgres" / "global" / "pg_control"
+    control.rename(control.with_name("pg_control.away"))
+    with pytest.raises(DatabaseError, match="does not start"), private_database(short_folder):
+        pytest.fail("it started")
+    assert not (short_folder / "postgres.unfinished").exists()
+    control.with_name("pg_control.away").rename(control)
+    with private_database(short_folder) as dsn:
+        check_server(dsn)
+
+
 def test_the_private_database_comes_back_from_every_death_and_ends_with_its_node(short_folder: Path) -> None:
     """SIGTERM makes a server wait for its clients, and let nobody in: the node's own sessions would keep it so."""
     lock = short_folder / "postgres" / "postmaster.pid"
